@@ -1,0 +1,71 @@
+package api
+
+import "time"
+
+// Capabilities is the answer to GET /v1: what this head node can do, by name.
+type Capabilities struct {
+	Datacenter   string   `json:"datacenter"`
+	Version      string   `json:"version"`
+	Capabilities []string `json:"capabilities"`
+}
+
+// Datacenter is what "nereid datacenter show" prints.
+type Datacenter struct {
+	Name       string       `json:"name"`
+	DNSDomain  string       `json:"dns_domain"`
+	Version    string       `json:"version"`
+	CASHA256   string       `json:"ca_sha256"`
+	Admin      AdminNetwork `json:"admin"`
+	Servers    int          `json:"servers"`
+	Platforms  int          `json:"platforms"`
+	Default    string       `json:"default_platform,omitempty"`
+	AddressCap int          `json:"addresses_total" doc:"size of the admin range"`
+	AddressUse int          `json:"addresses_used"`
+	Alerts     []string     `json:"alerts,omitempty"`
+}
+
+// AdminNetwork is the network servers boot from.
+type AdminNetwork struct {
+	Interface string   `json:"interface"`
+	Address   string   `json:"address" doc:"the head node's own, with prefix length"`
+	Range     []string `json:"range" doc:"first and last address for servers"`
+	Gateway   string   `json:"gateway,omitempty"`
+	DNS       []string `json:"dns,omitempty"`
+	NTP       []string `json:"ntp,omitempty"`
+	Lease     string   `json:"lease"`
+	Clients   string   `json:"clients" enum:"pxe,all"`
+}
+
+// Token is an operator's token. Secret is there only in the answer to its creation.
+type Token struct {
+	ID      string     `json:"id"`
+	Name    string     `json:"name"`
+	Created time.Time  `json:"created"`
+	Expires *time.Time `json:"expires,omitempty"`
+	Used    *time.Time `json:"used,omitempty"`
+	Secret  string     `json:"secret,omitempty"`
+}
+
+// TokenCreate asks for an operator's token.
+type TokenCreate struct {
+	Name string `json:"name" minLength:"1" maxLength:"64"`
+	TTL  string `json:"ttl,omitempty" doc:"Go duration, as 720h; empty: no end"`
+}
+
+// ServerUpdate changes a server; absent fields stay.
+type ServerUpdate struct {
+	Hostname *string `json:"hostname,omitempty"`
+	Platform *string `json:"platform,omitempty" doc:"stamp to assign; empty: the default"`
+}
+
+// ServerReset confirms a factory reset.
+type ServerReset struct {
+	Hostname string `json:"hostname" doc:"the server's hostname, typed as confirmation"`
+}
+
+// Event is one message of GET /v1/events.
+type Event struct {
+	Kind   string `json:"kind" enum:"server,boot,platform"`
+	Server string `json:"server,omitempty"`
+	Name   string `json:"name,omitempty"`
+}

@@ -1,0 +1,151 @@
+package api
+
+import "time"
+
+// Spec is what the head node wants of a server. It is the whole of it: applying
+// it twice does the same as applying it once. Absence never means deletion.
+type Spec struct {
+	Revision string     `json:"revision" doc:"compared for difference, not for order"`
+	Hostname string     `json:"hostname"`
+	NTP      []string   `json:"ntp,omitempty" doc:"time servers; without any the agent sets its clock from the API's Date"`
+	Setup    *SetupSpec `json:"setup,omitempty"`
+	Power    *PowerSpec `json:"power,omitempty"`
+}
+
+// SetupSpec asks for the system pool and its first datasets.
+type SetupSpec struct {
+	ID         string   `json:"id" doc:"one id per request; marks what it created"`
+	Pool       string   `json:"pool" doc:"name of the pool, zones unless said otherwise"`
+	Layout     string   `json:"layout,omitempty" enum:",single,mirror,raidz1,raidz2,raidz3" doc:"empty: chosen by number, kind and size of the disks"`
+	Spares     *int     `json:"spares,omitempty" doc:"hot spares; absent: chosen"`
+	Exclude    []string `json:"exclude,omitempty" doc:"kernel names or ids of disks to leave alone"`
+	Wipe       []string `json:"wipe,omitempty" doc:"kernel names or ids of disks whose foreign data may be destroyed"`
+	PlanDigest string   `json:"plan_digest,omitempty" doc:"refuse when the disks no longer give the plan that was shown"`
+}
+
+// PowerSpec asks for one reboot, shutdown or factory reset. It names the boot it
+// is meant for, so that the boot after it is not rebooted again.
+type PowerSpec struct {
+	ID       string `json:"id"`
+	Action   string `json:"action" enum:"reboot,shutdown,reset"`
+	BootID   string `json:"boot_id"`
+	PoolGUID string `json:"pool_guid,omitempty" doc:"reset: the pool that may be destroyed, and no other"`
+}
+
+// Report is what the agent observed, but for what changes all the time (Usage).
+type Report struct {
+	BootID       string       `json:"boot_id"`
+	Platform     string       `json:"platform"`
+	Hostname     string       `json:"hostname"`
+	AgentVersion string       `json:"agent_version"`
+	AppliedSpec  string       `json:"applied_spec,omitempty" doc:"revision of the spec last applied in full"`
+	Pools        []Pool       `json:"pools,omitempty"`
+	Setup        *SetupReport `json:"setup,omitempty"`
+	Power        *PowerReport `json:"power,omitempty"`
+	Boot         BootTimings  `json:"boot"`
+	Problems     []string     `json:"problems,omitempty" doc:"what is wrong on the server, one sentence each"`
+	Unexpected   []string     `json:"unexpected,omitempty" doc:"what is there and not in the spec; never removed for that"`
+}
+
+// Pool is a ZFS pool of a server.
+type Pool struct {
+	Name           string `json:"name"`
+	GUID           string `json:"guid"`
+	Health         string `json:"health" doc:"ONLINE, DEGRADED, FAULTED ... as zpool prints it"`
+	SizeBytes      int64  `json:"size_bytes"`
+	AllocatedBytes int64  `json:"allocated_bytes"`
+	System         bool   `json:"system,omitempty" doc:"carries nereid:system=on"`
+	SetupID        string `json:"setup_id,omitempty" doc:"setup that made it"`
+}
+
+// SetupReport is how far a setup has come.
+type SetupReport struct {
+	ID       string    `json:"id"`
+	Phase    string    `json:"phase" doc:"planning, creating pool, creating datasets, storing key, complete, failed"`
+	Error    string    `json:"error,omitempty"`
+	Plan     *PoolPlan `json:"plan,omitempty"`
+	Complete bool      `json:"complete"`
+}
+
+// PowerReport says that a power request was taken up, or why not.
+type PowerReport struct {
+	ID    string `json:"id"`
+	Error string `json:"error,omitempty"`
+}
+
+// BootTimings are seconds since the kernel started (its monotonic clock).
+type BootTimings struct {
+	Stub       float64 `json:"stub_s,omitempty" doc:"stub started"`
+	SwitchRoot float64 `json:"switch_root_s,omitempty" doc:"stub entered the real root"`
+	Systemd    float64 `json:"systemd_s,omitempty" doc:"systemd started"`
+	Agent      float64 `json:"agent_s,omitempty" doc:"agent started"`
+	FirstSync  float64 `json:"first_sync_s,omitempty" doc:"first sync sent"`
+}
+
+// Usage changes all the time; the head node keeps it in memory only.
+type Usage struct {
+	UptimeSeconds   float64 `json:"uptime_s"`
+	MemoryFreeBytes int64   `json:"memory_free_bytes" doc:"MemAvailable of /proc/meminfo"`
+	Load1           float64 `json:"load1"`
+	AgentRSSBytes   int64   `json:"agent_rss_bytes"`
+	AgentCPUSeconds float64 `json:"agent_cpu_s" doc:"user and system time of the agent since it started"`
+}
+
+// SyncRequest carries liveness, observed state and what was seen.
+type SyncRequest struct {
+	Seen            string   `json:"seen" doc:"revision of the spec the agent has"`
+	InventoryDigest string   `json:"inventory_digest" doc:"SHA-256 of Inventory as JSON"`
+	Inventory       *Sysinfo `json:"inventory,omitempty" doc:"only when the head node asked for it"`
+	Report          Report   `json:"report"`
+	Usage           Usage    `json:"usage"`
+}
+
+// SyncResponse is the answer when there is something to say; otherwise the head
+// node answers 204 after SyncHold.
+type SyncResponse struct {
+	Revision      string `json:"revision"`
+	Spec          Spec   `json:"spec"`
+	NeedInventory bool   `json:"need_inventory,omitempty"`
+}
+
+// EnrolRequest asks for a client certificate. The token is bound to the key of
+// the first CSR that used it; the same key may ask again until it is approved.
+type EnrolRequest struct {
+	Token   string  `json:"token"`
+	BootID  string  `json:"boot_id"`
+	CSR     string  `json:"csr" doc:"PEM PKCS#10 request, ECDSA P-256, subject CN = server UUID"`
+	Sysinfo Sysinfo `json:"sysinfo"`
+}
+
+// EnrolResponse carries the certificate, or the state that stands in its way.
+type EnrolResponse struct {
+	State       ServerState `json:"state"`
+	Reason      string      `json:"reason,omitempty"`
+	Certificate string      `json:"certificate,omitempty" doc:"PEM, 24 h, extended key usage client authentication"`
+	NotAfter    time.Time   `json:"not_after,omitzero"`
+}
+
+// PoolPlan is the pool a setup would make: what goes where, and why.
+type PoolPlan struct {
+	Layout        string   `json:"layout" enum:"single,mirror,raidz1,raidz2,raidz3"`
+	Vdevs         []Vdev   `json:"vdevs"`
+	Log           []Vdev   `json:"log,omitempty"`
+	Cache         []string `json:"cache,omitempty"`
+	Spares        []string `json:"spares,omitempty"`
+	CapacityBytes int64    `json:"capacity_bytes" doc:"usable, before ZFS's own reserve"`
+	Skipped       []Skip   `json:"skipped,omitempty" doc:"disks left alone"`
+	Why           []string `json:"why" doc:"the rules that decided, in order"`
+	Digest        string   `json:"digest" doc:"SHA-256 over layout, vdevs, log, cache and spares"`
+}
+
+// Vdev is one top-level vdev.
+type Vdev struct {
+	Type  string   `json:"type" enum:"disk,mirror,raidz1,raidz2,raidz3"`
+	Disks []string `json:"disks" doc:"kernel names"`
+}
+
+// Skip says why a disk is not part of a plan.
+type Skip struct {
+	Disk   string `json:"disk"`
+	Reason string `json:"reason"`
+}
