@@ -2,11 +2,12 @@
 # Installs what Nereid's build, lab and tests need on Debian 12 or 13, and
 # nothing that is there already. Run as root; run again at any time.
 #
-#   packages.sh [build|lab|test|vagrant]...     (default: build lab)
+#   packages.sh [build|lab|headnode|test|vagrant]...     (default: build lab)
 set -eu
 
 build="mmdebstrap squashfs-tools zstd xz-utils cpio kmod ca-certificates"
 lab="qemu-system-x86 qemu-utils seabios ovmf ipxe iproute2 procps"
+headnode="ipxe ca-certificates"
 test="udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables"
 vagrant="vagrant vagrant-libvirt"
 
@@ -20,7 +21,8 @@ for set in "$@"; do
 	lab) want="$want $lab" ;;
 	test) want="$want $test" ;;
 	vagrant) want="$want $vagrant" ;;
-	*) echo "packages.sh: unknown set $set: want build, lab, test or vagrant" >&2; exit 2 ;;
+	headnode) want="$want $headnode" ;;
+	*) echo "packages.sh: unknown set $set: want build, lab, headnode, test or vagrant" >&2; exit 2 ;;
 	esac
 done
 

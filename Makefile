@@ -1,0 +1,56 @@
+# Nereid. The two commands: make demo, make test. As root, on Debian 12 or 13.
+
+SHELL     := /bin/sh
+CACHE     ?= $(or $(NEREID_CACHE),$(HOME)/.cache/nereid)
+PLATFORM  := $(CACHE)/platform
+VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+GOFLAGS_R := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+PACKAGES  := integration/lab/packages.sh
+export CGO_ENABLED ?= 0
+export NEREID_CACHE := $(CACHE)
+
+.PHONY: help demo test unit netns vm bench build platform fuzz clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: build platform ## a head node and two blank servers, from power-on to running (KEEP=1 leaves them on)
+	bin/nereid-demo --bin bin --platform $(PLATFORM) $(if $(KEEP),--keep)
+
+test: unit netns vm ## all three tiers
+
+unit: ## tests without privileges, and the project's rules
+	@echo "== unit tests"
+	go test ./...
+
+netns: ## tests against real kernels and foreign programs, in network namespaces (root)
+	@$(PACKAGES) build lab test
+	@echo "== netns tests"
+	go test -tags netns -run 'NetNS' -count=1 -p 1 -timeout 15m ./...
+
+vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
+	@echo "== vm tests"
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run 'VM' -count=1 -p 1 -timeout 45m -v ./integration/...
+
+bench: build platform ## speed and memory, against the alternatives, in one run
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run '^$$' -bench . -benchtime 1x -count=1 -p 1 -timeout 60m ./integration/bench
+	go test -run '^$$' -bench . ./headnode/... ./bootserver/... ./images/... ./agent/...
+
+build: ## the programs, into bin/
+	@mkdir -p bin
+	@echo "== programs -> bin/"
+	go build $(GOFLAGS_R) -o bin/ ./cmd/...
+	go build $(GOFLAGS_R) -o bin/nereid-demo ./integration/demo
+
+platform: build ## the platform image, into the cache
+	@$(PACKAGES) build lab
+	@echo "== platform image -> $(PLATFORM)"
+	bin/nereid platform build --out $(PLATFORM) --cache $(CACHE) --key $(CACHE)/platform-key.pem
+
+fuzz: ## every fuzz target for 30 s each
+	@go list -f '{{.Dir}} {{.ImportPath}}' ./... | while read -r dir pkg; do \
+		grep -hoE '^func (Fuzz[A-Za-z0-9_]+)' $$dir/*_test.go 2>/dev/null | sed 's/func //' | while read -r f; do \
+			echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime 30s $$pkg || exit 1; done || exit 1; done
+
+clean: ## bin/ (the cache stays: rm -r it yourself)
+	rm -rf bin

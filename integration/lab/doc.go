@@ -1,0 +1,17 @@
+// Package lab builds virtual racks: a network namespace with a bridge that
+// stands for the admin network, a head node process in it, and QEMU machines
+// with real firmware that boot from it.
+//
+//	       namespace nereid-XXXX
+//	+---------------------------------------+
+//	|  nereid-headnode     10.99.99.7/24    |
+//	|        |                              |
+//	|     admin0 (bridge)                   |
+//	|      |        |                       |
+//	|    tap cn0  tap cn1 ...               |
+//	+------|--------|-----------------------+
+//	     QEMU     QEMU
+//
+// It needs root, and the packages that packages.sh installs. Nothing leaves the
+// namespace: it has no route to anywhere.
+package lab

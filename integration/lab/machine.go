@@ -1,0 +1,266 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Firmware is what a machine has in its flash.
+type Firmware string
+
+// BIOS is SeaBIOS with QEMU's iPXE option ROM. UEFI is OVMF with its own PXE
+// stack and no ROM on the NIC.
+const (
+	BIOS Firmware = "bios"
+	UEFI Firmware = "uefi"
+)
+
+// MachineSpec describes a machine.
+type MachineSpec struct {
+	Name     string   // also the name of its tap device; at most 12 characters
+	Firmware Firmware // empty: BIOS
+	MemoryMB int      // 0: 1536
+	CPUs     int      // 0: 2
+	Disks    []int64  // sizes in bytes of its blank disks vda, vdb ...
+	MAC      string
+	UUID     string   // SMBIOS UUID
+	Extra    []string // further QEMU arguments
+	NoNet    bool     // no network device at all
+}
+
+// Machine is a QEMU machine. Its disks outlive power cycles, as real ones do.
+type Machine struct {
+	rack *Rack
+	Spec MachineSpec
+
+	mu   sync.Mutex
+	proc *process
+	qmp  *qmp
+	On   time.Time // when it was last powered on
+}
+
+// AddMachine makes a machine's disks and its tap device; it stays off.
+func (r *Rack) AddMachine(ctx context.Context, spec MachineSpec) (*Machine, error) {
+	if spec.Firmware == "" {
+		spec.Firmware = BIOS
+	}
+	if spec.MemoryMB == 0 {
+		spec.MemoryMB = 1536
+	}
+	if spec.CPUs == 0 {
+		spec.CPUs = 2
+	}
+	m := &Machine{rack: r, Spec: spec}
+	for i, size := range spec.Disks {
+		if err := makeDisk(m.Disk(i), size); err != nil {
+			return nil, fmt.Errorf("add machine %s: %w", spec.Name, err)
+		}
+	}
+	if spec.Firmware == UEFI {
+		if err := copyFile(m.path("vars.fd"), "/usr/share/OVMF/OVMF_VARS_4M.fd"); err != nil {
+			return nil, fmt.Errorf("add machine %s: %w", spec.Name, err)
+		}
+	}
+	if !spec.NoNet {
+		for _, args := range [][]string{
+			{"tuntap", "add", "dev", spec.Name, "mode", "tap"},
+			{"link", "set", spec.Name, "master", "admin0"},
+			{"link", "set", spec.Name, "up"},
+		} {
+			if err := r.ip(ctx, args...); err != nil {
+				return nil, fmt.Errorf("add machine %s: %w", spec.Name, err)
+			}
+		}
+	}
+	r.mu.Lock()
+	r.machines = append(r.machines, m)
+	r.mu.Unlock()
+	return m, nil
+}
+
+// makeDisk makes a sparse raw disk, unless it is there: data stays.
+func makeDisk(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() < size {
+		return f.Truncate(size)
+	}
+	return nil
+}
+
+func copyFile(to, from string) error {
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
+
+func (m *Machine) path(name string) string {
+	return filepath.Join(m.rack.opts.Dir, m.Spec.Name+"."+name)
+}
+
+// Disk is the file behind disk number i.
+func (m *Machine) Disk(i int) string { return m.path("disk" + strconv.Itoa(i)) }
+
+// Console is the file its serial console goes to, over all power cycles.
+func (m *Machine) Console() string { return m.path("console") }
+
+// Args are QEMU's arguments for the machine.
+func (m *Machine) Args() []string {
+	s := m.Spec
+	args := append([]string{}, m.rack.opts.Accel.args()...)
+	args = append(args,
+		"-machine", "q35", "-m", strconv.Itoa(s.MemoryMB), "-smp", strconv.Itoa(s.CPUs),
+		"-nodefaults", "-display", "none", "-vga", "std",
+		"-name", s.Name, "-uuid", s.UUID,
+		"-device", "virtio-rng-pci",
+		"-chardev", "file,id=con,path="+m.Console()+",append=on", "-serial", "chardev:con",
+		"-qmp", "unix:"+m.path("qmp")+",server=on,wait=off")
+	if s.Firmware == UEFI {
+		args = append(args,
+			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+			"-drive", "if=pflash,format=raw,unit=1,file="+m.path("vars.fd"),
+			// PXE over IPv6 first would waste 68 s (LAB.md).
+			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+	}
+	if !s.NoNet {
+		nic := "virtio-net-pci,netdev=net0,bootindex=0,mac=" + s.MAC
+		if s.Firmware == UEFI {
+			nic += ",romfile="
+		}
+		args = append(args, "-netdev", "tap,id=net0,ifname="+s.Name+",script=no,downscript=no", "-device", nic)
+	}
+	for i := range s.Disks {
+		args = append(args,
+			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=writeback,discard=unmap,file=%s", i, m.Disk(i)),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d,serial=%s-%d", i, s.Name, i))
+	}
+	return append(args, s.Extra...)
+}
+
+// PowerOn starts the machine; its firmware begins at once.
+func (m *Machine) PowerOn(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.proc != nil {
+		select {
+		case <-m.proc.done:
+		default:
+			return fmt.Errorf("power on %s: it is on", m.Spec.Name)
+		}
+	}
+	_ = os.Remove(m.path("qmp"))
+	cmd := exec.Command("ip", append([]string{"netns", "exec", m.rack.Namespace, "qemu-system-x86_64"}, m.Args()...)...)
+	log, err := os.OpenFile(m.path("qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("power on %s: %w", m.Spec.Name, err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	m.On = time.Now()
+	p, err := start(cmd)
+	if err != nil {
+		return fmt.Errorf("power on %s: %w", m.Spec.Name, err)
+	}
+	q, err := dialQMP(ctx, m.path("qmp"), p.done)
+	if err != nil {
+		_ = p.kill(syscall.SIGKILL)
+		return fmt.Errorf("power on %s: %w; QEMU says: %s", m.Spec.Name, err, tail(m.path("qemu.log")))
+	}
+	m.proc, m.qmp = p, q
+	return nil
+}
+
+// PowerOff cuts the power: the guest gets no chance to do anything.
+func (m *Machine) PowerOff() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.proc == nil {
+		return
+	}
+	m.qmp.close()
+	_ = m.proc.kill(syscall.SIGKILL)
+	m.proc = nil
+}
+
+// Reset presses the reset button.
+func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "system_reset") }
+
+// Pause stops the guest's processors; Resume lets them go on.
+func (m *Machine) Pause(ctx context.Context) error  { return m.command(ctx, "stop") }
+func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
+
+func (m *Machine) command(ctx context.Context, name string) error {
+	m.mu.Lock()
+	q := m.qmp
+	on := m.proc != nil
+	m.mu.Unlock()
+	if !on {
+		return fmt.Errorf("%s %s: it is off", name, m.Spec.Name)
+	}
+	return q.execute(ctx, name)
+}
+
+// Off is closed when QEMU ends, as it does on a shutdown.
+func (m *Machine) Off() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.proc == nil {
+		c := make(chan struct{})
+		close(c)
+		return c
+	}
+	return m.proc.done
+}
+
+// WaitConsole waits until the console says something that matches re after
+// offset, and gives the offset behind it.
+func (m *Machine) WaitConsole(ctx context.Context, offset int64, re *regexp.Regexp) (int64, error) {
+	tick := time.NewTicker(100 * time.Millisecond) // a file has no event to wait for across namespaces
+	defer tick.Stop()
+	for {
+		b, err := os.ReadFile(m.Console())
+		if err == nil && int64(len(b)) > offset {
+			if loc := re.FindIndex(b[offset:]); loc != nil {
+				return offset + int64(loc[1]), nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return offset, fmt.Errorf("wait for %q on the console of %s: %w; it ends: %s", re, m.Spec.Name, ctx.Err(), tail(m.Console()))
+		case <-m.Off():
+			return offset, fmt.Errorf("wait for %q on the console of %s: QEMU ended; console ends: %s", re, m.Spec.Name, tail(m.Console()))
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,247 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"nereid/api"
+)
+
+// Options describe a rack. The zero value but for Headnode is useful.
+type Options struct {
+	Dir      string       // state, disks and consoles; made when missing
+	Headnode string       // path of the nereid-headnode program
+	Accel    Accel        // zero: software emulation
+	Log      *slog.Logger // nil discards
+	Answers  string       // answers file; empty: the lab's own
+}
+
+// Answers is the answers file of a lab's head node.
+const Answers = `datacenter = "lab"
+dns_domain = "lab.example.com"
+
+[admin]
+interface = "admin0"
+address   = "10.99.99.7/24"
+range     = ["10.99.99.100", "10.99.99.250"]
+lease     = "12h"
+clients   = "pxe"
+`
+
+// Rack is a namespace with a bridge, a head node and machines.
+type Rack struct {
+	opts      Options
+	log       *slog.Logger
+	Namespace string
+
+	mu       sync.Mutex
+	head     *process
+	machines []*Machine
+}
+
+// process is a child and the goroutine that waits for it.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+func start(cmd *exec.Cmd) (*process, error) {
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// kill ends the process and waits for it.
+func (p *process) kill(sig syscall.Signal) error {
+	_ = p.cmd.Process.Signal(sig) // gone already: Wait says so
+	<-p.done
+	return p.err
+}
+
+// New makes the namespace and its bridge. Close removes them.
+func New(ctx context.Context, opts Options) (*Rack, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("make a rack: needs root for its network namespace; run as root")
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Answers == "" {
+		opts.Answers = Answers
+	}
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a rack: %w", err)
+	}
+	var id [3]byte
+	rand.Read(id[:])
+	r := &Rack{opts: opts, log: opts.Log, Namespace: "nereid-" + hex.EncodeToString(id[:])}
+	if err := run(ctx, "ip", "netns", "add", r.Namespace); err != nil {
+		return nil, fmt.Errorf("make a rack: %w", err)
+	}
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"link", "add", "admin0", "type", "bridge"},
+		{"link", "set", "admin0", "up"},
+		{"addr", "add", "10.99.99.7/24", "dev", "admin0"},
+	} {
+		if err := r.ip(ctx, args...); err != nil {
+			return nil, errors.Join(fmt.Errorf("make a rack: %w", err), r.Close())
+		}
+	}
+	return r, nil
+}
+
+// Close powers everything off and removes the namespace.
+func (r *Rack) Close() error {
+	r.mu.Lock()
+	machines, head := r.machines, r.head
+	r.head = nil
+	r.mu.Unlock()
+	for _, m := range machines {
+		m.PowerOff()
+	}
+	if head != nil {
+		_ = head.kill(syscall.SIGKILL)
+	}
+	return exec.Command("ip", "netns", "delete", r.Namespace).Run()
+}
+
+func (r *Rack) ip(ctx context.Context, args ...string) error {
+	return run(ctx, "ip", append([]string{"-n", r.Namespace}, args...)...)
+}
+
+// run runs a program and puts what it said into the error.
+func run(ctx context.Context, name string, args ...string) error {
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// Exec is a command inside the rack's namespace, as the head node sees it.
+func (r *Rack) Exec(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", r.Namespace, name}, args...)...)
+}
+
+// DataDir is the head node's data directory.
+func (r *Rack) DataDir() string { return filepath.Join(r.opts.Dir, "headnode") }
+
+// Socket is the head node's Unix socket.
+func (r *Rack) Socket() string { return filepath.Join(r.DataDir(), "headnode.sock") }
+
+// HeadnodeLog is the file the head node's log goes to.
+func (r *Rack) HeadnodeLog() string { return filepath.Join(r.opts.Dir, "headnode.log") }
+
+// InitHeadnode runs nereid-headnode init, unless that was done before.
+func (r *Rack) InitHeadnode(ctx context.Context) error {
+	if _, err := os.Stat(r.DataDir()); err == nil {
+		return nil
+	}
+	answers := filepath.Join(r.opts.Dir, "answers.toml")
+	if err := os.WriteFile(answers, []byte(r.opts.Answers), 0o600); err != nil {
+		return fmt.Errorf("init head node: %w", err)
+	}
+	return run(ctx, r.opts.Headnode, "init", "--answers", answers, "--data-dir", r.DataDir())
+}
+
+// StartHeadnode starts the daemon and waits until it answers.
+func (r *Rack) StartHeadnode(ctx context.Context) error {
+	if err := r.InitHeadnode(ctx); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(r.HeadnodeLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("start head node: %w", err)
+	}
+	defer log.Close()
+	// "ip netns exec" replaces itself by the program, so signals reach it.
+	cmd := exec.Command("ip", "netns", "exec", r.Namespace, r.opts.Headnode, "run", "--data-dir", r.DataDir())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p, err := start(cmd)
+	if err != nil {
+		return fmt.Errorf("start head node: %w", err)
+	}
+	r.mu.Lock()
+	r.head = p
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	c := r.Client()
+	for {
+		if _, err := c.Capabilities(ctx); err == nil {
+			return nil
+		}
+		select {
+		case <-p.done:
+			return fmt.Errorf("start head node: it ended at once (%v); its log says: %s", p.err, tail(r.HeadnodeLog()))
+		case <-ctx.Done():
+			return fmt.Errorf("start head node: no answer on %s after 30 s; its log says: %s", r.Socket(), tail(r.HeadnodeLog()))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// KillHeadnode ends the daemon with SIGKILL, as a crash would.
+func (r *Rack) KillHeadnode() { r.endHeadnode(syscall.SIGKILL) }
+
+// StopHeadnode ends the daemon gracefully.
+func (r *Rack) StopHeadnode() { r.endHeadnode(syscall.SIGTERM) }
+
+func (r *Rack) endHeadnode(sig syscall.Signal) {
+	r.mu.Lock()
+	p := r.head
+	r.head = nil
+	r.mu.Unlock()
+	if p != nil {
+		_ = p.kill(sig)
+	}
+}
+
+// HeadnodePID is the daemon's process id; 0 when it does not run.
+func (r *Rack) HeadnodePID() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.head == nil {
+		return 0
+	}
+	return r.head.cmd.Process.Pid
+}
+
+// Client talks to the head node over its Unix socket.
+func (r *Rack) Client() *api.Client { return api.NewClient(r.Socket()) }
+
+// tail is the end of a log file, for an error message.
+func tail(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > 2000 {
+		_, _ = f.Seek(-2000, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(f)
+	return string(bytes.TrimSpace(b))
+}

@@ -1,0 +1,255 @@
+package rules
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// pkg is what the rules need of "go list -json".
+type pkg struct {
+	ImportPath string
+	Dir        string
+	Doc        string
+	Name       string
+	Imports    []string
+	Deps       []string
+	GoFiles    []string
+	Standard   bool
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json"}, args...)...)
+	cmd.Dir = root(t)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list %v: %v\n%s", args, err, stderr.Bytes())
+	}
+	var ps []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		switch err := dec.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return ps
+		case err != nil:
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// area is the part of the tree a package belongs to: "headnode" for itself,
+// "headnode/*" for what lies below it.
+func area(path string) string {
+	parts := strings.Split(strings.TrimPrefix(path, "nereid/"), "/")
+	switch {
+	case parts[0] == "platform" && len(parts) > 1 && parts[1] == "stub":
+		return "platform/stub"
+	case len(parts) > 1 && slices.Contains([]string{"headnode", "agent", "bootserver"}, parts[0]):
+		return parts[0] + "/*"
+	}
+	return parts[0]
+}
+
+// allowed says, for each area, which areas of this module it may import
+// (DESIGN.md, section 3). An area may always import what lies below a package
+// of its own, as bootserver/dhcp/x below bootserver/dhcp.
+var allowed = map[string][]string{
+	"api":           {},
+	"fixtures":      {},
+	"images":        {"api"},
+	"headnode":      {"api", "headnode/*", "images"},
+	"headnode/*":    {"api"},
+	"bootserver":    {"api", "bootserver/*"},
+	"bootserver/*":  {"api"},
+	"agent":         {"api", "agent/*", "images"},
+	"agent/*":       {"api"},
+	"platform":      {"api", "images"},
+	"platform/stub": {"api", "images"},
+	"cmd":           {"api", "headnode", "headnode/*", "bootserver", "images", "agent", "agent/*", "platform", "platform/stub", "cmd"},
+	"integration":   {"api", "images", "integration", "fixtures"},
+}
+
+// exceptions are single imports that the areas' rule does not cover, each with
+// its reason.
+var exceptions = map[[2]string]string{}
+
+func TestImportDirection(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		from := area(p.ImportPath)
+		may, known := allowed[from]
+		if !known {
+			t.Errorf("%s: no rule for %q: say in this test what it may import", p.ImportPath, from)
+		}
+		for _, imp := range p.Imports {
+			if !strings.HasPrefix(imp, "nereid/") {
+				if from == "api" && strings.Contains(imp, ".") {
+					t.Errorf("%s imports %s: api imports the standard library only", p.ImportPath, imp)
+				}
+				continue
+			}
+			to := area(imp)
+			if slices.Contains(may, to) || strings.HasPrefix(imp, p.ImportPath+"/") || exceptions[[2]string{p.ImportPath, imp}] != "" {
+				continue
+			}
+			if from == "headnode/*" && (imp == "nereid/headnode/store" || strings.HasPrefix(p.ImportPath, "nereid/headnode/store")) {
+				continue
+			}
+			t.Errorf("%s imports %s: %s may import %v", p.ImportPath, imp, from, may)
+		}
+	}
+}
+
+func TestStubStaysSmall(t *testing.T) {
+	for _, p := range list(t, "./cmd/nereid-stub") {
+		for _, dep := range p.Deps {
+			for _, heavy := range []string{"github.com/spf13", "github.com/danielgtaylor", "go.etcd.io", "reflect2"} {
+				if strings.HasPrefix(dep, heavy) {
+					t.Errorf("the stub depends on %s: it is fetched by every boot", dep)
+				}
+			}
+		}
+	}
+}
+
+func TestPackagesAreDocumented(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		if len(p.GoFiles) == 0 {
+			continue
+		}
+		if p.Doc == "" {
+			t.Errorf("%s: no package comment: say in one sentence what it is", p.ImportPath)
+		} else if want := "Package " + p.Name + " "; p.Name != "main" && !strings.HasPrefix(p.Doc, want) {
+			t.Errorf("%s: package comment begins %.30q: want %q", p.ImportPath, p.Doc, want)
+		}
+	}
+}
+
+func TestMainsAreRecipes(t *testing.T) {
+	mains, err := filepath.Glob(filepath.Join(root(t), "cmd/*/main.go"))
+	if err != nil || len(mains) < 4 {
+		t.Fatalf("cmd/*/main.go: %d found, %v", len(mains), err)
+	}
+	for _, f := range mains {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(b, []byte("\n")); n > 150 {
+			t.Errorf("%s: %d lines: a main is a recipe of at most 150", f, n)
+		}
+	}
+}
+
+func TestNoInit(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		for _, f := range p.GoFiles {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range file.Decls {
+				if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+					t.Errorf("%s/%s: func init: construct values in main instead", p.ImportPath, f)
+				}
+			}
+		}
+	}
+}
+
+func TestContextsComeFromMain(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		if p.Name == "main" || strings.HasPrefix(p.ImportPath, "nereid/integration") {
+			continue
+		}
+		for _, f := range p.GoFiles {
+			b, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, line := range strings.Split(string(b), "\n") {
+				if strings.Contains(line, "context.Background()") || strings.Contains(line, "context.TODO()") {
+					t.Errorf("%s/%s:%d: a root context outside main: %s", p.ImportPath, f, i+1, strings.TrimSpace(line))
+				}
+			}
+		}
+	}
+}
+
+func TestGofmt(t *testing.T) {
+	cmd := exec.Command("gofmt", "-l", ".")
+	cmd.Dir = root(t)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("gofmt: %v\n%s", err, out)
+	}
+	if len(out) > 0 {
+		t.Errorf("gofmt wants these:\n%s", out)
+	}
+}
+
+func TestVet(t *testing.T) {
+	for _, tags := range []string{"", "netns", "vm"} {
+		cmd := exec.Command("go", "vet", "-tags", tags, "./...")
+		cmd.Dir = root(t)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("go vet -tags %q: %v\n%s", tags, err, out)
+		}
+	}
+}
+
+func TestAgentBuildsForIllumos(t *testing.T) {
+	cmd := exec.Command("go", "build", "-o", os.DevNull, "./cmd/nereid-agent")
+	cmd.Dir = root(t)
+	cmd.Env = append(os.Environ(), "GOOS=illumos", "GOARCH=amd64", "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("GOOS=illumos go build ./cmd/nereid-agent: %v\n%s", err, out)
+	}
+}
+
+func TestNothingOfThisMachine(t *testing.T) {
+	cmd := exec.Command("git", "ls-files", "-z")
+	cmd.Dir = root(t)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	for f := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
+		b, err := os.ReadFile(filepath.Join(root(t), f))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted in the working tree
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > 1<<20 {
+			t.Errorf("%s: %d bytes: binaries and third-party source stay out of the tree", f, len(b))
+		}
+		if s := fmt.Sprintf("/%s/", "work"); bytes.Contains(b, []byte(s)) {
+			t.Errorf("%s: contains %s, a path of one machine", f, s)
+		}
+	}
+}
