@@ -79,3 +79,17 @@ type Platform struct {
 	UsedBy    []string  `json:"used_by,omitempty" doc:"servers that run it, are assigned it or may fall back to it"`
 	SizeBytes int64     `json:"size_bytes"`
 }
+
+// PlatformKey is a public key whose signature on a manifest the head node
+// accepts.
+type PlatformKey struct {
+	Name string `json:"name" minLength:"1" maxLength:"64"`
+	Key  string `json:"key" doc:"ed25519 public key, base64"`
+}
+
+// Collected says what a collection of unused platforms removed.
+type Collected struct {
+	Platforms  []string `json:"platforms" doc:"stamps deleted"`
+	Files      int      `json:"files" doc:"files deleted, of these and of broken imports"`
+	FreedBytes int64    `json:"freed_bytes"`
+}
