@@ -1,0 +1,21 @@
+// Package storage makes and keeps a server's ZFS pool.
+//
+// It plans a pool from a list of disks (Layout, a pure function), makes it so
+// that a crash or a power cut at any point can be continued (Setup), imports
+// pools at boot (Import), reports them (Pools) and destroys one on a factory
+// reset (Destroy). ZFS is driven through the zpool and zfs commands, whose JSON
+// (zfs 2.3 and later) is parsed; a Runner runs them.
+//
+// # What may be overwritten
+//
+// A disk is written to only when one of these holds, checked immediately before
+// and with the device opened exclusively:
+//
+//   - it is blank: its first and last MiB hold nothing but zeros;
+//   - the operator named it in SetupSpec.Wipe;
+//   - it carries a mark of this server (see mark.go), and besides it nothing but
+//     what an unfinished setup or reset of the same pool leaves behind.
+//
+// Marks are there only while the pool holds nothing: they are written before
+// the first other write and removed before the first dataset is made.
+package storage
