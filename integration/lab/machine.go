@@ -164,6 +164,7 @@ func (m *Machine) Args() []string {
 			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=writeback,discard=unmap,file=%s", i, m.Disk(i)),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d,serial=%s-%d", i, s.Name, i))
 	}
+	args = append(args, m.shellArgs()...)
 	return append(args, s.Extra...)
 }
 

@@ -1,0 +1,71 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"nereid/api"
+	"nereid/images"
+)
+
+// ImportPlatform trusts a platform's key, imports it and makes it the default,
+// by the operator's program. It gives the platform's stamp.
+func ImportPlatform(ctx context.Context, r *Rack, nereid, dir string, out io.Writer) (string, error) {
+	_, m, err := images.ReadPlatform(dir)
+	if err != nil {
+		return "", fmt.Errorf("import platform: %w", err)
+	}
+	for _, args := range [][]string{
+		{"platform", "key", "add", "lab", filepath.Join(dir, "manifest.pub")},
+		{"platform", "import", dir},
+		{"platform", "default", m.Stamp},
+	} {
+		cmd := exec.CommandContext(ctx, nereid, append([]string{"--server", r.Socket()}, args...)...)
+		cmd.Stdout, cmd.Stderr = out, out
+		if err := cmd.Run(); err != nil {
+			return "", fmt.Errorf("import platform: nereid %v: %w", args, err)
+		}
+	}
+	return m.Stamp, nil
+}
+
+// WaitServer waits until a server's record satisfies ok, and gives it. The head
+// node may be away for a while: that is what several tests are about.
+func WaitServer(ctx context.Context, c *api.Client, uuid, what string, limit time.Duration, ok func(api.Server) bool) (api.Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	last := "no answer yet"
+	for {
+		s, err := c.Server(ctx, uuid)
+		var p *api.Problem
+		switch {
+		case err == nil && ok(s):
+			return s, nil
+		case err == nil:
+			last = fmt.Sprintf("state %q, %s", s.State, s.StateReason)
+		case errors.As(err, &p) && p.Status != http.StatusNotFound:
+			last = p.Error()
+		case ctx.Err() == nil:
+			last = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return s, fmt.Errorf("wait for %s to be %s: not after %v; last seen: %s", uuid, what, limit, last)
+		case <-tick.C:
+		}
+	}
+}
+
+// WaitState waits until a server is in a state.
+func WaitState(ctx context.Context, c *api.Client, uuid string, want api.ServerState, limit time.Duration) error {
+	_, err := WaitServer(ctx, c, uuid, string(want), limit, func(s api.Server) bool { return s.State == want })
+	return err
+}

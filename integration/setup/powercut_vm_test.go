@@ -1,0 +1,116 @@
+//go:build vm
+
+package setup
+
+import (
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"nereid/api"
+	"nereid/integration/lab"
+	"nereid/integration/lab/labtest"
+)
+
+// TestVMPowerCutDuringSetup cuts the power at moments spread over a setup. Every
+// next boot must resume or say what is wrong; the disk with somebody else's data
+// must stay as it is, to the last byte.
+func TestVMPowerCutDuringSetup(t *testing.T) {
+	r := labtest.NewRack(t)
+	const gib = 1 << 30
+	m := r.Add(1, lab.BIOS, 2*gib, 2*gib, gib)
+	foreign := foreignDisk(t, m.Disk(2))
+	r.PowerOn(m)
+	r.Approve(m)
+
+	// Without a word about it, the foreign disk makes the whole request fail.
+	if err := r.Client().SetupServer(t.Context(), m.Spec.UUID, api.SetupSpec{Pool: "zones"}); err != nil {
+		t.Fatal(err)
+	}
+	refused := r.Wait(m, "refusing the foreign disk", func(s api.Server) bool {
+		return s.Report != nil && s.Report.Setup != nil && s.Report.Setup.Error != ""
+	})
+	if e := refused.Report.Setup.Error; !strings.Contains(e, "vdc") {
+		t.Errorf("the refusal does not name the disk: %q", e)
+	}
+	t.Logf("refusal: %s", refused.Report.Setup.Error)
+	same(t, m.Disk(2), foreign)
+
+	if err := r.Client().SetupServer(t.Context(), m.Spec.UUID, api.SetupSpec{Pool: "zones", Exclude: []string{"vdc"}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		// From the moment the setup moves, a random part of the second or two
+		// that the pool takes under emulation.
+		r.Wait(m, "moving on with its setup", func(s api.Server) bool {
+			return s.State == api.StateRunning || s.Report != nil && s.Report.Setup != nil && s.Report.Setup.Error == "" && s.LastSeen != nil
+		})
+		delay := time.Duration(rand.Int64N(int64(3 * time.Second)))
+		<-time.After(delay)
+		t.Logf("power cut %d, %v after the setup moved", i, delay)
+		m.PowerOff()
+		same(t, m.Disk(2), foreign)
+		r.PowerOn(m)
+	}
+	s := r.Wait(m, "running after the power cuts", func(s api.Server) bool { return s.State == api.StateRunning })
+	if len(s.Report.Pools) != 1 || s.Report.Pools[0].Health != "ONLINE" {
+		t.Errorf("pools: %+v", s.Report.Pools)
+	}
+	if out := r.Shell(m, "zpool status zones"); !strings.Contains(out, "mirror-0") {
+		t.Errorf("zpool status: %s", out)
+	}
+	same(t, m.Disk(2), foreign)
+}
+
+// foreignDisk puts an ext4 superblock's magic and random data on a disk and gives
+// its digest.
+func foreignDisk(t *testing.T, path string) [32]byte {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	src := rand.NewChaCha8([32]byte{1})
+	if _, err := io.CopyN(io.NewOffsetWriter(f, 2<<20), src, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	cmd := "mkfs.ext4"
+	f.Close()
+	if out, err := command(t, cmd, "-q", "-F", path); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return digest(t, path)
+}
+
+func same(t *testing.T, path string, want [32]byte) {
+	t.Helper()
+	if digest(t, path) != want {
+		t.Fatalf("%s changed: somebody else's data was destroyed", path)
+	}
+}
+
+// digest reads a sparse disk; holes cost little.
+func digest(t *testing.T, path string) [32]byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+func command(t *testing.T, name string, args ...string) ([]byte, error) {
+	t.Helper()
+	return exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+}
