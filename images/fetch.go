@@ -182,6 +182,7 @@ type transfer struct {
 	w        Sink
 	sum      hash.Hash
 	have     int64
+	best     int64 // most that was ever there; less is no progress
 	etag     string
 	began    time.Time
 	reported time.Time
@@ -217,12 +218,13 @@ func (t *transfer) attempt(ctx context.Context) (progress bool, err error) {
 	if err := t.begin(resp); err != nil {
 		return false, err
 	}
-	before := t.have
 	err = t.copy(resp.Body, func() { watch.Reset(idle) })
 	if err != nil {
 		err = cause(actx, err)
 	}
-	return t.have > before, err
+	progress = t.have > t.best
+	t.best = max(t.best, t.have)
+	return progress, err
 }
 
 // begin looks at the header of an answer and makes ready for its body.
