@@ -129,17 +129,18 @@ type BootEvent struct {
 
 // Boot is the record of one boot.
 type Boot struct {
-	ID       string      `json:"id"`
-	MAC      string      `json:"mac"`
-	UUID     string      `json:"uuid,omitempty"`
-	Address  string      `json:"address,omitempty"`
-	Arch     uint16      `json:"arch"`
-	Platform string      `json:"platform,omitempty"`
-	Trial    bool        `json:"trial,omitempty"`
-	Started  time.Time   `json:"started"`
-	Done     *time.Time  `json:"done,omitempty" doc:"first sync"`
-	Events   []BootEvent `json:"events"`
-	Legs     []BootLeg   `json:"legs,omitempty" doc:"the waterfall; computed when read"`
+	ID       string       `json:"id"`
+	MAC      string       `json:"mac"`
+	UUID     string       `json:"uuid,omitempty"`
+	Address  string       `json:"address,omitempty"`
+	Arch     uint16       `json:"arch"`
+	Platform string       `json:"platform,omitempty"`
+	Trial    bool         `json:"trial,omitempty"`
+	Started  time.Time    `json:"started"`
+	Done     *time.Time   `json:"done,omitempty" doc:"first sync"`
+	Events   []BootEvent  `json:"events"`
+	Timings  *BootTimings `json:"timings,omitempty" doc:"as the agent reported them at its first sync"`
+	Legs     []BootLeg    `json:"legs,omitempty" doc:"the waterfall; computed when read"`
 }
 
 // BootLeg is one bar of a boot's waterfall.

@@ -1,0 +1,13 @@
+// Package addresses gives out the addresses of the admin network.
+//
+// A MAC keeps its address: the same one is offered for as long as no other
+// machine needed it. A newcomer gets an address that nobody had yet, else the one
+// that has been free for the longest. An address held by a server of the inventory
+// is reserved and never expires. An offer lives in memory (Offers, bounded); what
+// an ACK promises was committed before (Commit).
+//
+// Keys (all below "address/"): ip/<8 hex digits> holds the Lease, mac/<MAC> its
+// address, expiry/<16 hex digits of Unix seconds>/<ip> orders what is not
+// reserved by the time it becomes free, cursor is where the search for
+// addresses nobody had yet goes on.
+package addresses

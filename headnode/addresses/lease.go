@@ -1,0 +1,100 @@
+package addresses
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Network is the admin network as the answers file describes it.
+type Network struct {
+	Own     netip.Prefix  // the head node's address, with the network's prefix length
+	First   netip.Addr    // first address for servers
+	Last    netip.Addr    // last address for servers
+	Gateway netip.Addr    // optional
+	Exclude []netip.Addr  // further addresses never given out
+	Lease   time.Duration // how long a newcomer's address stays its own
+}
+
+// State is what a Lease record stands for.
+type State string
+
+// The states of an address that has a record.
+const (
+	Leased   State = "leased"   // until Expires; kept for its MAC behind that while nobody needs it
+	Reserved State = "reserved" // belongs to a server of the inventory, for good
+	Bad      State = "bad"      // declined: somebody else answers there; until Expires
+	Freed    State = "freed"    // has no holder
+)
+
+// Lease is the record of an address.
+type Lease struct {
+	Address netip.Addr `json:"address"`
+	MAC     string     `json:"mac,omitempty"`
+	State   State      `json:"state"`
+	Server  string     `json:"server,omitempty"` // UUID, when reserved
+	Since   time.Time  `json:"since"`            // first given to this MAC
+	Renewed time.Time  `json:"renewed"`          // last ACK
+	Expires time.Time  `json:"expires,omitzero"`
+}
+
+// Active says whether the MAC may use the address now.
+func (l Lease) Active(now time.Time) bool {
+	return l.State == Reserved || l.State == Leased && now.Before(l.Expires)
+}
+
+// Offer is the address chosen for a DISCOVER.
+type Offer struct {
+	Address  netip.Prefix // with the network's prefix length
+	Known    bool         // the MAC had it before
+	Reserved bool         // it belongs to a server of the inventory
+	Reason   string       // the rule that chose it, one sentence
+}
+
+// Errors of this package, beside store.ErrNotFound.
+var (
+	ErrRangeFull    = errors.New("address range is full") // errors.As gives *RangeFullError
+	ErrTaken        = errors.New("address belongs to another machine")
+	ErrNotOnNetwork = errors.New("address is not on the admin network")
+	ErrNotHolder    = errors.New("machine does not hold the address")
+)
+
+// Counts says what the addresses of the range are used for.
+type Counts struct {
+	Total    int `json:"total"`    // addresses that can be given to servers
+	Reserved int `json:"reserved"` // held by servers of the inventory
+	Leased   int `json:"leased"`   // held by machines not in the inventory
+	Expired  int `json:"expired"`  // were used, and are free
+	Bad      int `json:"bad"`      // declined
+	Free     int `json:"free"`     // never used
+}
+
+// Used is the number of addresses a newcomer cannot get.
+func (c Counts) Used() int { return c.Reserved + c.Leased + c.Bad }
+
+// RangeFullError says that every address is in use. It is ErrRangeFull.
+type RangeFullError struct {
+	First, Last netip.Addr
+	Counts      Counts
+}
+
+// Error says what is full, by what, and what to do.
+func (e *RangeFullError) Error() string {
+	return fmt.Sprintf("all %d addresses of the admin range %s-%s are in use (%d by servers, %d by machines not enrolled, %d marked bad); "+
+		"forget servers that are gone or widen the range", e.Counts.Total, e.First, e.Last, e.Counts.Reserved, e.Counts.Leased, e.Counts.Bad)
+}
+
+// Is makes errors.Is(err, ErrRangeFull) true.
+func (e *RangeFullError) Is(target error) bool { return target == ErrRangeFull }
+
+// WrongAddressError says that a machine asked for an address while it has another.
+type WrongAddressError struct {
+	MAC        string
+	Asked, Has netip.Addr
+}
+
+// Error names both addresses.
+func (e *WrongAddressError) Error() string {
+	return fmt.Sprintf("%s asks for %s, but its address is %s", e.MAC, e.Asked, e.Has)
+}
