@@ -1,0 +1,112 @@
+package inventory
+
+import (
+	"slices"
+	"time"
+
+	"nereid/api"
+	"nereid/headnode/store"
+)
+
+// Sync is one sync of a server, authenticated.
+type Sync struct {
+	Request api.SyncRequest
+	Key     string    // SHA-256 of the client certificate's public key
+	Started time.Time // of the boot that syncs
+}
+
+// Seen says what a sync changed.
+type Seen struct {
+	Record        Record
+	FirstOfBoot   bool // no sync of this boot was seen before
+	NeedInventory bool
+}
+
+// Observe takes in a report. It writes only what changed.
+func Observe(tx store.Tx, now time.Time, uuid string, s Sync) (Seen, error) {
+	r, err := Get(tx, uuid)
+	if err != nil {
+		return Seen{}, err
+	}
+	o, err := GetObserved(tx, uuid)
+	if err != nil {
+		return Seen{}, err
+	}
+	before, beforeSeen := r, o
+	rep := s.Request.Report
+	out := Seen{}
+	if r.BootID != rep.BootID || o.Report == nil || o.Report.BootID != rep.BootID {
+		out.FirstOfBoot = true
+		r.BootID, r.Booted = rep.BootID, s.Started
+	}
+	r.powerDone(rep)
+	if rep.Setup != nil && rep.Setup.Complete && (r.Power == nil || r.Power.Action != "reset") {
+		r.SetUp = true
+	}
+	if r.SetUp && r.Pin == "" && s.Key != "" {
+		r.Pin = s.Key
+	}
+	o.Report = &rep
+	if inv := s.Request.Inventory; inv != nil {
+		o.Sysinfo, o.Digest = inv, s.Request.InventoryDigest
+		if _, err := addMACs(tx, &r, MACs(*inv), Move{Seen: now}); err != nil {
+			return Seen{}, err
+		}
+	}
+	out.NeedInventory = o.Digest != s.Request.InventoryDigest
+	if !equalJSON(before, r) {
+		if err := Put(tx, r); err != nil {
+			return Seen{}, err
+		}
+	}
+	if !equalJSON(beforeSeen, o) {
+		if err := PutObserved(tx, uuid, o); err != nil {
+			return Seen{}, err
+		}
+	}
+	out.Record = r
+	return out, nil
+}
+
+// Changes says whether Observe would write anything, so that a sync that brings
+// nothing new costs no write.
+func Changes(tx store.Tx, r Record, s Sync) (bool, error) {
+	o, err := GetObserved(tx, r.UUID)
+	if err != nil {
+		return false, err
+	}
+	if o.Report == nil || !equalJSON(*o.Report, s.Request.Report) || r.BootID != s.Request.Report.BootID {
+		return true, nil
+	}
+	if inv := s.Request.Inventory; inv != nil && (o.Sysinfo == nil || o.Digest != s.Request.InventoryDigest) {
+		return true, nil
+	}
+	return false, nil
+}
+
+// powerDone clears a power request that a later boot shows to be over. A reset
+// is over for the identity as soon as the pool is reported gone: the key on it
+// is gone too.
+func (r *Record) powerDone(rep api.Report) {
+	p := r.Power
+	if p == nil {
+		return
+	}
+	gone := !slices.ContainsFunc(rep.Pools, func(x api.Pool) bool { return x.GUID == p.PoolGUID })
+	taken := rep.Power != nil && rep.Power.ID == p.ID && rep.Power.Error == ""
+	later := rep.BootID != p.BootID
+	if p.Action == "reset" && gone && (taken || later) && (r.SetUp || r.Pin != "" || r.Setup != nil) {
+		r.wiped()
+		r.touch()
+	}
+	if later {
+		r.Power = nil
+		r.touch()
+	}
+}
+
+// NeedsInventory says whether the head node lacks the hardware of a digest.
+func NeedsInventory(tx store.Tx, uuid, digest string) (bool, error) {
+	o, err := GetObserved(tx, uuid)
+	return o.Digest != digest, err
+}
