@@ -2,27 +2,9 @@ package storage
 
 import (
 	"context"
-	"io"
 
 	"nereid/api"
 )
-
-// Options say how Layout may use the disks.
-type Options struct {
-	Layout  string   // single, mirror, raidz1, raidz2, raidz3; empty: chosen
-	Spares  *int     // hot spares; nil: chosen
-	Exclude []string // kernel names or ids of disks to leave alone
-	Wipe    []string // kernel names or ids of disks whose foreign data may be destroyed
-}
-
-// Layout chooses what goes where. It is pure and does not depend on the order of disks.
-func Layout(disks []api.Disk, o Options) (api.PoolPlan, error) { return api.PoolPlan{}, nil }
-
-// RunLayout reads a JSON list of api.Disk from in and writes the api.PoolPlan as JSON to out.
-func RunLayout(in io.Reader, o Options, out io.Writer) error { return nil }
-
-// Plan is the plan Setup would follow for spec: Layout with the options of spec.
-func Plan(spec api.SetupSpec, disks []api.Disk) (api.PoolPlan, error) { return api.PoolPlan{}, nil }
 
 // Content says what foreign data the disk with this kernel name carries, empty when it is blank. For sysinfo.Reader.Content.
 func (s *Storage) Content(ctx context.Context, name string) (string, error) { return "", nil }
