@@ -1,0 +1,34 @@
+package main
+
+import (
+	"runtime/debug"
+)
+
+// buildVersion is the module's version, or the commit the program was built from.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	var commit, when, dirty string
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			commit = s.Value
+		case "vcs.time":
+			when = s.Value
+		case "vcs.modified":
+			if s.Value == "true" {
+				dirty = ", with changes"
+			}
+		}
+	}
+	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
+	if len(commit) >= 12 {
+		v += " (" + commit[:12] + " of " + when + dirty + ")"
+	}
+	return v
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"nereid/api"
+)
+
+const (
+	// pollEvery is how often a server is looked at when no event says so.
+	pollEvery = 2 * time.Second
+	// reopenAfter is the delay before a broken event stream is opened again.
+	reopenAfter = time.Second
+)
+
+// errTimeout is the cause of a context that --timeout ended.
+var errTimeout = errors.New("timed out")
+
+// follow calls look now, after each event of the head node, and every so often,
+// until it says done or fails. A head node that goes away while it is followed
+// is waited for: lost is told why.
+func follow(ctx context.Context, c *api.Client, every time.Duration, look func(context.Context) (done bool, err error), lost func(error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	changed := make(chan struct{}, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		relay(ctx, c, changed)
+	}()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for answered := false; ; {
+		done, err := look(ctx)
+		switch {
+		case ctx.Err() != nil && !done:
+			return context.Cause(ctx)
+		case err != nil && (!answered || !passing(err)):
+			return err
+		case err != nil:
+			lost(err)
+		case done:
+			return nil
+		default:
+			answered = true
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// passing reports whether an error may go away by itself.
+func passing(err error) bool {
+	var away *api.UnreachableError
+	var p *api.Problem
+	return errors.As(err, &away) || errors.As(err, &p) && p.Status == 503
+}
+
+// relay marks changed for each event, and whenever a stream opens: what was
+// before it is in no event.
+func relay(ctx context.Context, c *api.Client, changed chan<- struct{}) {
+	mark := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	for ctx.Err() == nil {
+		if events, err := c.Events(ctx); err == nil {
+			mark()
+			for _, err := range events.All() {
+				if err != nil {
+					break
+				}
+				mark()
+			}
+			_ = events.Close()
+		}
+		t := time.NewTimer(reopenAfter)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// goal is what --wait waits for.
+type goal struct {
+	server api.Server // as it was before the request
+	want   string     // "running", for sentences
+	// reached looks at the server as it is now: done, or a sentence on how far
+	// it is, or the reason why it will never be.
+	reached func(s api.Server) (done bool, status string, err error)
+}
+
+// wait follows a server until its goal is reached, and shows how far it is.
+func (a *app) wait(ctx context.Context, c *api.Client, g goal) (api.Server, error) {
+	limit := a.timeout
+	if limit == 0 {
+		limit = defaultWait
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
+	defer cancel()
+	p := a.newStatus(named(g.server))
+	defer p.end()
+	last := g.server
+	err := follow(ctx, c, pollEvery, func(ctx context.Context) (bool, error) {
+		s, err := c.Server(ctx, g.server.UUID)
+		if err != nil {
+			return false, err
+		}
+		last = s
+		done, status, err := g.reached(s)
+		if err != nil {
+			return false, codedError{exitFailed, err}
+		}
+		p.show(status)
+		return done, nil
+	}, func(err error) { p.show("head node does not answer; still waiting (" + oneLine(err.Error()) + ")") })
+	if errors.Is(err, errTimeout) {
+		why := ""
+		if last.StateReason != "" {
+			why = " (" + last.StateReason + ")"
+		}
+		return last, codedError{exitTimedOut, fmt.Errorf("waited %s for %s to be %s, and it is %s%s; look at: nereid server boot-log %s",
+			span(limit), named(last), g.want, last.State, why, named(last))}
+	}
+	return last, err
+}
+
+// stuck says why a server that should boot will not.
+func stuck(s api.Server) error {
+	switch s.State {
+	case api.StateHeld, api.StateBootLoop, api.StateRejected:
+		return fmt.Errorf("%s is %s: %s; look at: nereid server boot-log %s", named(s), s.State, firstOf(s.StateReason, "the head node gives no reason"), named(s))
+	}
+	return nil
+}

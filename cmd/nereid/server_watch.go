@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"nereid/api"
+)
+
+// redrawEvery keeps "last seen" true on a terminal.
+const redrawEvery = 5 * time.Second
+
+func (a *app) serverWatch() *cobra.Command {
+	var wide bool
+	cmd := &cobra.Command{
+		Use:   "watch [SERVER...]",
+		Short: "Follow what servers do",
+		Long: `On a terminal, shows the table of "server list" and draws it again when something changes. Elsewhere prints a line for each
+change of a server's state; with -o json each server whose record changed, one a line, and with -o yaml as one document each.
+
+Ctrl-C ends it. A head node that goes away is waited for.`,
+		Example: lines("nereid server watch", "nereid server watch cn0 cn1",
+			"nereid server watch -o json | jq -r 'select(.state==\"pending\") | .uuid'"),
+		ValidArgsFunction: a.completeServers(true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			c, err := a.api()
+			if err != nil {
+				return err
+			}
+			only := map[string]bool{}
+			for _, id := range args {
+				s, err := a.find(ctx, c, id)
+				if err != nil {
+					return err
+				}
+				only[s.UUID] = true
+			}
+			keep := func(s api.Server) bool { return len(only) == 0 || only[s.UUID] }
+			show, every := a.watchLines(), redrawEvery
+			switch {
+			case a.output == "json" || a.output == "yaml":
+				show = a.watchRecords()
+			case isTerminal(a.stdout):
+				show = func(servers []api.Server) error { return a.redraw(servers, wide) }
+			}
+			return follow(ctx, c, every, func(ctx context.Context) (bool, error) {
+				servers, err := listServers(ctx, c, keep)
+				if err != nil {
+					return false, err
+				}
+				return false, show(servers)
+			}, func(err error) {
+				fmt.Fprintf(a.stderr, "nereid: %s; still watching\n", oneLine(err.Error()))
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&wide, "wide", false, "whole UUIDs, MAC addresses and notes")
+	return cmd
+}
+
+// redraw writes the table over what the screen shows, in one write.
+func (a *app) redraw(servers []api.Server, wide bool) error {
+	var b bytes.Buffer
+	b.WriteString("\x1b[H")
+	fmt.Fprintf(&b, "%s   %d servers   Ctrl-C ends\n\n", stamp(a.now()), len(servers))
+	if err := a.serverTable(servers, wide).write(&b); err != nil {
+		return err
+	}
+	out := bytes.ReplaceAll(b.Bytes(), []byte("\n"), []byte("\x1b[K\n"))
+	_, err := a.stdout.Write(append(out, "\x1b[J"...))
+	return err
+}
+
+// watchLines prints what changed of a server's state since the last look.
+func (a *app) watchLines() func([]api.Server) error {
+	type seen struct{ hostname, state, notes string }
+	before := map[string]seen{}
+	return func(servers []api.Server) error {
+		now := map[string]seen{}
+		for _, s := range servers {
+			is := seen{s.Hostname, string(s.State), notes(s)}
+			now[s.UUID] = is
+			was, known := before[s.UUID]
+			if was == is {
+				continue
+			}
+			change := is.state
+			if known && was.state != is.state {
+				change = was.state + " -> " + is.state
+			}
+			if is.notes != "" {
+				change += " (" + is.notes + ")"
+			}
+			if err := a.watchLine(s.UUID, is.hostname, change); err != nil {
+				return err
+			}
+		}
+		for uuid, was := range before {
+			if _, there := now[uuid]; !there {
+				if err := a.watchLine(uuid, was.hostname, "forgotten"); err != nil {
+					return err
+				}
+			}
+		}
+		before = now
+		return nil
+	}
+}
+
+func (a *app) watchLine(uuid, hostname, change string) error {
+	_, err := fmt.Fprintf(a.stdout, "%s  %s  %s  %s\n", a.now().UTC().Format(time.RFC3339), uuid, firstOf(oneLine(hostname), "-"), oneLine(change))
+	return err
+}
+
+// watchRecords prints the servers whose records changed, but for what changes
+// all the time: the time of the last sync, and usage.
+func (a *app) watchRecords() func([]api.Server) error {
+	before := map[string]string{}
+	return func(servers []api.Server) error {
+		for _, s := range servers {
+			bare := s
+			bare.LastSeen, bare.Usage = nil, nil
+			b, err := json.Marshal(bare)
+			if err != nil {
+				return err
+			}
+			if before[s.UUID] == string(b) {
+				continue
+			}
+			before[s.UUID] = string(b)
+			if err := a.record(a.stdout, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func (a *app) record(w io.Writer, s api.Server) error {
+	if a.output == "json" {
+		return jsonLine(w, s)
+	}
+	var b strings.Builder
+	b.WriteString("---\n")
+	if err := writeYAML(&b, s); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// fd gives the descriptor of a file that is a terminal.
+func fd(v any) (int, bool) {
+	f, ok := v.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	return int(f.Fd()), true
+}
+
+func isTerminal(v any) bool {
+	_, ok := fd(v)
+	return ok
+}
+
+// width is how many columns a picture on w may take.
+func (a *app) width(w io.Writer) int {
+	if d, ok := fd(w); ok {
+		if cols, _, err := term.GetSize(d); err == nil && cols > 0 {
+			return cols
+		}
+	}
+	if n, err := strconv.Atoi(a.getenv("COLUMNS")); err == nil && n > 0 {
+		return n
+	}
+	return 80
+}
+
+// unicode reports whether the locale's characters are UTF-8 (POSIX: the first
+// of LC_ALL, LC_CTYPE and LANG that is set decides).
+func (a *app) unicode() bool {
+	loc := strings.ToLower(firstOf(a.getenv("LC_ALL"), a.getenv("LC_CTYPE"), a.getenv("LANG")))
+	return strings.Contains(loc, "utf-8") || strings.Contains(loc, "utf8")
+}
+
+// colours reports whether w may get them: a terminal that knows any, and a
+// person who does not mind (https://no-color.org).
+func (a *app) colours(w io.Writer) bool {
+	return isTerminal(w) && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+}
+
+// style is an SGR attribute (ECMA-48, 8.3.117); empty for none.
+type style string
+
+const (
+	plain  style = ""
+	bold   style = "1"
+	dim    style = "2"
+	red    style = "31"
+	green  style = "32"
+	yellow style = "33"
+)
+
+func (s style) paint(text string, on bool) string {
+	if s == plain || !on || text == "" {
+		return text
+	}
+	return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
+}
