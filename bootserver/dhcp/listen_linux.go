@@ -1,0 +1,36 @@
+package dhcp
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listen opens a broadcast socket on port of an interface; port 0 means any. The
+// socket is bound to the interface and not to an address, because machines
+// without an address are heard only that way. An empty name means every
+// interface. bootService marks the socket of port 4011.
+func Listen(ctx context.Context, ifname string, port int, bootService bool) (*Conn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var opErr error
+		err := rc.Control(func(fd uintptr) {
+			if opErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1); opErr != nil || ifname == "" {
+				return
+			}
+			opErr = unix.BindToDevice(int(fd), ifname)
+		})
+		if err == nil {
+			err = opErr
+		}
+		return err
+	}}
+	pc, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("listen on UDP port %d of interface %q: %w", port, ifname, err)
+	}
+	return &Conn{udp: pc.(*net.UDPConn), bootService: bootService}, nil
+}

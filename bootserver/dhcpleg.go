@@ -1,0 +1,54 @@
+package bootserver
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+
+	"nereid/bootserver/dhcp"
+)
+
+// URL is the boot server's HTTP address, without a slash at its end.
+func (s *Server) URL() string {
+	host := s.Address.Addr()
+	switch p := s.Ports.HTTP; {
+	case p == 0 || p == 80:
+		return "http://" + host.String()
+	case p < 0: // known once the socket is open
+		return "http://" + s.httpAddr.String()
+	default:
+		return "http://" + netip.AddrPortFrom(host, uint16(p)).String()
+	}
+}
+
+func (s *Server) dhcpSettings() dhcp.Settings {
+	return dhcp.Settings{Address: s.Address, Clients: s.clients(), URL: s.URL()}
+}
+
+func (s *Server) clients() string {
+	if s.Clients == "" {
+		return "pxe"
+	}
+	return s.Clients
+}
+
+func (s *Server) dhcpServer() *dhcp.Server {
+	return &dhcp.Server{Settings: s.dhcpSettings(), Decider: s.Booter, Answered: s.answered,
+		Logger: s.log().With(slog.String("leg", "dhcp"))}
+}
+
+// answered remembers whose address it is, for TFTP, and records refusals of
+// messages that belong to a boot.
+func (s *Server) answered(ctx context.Context, out dhcp.Outcome) {
+	a := out.Answer
+	if a.BootID == "" {
+		return
+	}
+	if out.Refused != "" {
+		s.recordRefusal(ctx, a.BootID, "DHCP "+out.Request.Type.String()+": "+out.Refused)
+		return
+	}
+	if a.Address.IsValid() && out.Reply != nil {
+		s.leases.put(a.Address.Addr(), a.BootID)
+	}
+}

@@ -1,0 +1,110 @@
+package tftp
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// gate is the socket of port 69 as the protocol engine sees it: only reads that
+// were admitted come out of it.
+type gate struct {
+	*net.UDPConn
+	server *Server
+	slots  slots
+}
+
+// ReadFrom waits for the next admitted read request.
+func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := g.UDPConn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return 0, nil, err
+			}
+			g.server.log().Warn("read TFTP socket", "err", err)
+			time.Sleep(100 * time.Millisecond) // an interface that is down answers at once
+			continue
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		v := Decide(buf[:n], g.server.has)
+		switch {
+		case v.Text != "":
+			// Errors are sent once and never asked for again (RFC 1350, section 7).
+			_, _ = g.UDPConn.WriteToUDPAddrPort(errorPacket(v.Code, v.Text), from)
+			g.server.refused(from.Addr(), v.Text)
+		case v.File == "":
+			g.server.log().Debug("TFTP datagram dropped", "from", from.String(), "bytes", n)
+		case len(v.Read) > len(p):
+			g.server.log().Debug("TFTP request dropped: too long", "from", from.String(), "bytes", n)
+		default:
+			if why := g.slots.take(from, g.server.known(from.Addr())); why != "" {
+				g.server.overload(from, why)
+				continue
+			}
+			return copy(p, v.Read), net.UDPAddrFromAddrPort(from), nil
+		}
+	}
+}
+
+// slots counts the reads in progress by client.
+type slots struct {
+	max, perClient int
+
+	mu     sync.Mutex
+	active map[netip.AddrPort]bool
+	client map[netip.Addr]int
+	last   netip.AddrPort
+}
+
+// take reserves a slot, or says why there is none. Clients that are not known
+// may fill a quarter of the slots.
+func (s *slots) take(from netip.AddrPort, known bool) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit := s.max
+	if !known {
+		limit = max(1, s.max/4)
+	}
+	switch {
+	case s.active[from]:
+		return "the same read is in progress"
+	case s.client[from.Addr()] >= s.perClient:
+		return "too many reads of one client"
+	case len(s.active) >= limit:
+		return "too many reads at once"
+	}
+	s.active[from] = true
+	s.client[from.Addr()]++
+	s.last = from
+	return ""
+}
+
+func (s *slots) release(from netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.active[from] {
+		return
+	}
+	delete(s.active, from)
+	if s.client[from.Addr()]--; s.client[from.Addr()] <= 0 {
+		delete(s.client, from.Addr())
+	}
+}
+
+// releaseLast gives back the slot of a read the engine could not start.
+func (s *slots) releaseLast() {
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	s.release(last)
+}
+
+func (s *slots) used() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.active)
+}
