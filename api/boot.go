@@ -109,6 +109,7 @@ const (
 	StageInitrd       BootStage = "initrd"        // initrd sent
 	StageConfig       BootStage = "config"        // configuration handed out
 	StageStub         BootStage = "stub"          // stub runs
+	StageLayer        BootStage = "layer"         // a layer of the root filesystem sent, or a part of it
 	StageRoot         BootStage = "root"          // stub has the root filesystem, verified
 	StageSwitchRoot   BootStage = "switch-root"   // stub enters it
 	StageEnrol        BootStage = "enrol"         // agent enrolled
