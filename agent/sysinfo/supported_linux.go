@@ -1,0 +1,4 @@
+package sysinfo
+
+// supported reports whether the running system has /sys.
+func supported() error { return nil }
