@@ -46,10 +46,14 @@ func (c *Clock) Now() time.Time {
 // system refuses to be set, Now is right and the error says why the system's
 // clock is not.
 func (c *Clock) Adjust(t time.Time, within time.Duration) (diff time.Duration, stepped bool, err error) {
+	return c.Correct(t.Sub(c.system().Now()), within)
+}
+
+// Correct is Adjust for a known difference from the system's clock.
+func (c *Clock) Correct(diff, within time.Duration) (_ time.Duration, stepped bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.system()
-	diff = t.Sub(s.Now())
 	if rest := diff - c.offset; rest.Abs() <= max(Threshold, within) {
 		if within < 100*time.Millisecond && c.offset == 0 && diff.Abs() > time.Millisecond {
 			if err := s.Slew(diff); err != nil {

@@ -1,0 +1,35 @@
+// Package agent makes one server match its spec, and tells the head node what
+// it sees.
+//
+//	boot.json ──> identity ──> enrol ──> sync ──> mailbox ──> reconciler ──> server
+//	                                      ^                       │
+//	                                      └──────── board <───────┘
+//
+// Facts to know before changing it:
+//
+//   - Two goroutines do the work. The syncer talks to the head node and never
+//     touches the server; the reconciler works on the server and never talks to
+//     the head node. Between them are a mailbox with one slot (the newest spec
+//     wins) and the board (the report as it stands). However long a step takes,
+//     the server's liveness does not wait for it.
+//   - A change of the board cancels the poll in flight, and the next sync carries
+//     it at once.
+//   - Every step is ensure-shaped: it looks at what is there and makes the rest.
+//     The plan is computed again after each round, so a crash between any two
+//     steps means that the next run does what is left. What failed is tried again
+//     with backoff; what destroys data is tried once per request.
+//   - Absence is not deletion. Nothing in this package removes anything but a
+//     factory reset, which names the pool it may destroy by GUID.
+//   - Power requests name the boot they are for. They are not kept with the last
+//     spec, so that an old request cannot act; one that was taken up is marked in
+//     the run directory until the machine goes down.
+//   - The key is in the run directory (RAM) until setup, and is copied to the
+//     pool as setup's last step: a key on the pool means that setup is complete.
+//   - Time: the clock is set from time servers; without any from the head node's
+//     Date. A clock so wrong that the head node's certificate looks expired is set
+//     from the time of the boot file plus the uptime, or by asking the head node
+//     over a connection that is trusted for that one question (see package
+//     identity).
+//   - Nothing is polled faster than the sync. Pool health is read from /proc at
+//     each sync; commands run only when something changed, and every ten minutes.
+package agent

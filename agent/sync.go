@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"nereid/api"
+)
+
+// sync tells the head node how the server is and hears what it should be: one
+// long poll. It returns how long to wait before the next.
+func (l *link) sync(ctx context.Context) time.Duration {
+	if gap := time.Until(l.lastSync.Add(minSyncGap)); gap > 0 && !pause(ctx, gap) {
+		return 0
+	}
+	l.lastSync = time.Now()
+	l.observe(ctx)
+	if !l.first {
+		l.board.update(func(r *api.Report) { r.Boot.FirstSync = l.a.Host.Monotonic().Seconds() })
+	}
+	pctx, cancel := context.WithTimeout(ctx, heldTimeout)
+	defer cancel()
+	report, version := l.board.snapshot(cancel)
+	defer l.board.snapshot(nil)
+	req := api.SyncRequest{
+		Seen:            l.seen,
+		InventoryDigest: l.inv.digest,
+		Report:          report,
+		Usage:           usage(l.a.ProcRoot),
+	}
+	if l.wantInv {
+		req.Inventory = &l.inv.info
+	}
+	var resp api.SyncResponse
+	status, err := l.mutual.call(pctx, http.MethodPost, "/v1/servers/"+l.uuid+"/sync", req, &resp, func() {
+		l.board.markWritten(version)
+	})
+	if ctx.Err() != nil {
+		return 0
+	}
+	if err != nil {
+		select {
+		case <-l.board.newer(version):
+			if errors.Is(err, context.Canceled) {
+				if l.board.wasWritten(version) {
+					l.noteFirst(report.Boot)
+				}
+				return 0
+			}
+		default:
+		}
+		return l.syncFailed(ctx, err)
+	}
+	if status != http.StatusNoContent && (resp.Revision == "" || resp.Spec.Revision != resp.Revision) {
+		return l.syncFailed(ctx, errors.New("sync: the answer has no revision, or two"))
+	}
+	l.noteFirst(report.Boot)
+	l.wantInv = false
+	l.lastGood = l.a.Clock.Now()
+	l.say.say("Connected to the head node at " + l.base.Host + " as server " + l.uuid + ".")
+	fresh := false
+	if status != http.StatusNoContent {
+		fresh = resp.Revision != l.seen || (resp.NeedInventory && req.Inventory == nil)
+		l.wantInv = resp.NeedInventory
+		if resp.Revision != l.seen {
+			l.seen = resp.Revision
+			l.box.put(resp.Spec)
+		}
+	}
+	// A head node that neither holds the poll nor has news is not asked in a loop.
+	if !fresh && time.Since(l.lastSync) < quickAnswer {
+		select {
+		case <-l.board.newer(version):
+		default:
+			return l.syncBackoff.next()
+		}
+	}
+	l.syncBackoff.reset()
+	return 0
+}
+
+// noteFirst keeps the time of this boot's first sync for a restarted agent.
+func (l *link) noteFirst(t api.BootTimings) {
+	if l.first {
+		return
+	}
+	l.first = true
+	if err := writeJSON(filepath.Join(l.a.Dir, timingsFile), t); err != nil {
+		l.a.Log.Warn("keep boot timings", "err", err)
+	}
+}
+
+// observe looks at what changes without the reconciler: pool health, which
+// costs a read of /proc, and every few minutes the hardware.
+func (l *link) observe(ctx context.Context) {
+	if s := poolStates(l.a.ProcRoot); s != l.states {
+		if l.states != "" {
+			l.a.poke()
+		}
+		l.states = s
+	}
+	if !l.a.inventoryStale(l.inv) {
+		return
+	}
+	inv, err := l.a.inventory(ctx)
+	if err != nil {
+		l.board.problem("hardware", "The hardware could not be read again: "+err.Error()+".")
+		l.inv.read = l.a.Host.Monotonic()
+		return
+	}
+	l.board.problem("hardware", "")
+	l.inv = inv
+}
+
+// syncFailed decides what a failed sync means: a clock that is wrong, an
+// identity that is not accepted, or a head node that is away.
+func (l *link) syncFailed(ctx context.Context, err error) time.Duration {
+	var p *api.Problem
+	if errors.As(err, &p) {
+		switch p.Status {
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+			// Enrolling says what is wrong, or brings another certificate.
+			l.a.Log.Warn("the head node does not accept this server's certificate", "err", err)
+			l.rejected = true
+			return l.syncBackoff.next()
+		}
+	} else if l.contact(ctx, err) {
+		return 0
+	} else if !l.cert.Valid(l.a.Clock.Now()) {
+		return 0
+	}
+	l.say.say(l.explain(err))
+	return l.syncBackoff.next()
+}
+
+// inventory is the hardware as it was read last.
+type inventory struct {
+	info   api.Sysinfo
+	digest string
+	read   time.Duration // monotonic
+}
+
+// stale inventories are read again by time, or when the reconciler changed disks.
+func (a *Agent) inventoryStale(i inventory) bool {
+	return a.disksChanged.Swap(false) || a.Host.Monotonic()-i.read > inventoryAge
+}
