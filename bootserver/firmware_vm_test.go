@@ -1,0 +1,146 @@
+//go:build vm
+
+package bootserver_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"nereid/api"
+)
+
+// TestVMFirmware boots real firmware in QEMU: SeaBIOS with iPXE as the NIC's ROM,
+// BIOS iPXE loaded over TFTP by another iPXE, and OVMF with its own PXE stack.
+// Each must fetch script, kernel, initrd and configuration, and the kernel must
+// find the configuration in its initramfs.
+func TestVMFirmware(t *testing.T) {
+	platform := os.Getenv("NEREID_PLATFORM")
+	kernel, err := os.ReadFile(filepath.Join(platform, "vmlinuz"))
+	if err != nil {
+		t.Fatalf("NEREID_PLATFORM must be the directory of a built platform: %v", err)
+	}
+	initrd := testInitrd(t)
+
+	for i, tc := range []struct {
+		name   string
+		args   func(t *testing.T, nic string) []string
+		stages []api.BootStage
+	}{
+		{"bios", func(t *testing.T, nic string) []string {
+			return []string{"-device", nic + ",bootindex=0"}
+		}, []api.BootStage{api.StageIPXEDiscover, api.StageIPXEAck}},
+		{"undionly", func(t *testing.T, nic string) []string {
+			script := filepath.Join(t.TempDir(), "script")
+			text := "#!ipxe\ndhcp\nset user-class PXE\nchain tftp://10.99.99.7/undionly.kpxe\n"
+			if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return []string{"-device", nic, "-kernel", "/boot/ipxe.lkrn", "-initrd", script}
+		}, []api.BootStage{api.StageIPXEDiscover, api.StageIPXEAck, api.StageTFTP}},
+		{"uefi", func(t *testing.T, nic string) []string {
+			vars, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
+			if err != nil {
+				t.Fatal(err)
+			}
+			copied := filepath.Join(t.TempDir(), "vars.fd")
+			if err := os.WriteFile(copied, vars, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return []string{"-device", nic + ",romfile=,bootindex=0",
+				"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+				"-drive", "if=pflash,format=raw,file=" + copied,
+				"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"}
+		}, []api.BootStage{api.StageDiscover, api.StageAck, api.StageTFTP, api.StageIPXEDiscover, api.StageIPXEAck}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBooter(t, kernel, initrd)
+			start(t, b, "pxe")
+			tap := fmt.Sprintf("tap%d", i)
+			ip(t, "tuntap add "+tap+" mode tap")
+			t.Cleanup(func() { ip(t, "link del "+tap) })
+			ip(t, "link set "+tap+" master admin0 up")
+			nic := fmt.Sprintf("virtio-net-pci,netdev=n0,mac=52:54:00:00:00:%02x", i+1)
+			console := filepath.Join(t.TempDir(), "console")
+			args := append([]string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-machine", "q35", "-smp", "1", "-m", "1024",
+				"-uuid", "6f1b1c2e-0c55-4c7e-9d0a-0123456789ab", "-display", "none", "-serial", "file:" + console, "-no-reboot",
+				"-netdev", "tap,id=n0,ifname=" + tap + ",script=no,downscript=no"}, tc.args(t, nic)...)
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+			defer cancel()
+			began := time.Now()
+			out, err := exec.CommandContext(ctx, "qemu-system-x86_64", args...).CombinedOutput()
+			end := time.Since(began)
+			text, _ := os.ReadFile(console)
+			if err != nil {
+				t.Fatalf("qemu: %v %s\nconsole:\n%s", err, out, text)
+			}
+			for _, want := range []string{"init: mode 600", "nereid.boot=", fmt.Sprintf("BOOTIF=01-52-54-00-00-00-%02x", i+1), `"token": "secret-of-`, "init: end"} {
+				if !bytes.Contains(text, []byte(want)) {
+					t.Errorf("console lacks %q", want)
+				}
+			}
+			if t.Failed() {
+				t.Logf("console:\n%s", text)
+			}
+			seen := map[api.BootStage]bool{}
+			var legs strings.Builder
+			for _, e := range b.Events("") {
+				seen[e.Stage] = true
+				fmt.Fprintf(&legs, "  %6.2f s  %-14s %9d bytes %6.3f s  %s\n", e.Time.Sub(began).Seconds(), e.Stage, e.Bytes, e.Seconds, e.Detail)
+			}
+			t.Logf("power-on to power-off %.1f s\n%s", end.Seconds(), legs.String())
+			for _, want := range append(tc.stages, api.StageScript, api.StageKernel, api.StageInitrd, api.StageConfig) {
+				if !seen[want] {
+					t.Errorf("no event %s", want)
+				}
+			}
+			if seen[api.StageRefused] {
+				t.Error("something was refused")
+			}
+		})
+	}
+}
+
+// testInitrd is a compressed initrd whose length is not a multiple of four, as
+// real ones are.
+func testInitrd(t *testing.T) []byte {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "init")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", bin, "./testdata/init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build init: %v %s", err, out)
+	}
+	program, err := os.ReadFile(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pad := 0; ; pad++ {
+		var buf bytes.Buffer
+		z := gzip.NewWriter(&buf)
+		w := cpio.Newc.Writer(z)
+		for _, r := range []cpio.Record{cpio.StaticFile("init", string(program), 0o755), cpio.StaticFile("pad", strings.Repeat("x", pad), 0o644)} {
+			if err := w.WriteRecord(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := cpio.WriteTrailer(w); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if buf.Len()%4 != 0 {
+			return buf.Bytes()
+		}
+	}
+}
