@@ -57,7 +57,9 @@ var (
 	ErrRangeFull    = errors.New("address range is full") // errors.As gives *RangeFullError
 	ErrTaken        = errors.New("address belongs to another machine")
 	ErrNotOnNetwork = errors.New("address is not on the admin network")
+	ErrNotServers   = errors.New("address is not one for servers") // the head node's, the gateway's, or outside the range
 	ErrNotHolder    = errors.New("machine does not hold the address")
+	ErrBadMAC       = errors.New("not an Ethernet MAC address")
 )
 
 // Counts says what the addresses of the range are used for.

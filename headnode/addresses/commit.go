@@ -1,0 +1,165 @@
+package addresses
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"nereid/headnode/store"
+)
+
+// Commit makes a REQUEST's address the MAC's lease, or renews it; the ACK may be
+// sent once the Update returned. server is the UUID of the inventory's server the
+// MAC belongs to, which makes the lease a reservation; empty: it expires after the
+// network's lease time.
+//
+// Each of these errors calls for a NAK: *WrongAddressError (the MAC has another
+// address), ErrTaken, ErrNotServers, ErrNotOnNetwork.
+func Commit(tx store.Tx, n Network, mac string, addr netip.Addr, server string, now time.Time) (Lease, error) {
+	mac, err := canonical(mac)
+	if err == nil {
+		err = n.check()
+	}
+	if err != nil {
+		return Lease{}, fmt.Errorf("commit lease: %w", err)
+	}
+	addr = addr.Unmap()
+	if !addr.Is4() || !n.Own.Contains(addr) {
+		return Lease{}, fmt.Errorf("commit lease: %v, network %v: %w", addr, n.Own.Masked(), ErrNotOnNetwork)
+	}
+	l, found, err := known(tx, n, mac)
+	if err != nil {
+		return Lease{}, fmt.Errorf("commit lease: %w", err)
+	}
+	if found && l.Address != addr {
+		return Lease{}, &WrongAddressError{MAC: mac, Asked: addr, Has: l.Address}
+	}
+	if !found {
+		if !n.inRange(addr) {
+			return Lease{}, fmt.Errorf("commit lease: %v, range %v-%v: %w", addr, n.First, n.Last, ErrNotServers)
+		}
+		ok, err := free(tx, n, addr, now)
+		if err != nil {
+			return Lease{}, fmt.Errorf("commit lease: %w", err)
+		}
+		if !ok {
+			return Lease{}, fmt.Errorf("commit lease: %v: %w", addr, ErrTaken)
+		}
+		l = Lease{Address: addr, MAC: mac, Since: now}
+	}
+	l = held(l, n, server, now)
+	if err := put(tx, l, now); err != nil {
+		return Lease{}, fmt.Errorf("commit lease: %w", err)
+	}
+	if !found {
+		if err := advance(tx, n); err != nil {
+			return Lease{}, fmt.Errorf("commit lease: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// held gives a lease the state and times of one that is used from now on.
+func held(l Lease, n Network, server string, now time.Time) Lease {
+	l.State, l.Server, l.Renewed, l.Expires = Leased, server, now, now.Add(n.Lease)
+	if server != "" {
+		l.State, l.Expires = Reserved, time.Time{}
+	}
+	return l
+}
+
+// Reserve binds the MAC's address to a server of the inventory, for good; a MAC
+// without one gets one. ErrRangeFull when there is none left.
+func Reserve(tx store.Tx, n Network, mac, server string, now time.Time) (Lease, error) {
+	mac, err := canonical(mac)
+	if err == nil {
+		err = n.check()
+	}
+	if err == nil && server == "" {
+		err = errors.New("no server named")
+	}
+	if err != nil {
+		return Lease{}, fmt.Errorf("reserve address: %w", err)
+	}
+	l, found, err := known(tx, n, mac)
+	if err != nil {
+		return Lease{}, fmt.Errorf("reserve address: %w", err)
+	}
+	if found && l.State == Reserved && l.Server == server {
+		return l, nil
+	}
+	if !found {
+		a, _, err := pick(tx, n, now, func(netip.Addr) bool { return false })
+		if err != nil {
+			return Lease{}, fmt.Errorf("reserve address: %w", err)
+		}
+		l = Lease{Address: a, MAC: mac, Since: now}
+	}
+	l = held(l, n, server, now)
+	if err := put(tx, l, now); err != nil {
+		return Lease{}, fmt.Errorf("reserve address: %w", err)
+	}
+	if err := advance(tx, n); err != nil {
+		return Lease{}, fmt.Errorf("reserve address: %w", err)
+	}
+	return l, nil
+}
+
+// Unreserve lets a reservation expire after the lease time: its server was
+// forgotten. A MAC without a reservation is no error.
+func Unreserve(tx store.Tx, n Network, mac string, now time.Time) error {
+	l, err := ByMAC(tx, mac)
+	if errors.Is(err, store.ErrNotFound) || err == nil && l.State != Reserved {
+		return nil
+	}
+	if err == nil {
+		l.State, l.Server, l.Expires = Leased, "", now.Add(n.Lease)
+		err = put(tx, l, now)
+	}
+	if err != nil {
+		return fmt.Errorf("unreserve address: %w", err)
+	}
+	return nil
+}
+
+// holding finds the lease of a MAC and checks that it is the address named.
+func holding(tx store.Tx, mac string, addr netip.Addr) (Lease, error) {
+	l, err := ByMAC(tx, mac)
+	if err == nil && l.Address == addr.Unmap() {
+		return l, nil
+	}
+	if err == nil || errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("%.64s, %v: %w", mac, addr, ErrNotHolder)
+	}
+	return Lease{}, err
+}
+
+// Release ends a lease at its holder's wish (RFC 2131, section 4.3.4): others may
+// have the address, but the MAC gets it again while they need not. A reservation
+// stays. ErrNotHolder when the MAC does not hold the address.
+func Release(tx store.Tx, mac string, addr netip.Addr, now time.Time) error {
+	l, err := holding(tx, mac, addr)
+	if err == nil && l.State == Leased && now.Before(l.Expires) {
+		l.Expires = now
+		err = put(tx, l, now)
+	}
+	if err != nil {
+		return fmt.Errorf("release address: %w", err)
+	}
+	return nil
+}
+
+// Decline takes an address out of use for Quarantine: its holder found somebody
+// else answering there (RFC 2131, section 4.3.3). The MAC gets another one, also
+// when this one was reserved. ErrNotHolder when the MAC does not hold the address.
+func Decline(tx store.Tx, n Network, mac string, addr netip.Addr, now time.Time) error {
+	l, err := holding(tx, mac, addr)
+	if err == nil {
+		err = put(tx, Lease{Address: l.Address, State: Bad, Since: now, Renewed: l.Renewed, Expires: now.Add(Quarantine)}, now)
+	}
+	if err != nil {
+		return fmt.Errorf("decline address: %w", err)
+	}
+	return nil
+}
