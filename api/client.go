@@ -203,12 +203,20 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		err = ue.Err
 	}
 	if cause := context.Cause(ctx); cause != nil {
-		if errors.Is(cause, context.Canceled) {
-			return cause
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return canceled(ctx)
 		}
 		err = cause
 	}
 	return &UnreachableError{Headnode: c.Headnode, Err: err}
+}
+
+// canceled says that a context was canceled, and by what when that is known.
+func canceled(ctx context.Context) error {
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return fmt.Errorf("%w: %w", context.Canceled, cause)
+	}
+	return context.Canceled
 }
 
 // cancelBody ends a request's timeout together with its body.

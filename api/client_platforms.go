@@ -213,6 +213,9 @@ func pause(ctx context.Context, d time.Duration) error {
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return canceled(ctx)
+		}
 		return context.Cause(ctx)
 	case <-t.C:
 		return nil
