@@ -40,9 +40,11 @@ type Storage struct {
 	hook   func(step string) error
 
 	mu    sync.Mutex // guards what follows
-	pools []api.Pool
-	print string    // fingerprint the pools were read at
-	read  time.Time // when
+	pools []poolState
+	vdevs map[string][]string // paths of disks by pool
+	dirs  map[string]string   // folder of the config dataset by the pool's GUID
+	print string              // fingerprint the pools were read at
+	read  time.Time
 	valid bool
 }
 

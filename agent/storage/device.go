@@ -1,0 +1,143 @@
+package storage
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// access is what a disk is opened for.
+type access int
+
+const (
+	reading   access = iota
+	exclusive        // writing; the kernel refuses when the disk or a part of it is mounted, in a pool, in md or dm
+	marking          // writing the mark of a disk that is in a pool of ours
+)
+
+// device is an open disk.
+type device struct {
+	*os.File
+	name string
+	size int64
+}
+
+// path puts the root before an absolute path.
+func (s *Storage) path(elem ...string) string {
+	return filepath.Join(append([]string{"/", s.Root}, elem...)...)
+}
+
+func (s *Storage) open(name string, a access) (*device, error) {
+	flag := os.O_RDONLY
+	switch a {
+	case exclusive:
+		// Without O_CREATE, O_EXCL on a block device claims it (open(2)).
+		flag = os.O_RDWR | os.O_EXCL
+	case marking:
+		flag = os.O_RDWR
+	}
+	if name == "" || name != filepath.Base(name) {
+		return nil, fmt.Errorf("open disk %q: want a kernel name as sda", name)
+	}
+	f, err := os.OpenFile(s.path("dev", name), flag, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open disk %s: %w", name, err)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open disk %s: %w", name, err)
+	}
+	return &device{f, name, size}, nil
+}
+
+// writeMark puts m on the disk and waits until it is there.
+func (d *device) writeMark(m mark) error {
+	b, err := m.encode()
+	if err != nil {
+		return err
+	}
+	return d.put(b)
+}
+
+// clearMark removes a mark of this server; anything else at its place stays.
+func (d *device) clearMark(server string) error {
+	b := make([]byte, markSize)
+	if err := readAt(d, b, markOffset); err != nil {
+		return fmt.Errorf("read mark of disk %s: %w", d.name, err)
+	}
+	if m, err := decodeMark(b); err != nil || m.Server != server {
+		return nil
+	}
+	return d.put(make([]byte, markSize))
+}
+
+func (d *device) put(b []byte) error {
+	if _, err := d.WriteAt(b, markOffset); err != nil {
+		return fmt.Errorf("write mark of disk %s: %w", d.name, err)
+	}
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("write mark of disk %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// wipe writes zeros over the first and last MiB of every partition and of the
+// disk, but not over the mark. Partitions come first, so that a wipe that is cut
+// short finds them again.
+func (d *device) wipe(f found) error {
+	for _, p := range append(f.parts, partition{start: 0, end: d.size}) {
+		for _, at := range []int64{p.start, max(p.end-edge, p.start)} {
+			if err := d.zero(at, min(at+edge, p.end)); err != nil {
+				return fmt.Errorf("wipe disk %s: %w", d.name, err)
+			}
+		}
+		if err := d.Sync(); err != nil {
+			return fmt.Errorf("wipe disk %s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+// zero writes zeros from start to end, leaving out the mark.
+func (d *device) zero(start, end int64) error {
+	var z [64 << 10]byte
+	for at := start; at < end; {
+		n := min(int64(len(z)), end-at)
+		if at < markOffset {
+			n = min(n, markOffset-at)
+		} else if at < markOffset+markSize {
+			at = markOffset + markSize
+			continue
+		}
+		if _, err := d.WriteAt(z[:n], at); err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}
+
+// diskOf is the kernel name of the disk that a vdev path as
+// /dev/disk/by-id/wwn-0x1-part1 or /dev/sda1 lies on, and whether the path names
+// a partition of it.
+func (s *Storage) diskOf(path string) (name string, part bool) {
+	if real, err := filepath.EvalSymlinks(s.path(path)); err == nil {
+		path = real
+	}
+	name = filepath.Base(path)
+	disk := strings.TrimRight(name, "0123456789")
+	if disk == name {
+		return name, false
+	}
+	// Disks whose names end in a digit separate the partition with a p (linux: disk_name).
+	if base, ok := strings.CutSuffix(disk, "p"); ok && base != "" && base[len(base)-1] >= '0' && base[len(base)-1] <= '9' {
+		return base, true
+	}
+	if strings.HasPrefix(name, "nvme") || strings.HasPrefix(name, "mmcblk") || strings.HasPrefix(name, "loop") {
+		return name, false
+	}
+	return disk, true
+}

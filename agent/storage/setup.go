@@ -1,0 +1,434 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"nereid/api"
+)
+
+// layoutDatasets are made below every system pool. There is no swap: a zvol
+// that ZFS needs memory to write to deadlocks when memory is short, and the
+// platform runs from RAM. There is no opt or var either: nothing is installed on
+// a compute node.
+var layoutDatasets = []struct {
+	name  string
+	props []string
+	mode  os.FileMode
+}{
+	// Keys and the last spec: kept twice, and not a place to run programs from.
+	{configDataset, []string{"copies=2", "exec=off", "setuid=off", "devices=off"}, 0o700},
+	// Core dumps must not fill the pool.
+	{"cores", []string{"quota=10G", "exec=off", "setuid=off", "devices=off"}, 0o700},
+}
+
+// poolNameRE is what zpool accepts as a name, without the characters that need
+// quoting and without a trailing one that reads badly (zpool-create(8)).
+var (
+	poolNameRE = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_-]{0,62}$`)
+	setupIDRE  = regexp.MustCompile(`^[a-zA-Z0-9_.:-]{1,128}$`)
+)
+
+// Reasons for which Setup refuses, for errors.Is.
+var (
+	ErrPlanChanged = errors.New("the disks no longer give the plan that was shown")
+	ErrSetUp       = errors.New("this server is set up already")
+)
+
+// Setup makes the system pool as spec says. It may be called again after any
+// failure, crash or power cut, and continues; after it has returned nil, calling
+// it again changes nothing. The steps:
+//
+//  1. A complete pool of this setup: see that its datasets are there, done. An
+//     unfinished one of this server: continue at 6.
+//  2. Plan, on what the disks hold now, and compare with spec.PlanDigest.
+//  3. Write a mark on every disk of the plan.
+//  4. Wipe their edges.
+//  5. Create the pool, with its properties in the same transaction.
+//  6. Remove the marks: from here on the pool may hold something, and nothing
+//     but an operator's reset may destroy it.
+//  7. Make and mount the datasets.
+//  8. BeforeComplete.
+//  9. Set nereid:setup-complete.
+//
+// progress, when not nil, is called for each phase, and with the phase failed
+// when Setup returns an error.
+func (s *Storage) Setup(ctx context.Context, spec api.SetupSpec, disks []api.Disk, progress func(api.SetupReport)) error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	defer s.forget()
+	if spec.Pool == "" {
+		spec.Pool = "zones"
+	}
+	rep := api.SetupReport{ID: spec.ID}
+	u := &setup{s, spec, func(phase string, plan *api.PoolPlan) {
+		rep.Phase, rep.Complete = phase, phase == "complete"
+		if plan != nil {
+			rep.Plan = plan
+		}
+		if progress != nil {
+			progress(rep)
+		}
+	}}
+	if err := u.run(ctx, disks); err != nil {
+		rep.Error = err.Error()
+		u.phase("failed", nil)
+		return err
+	}
+	u.phase("complete", nil)
+	return nil
+}
+
+// setup is one call of Setup.
+type setup struct {
+	*Storage
+	spec  api.SetupSpec
+	phase func(phase string, plan *api.PoolPlan)
+}
+
+// step is called before everything that changes something; tests stop there.
+func (s *Storage) step(ctx context.Context, name string) error {
+	if s.hook != nil {
+		if err := s.hook(name); err != nil {
+			return err
+		}
+	}
+	s.log().InfoContext(ctx, "storage", "step", name)
+	return ctx.Err()
+}
+
+func (u *setup) run(ctx context.Context, disks []api.Disk) error {
+	if !setupIDRE.MatchString(u.spec.ID) {
+		return fmt.Errorf("set up: id %q; want 1 to 128 letters, digits or _.:-", u.spec.ID)
+	}
+	if !poolNameRE.MatchString(u.spec.Pool) || reservedName(u.spec.Pool) {
+		return fmt.Errorf("set up: pool name %q; want a letter, then letters, digits, _ or -, and none of the words of zpool", u.spec.Pool)
+	}
+	states, err := u.states(ctx, true)
+	if err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	have, err := u.existing(states)
+	if err != nil {
+		return err
+	}
+	if have == nil {
+		u.phase("planning", nil)
+		if err := u.create(ctx, disks); err != nil {
+			return err
+		}
+	} else if have.complete == "" {
+		if err := u.adopt(ctx, *have); err != nil {
+			return err
+		}
+	}
+	u.phase("creating datasets", nil)
+	if err := u.makeDatasets(ctx); err != nil {
+		return err
+	}
+	if have != nil && have.complete == u.spec.ID {
+		return nil
+	}
+	if u.BeforeComplete != nil {
+		u.phase("storing key", nil)
+		if err := u.step(ctx, "store key"); err != nil {
+			return err
+		}
+		dir, err := u.configDir(ctx, u.spec.Pool)
+		if err != nil {
+			return err
+		}
+		if err := u.BeforeComplete(ctx, dir); err != nil {
+			return fmt.Errorf("store key: %w", err)
+		}
+	}
+	if err := u.step(ctx, "complete"); err != nil {
+		return err
+	}
+	if _, err := u.Storage.run(ctx, "zfs", "set", propComplete+"="+u.spec.ID, u.spec.Pool); err != nil {
+		return fmt.Errorf("complete setup: %w", err)
+	}
+	return nil
+}
+
+// reservedName reports whether zpool reads name as the kind of a vdev.
+func reservedName(name string) bool {
+	return slices.ContainsFunc([]string{"mirror", "raidz", "draid", "spare"}, func(p string) bool { return strings.HasPrefix(name, p) }) ||
+		slices.Contains([]string{"log", "cache", "special", "dedup", "disk", "file", "replacing"}, name)
+}
+
+// existing is the pool this setup continues with, nil when there is none, and
+// an error when what is there stands in its way.
+func (u *setup) existing(states []poolState) (*poolState, error) {
+	p, problems := u.system(states)
+	switch {
+	case p == nil && len(problems) > 0:
+		return nil, errors.New("set up: " + strings.Join(problems, "; "))
+	case p == nil:
+		if slices.ContainsFunc(states, func(o poolState) bool { return o.Name == u.spec.Pool }) {
+			return nil, fmt.Errorf("set up: a pool %s is there, which no setup made (%w); give the new pool another name, or destroy that one by hand",
+				u.spec.Pool, ErrForeignData)
+		}
+		return nil, nil
+	case p.complete != "" && p.complete == u.spec.ID:
+	case p.complete != "":
+		return nil, fmt.Errorf("set up: %w: pool %s is of setup %s; reset the server first if the pool may be destroyed", ErrSetUp, p.Name, p.complete)
+	case p.SetupID == u.spec.ID:
+	case p.SetupID == "" || p.server == "":
+		return nil, fmt.Errorf("set up: %w: pool %s carries %s=on and no setup made it", ErrSetUp, p.Name, propSystem)
+	case u.spec.PlanDigest != "" && p.plan != u.spec.PlanDigest:
+		return nil, fmt.Errorf("set up: %w: pool %s is of the unfinished setup %s, with another plan; reset the server first", ErrSetUp, p.Name, p.SetupID)
+	}
+	u.spec.Pool = p.Name
+	return p, nil
+}
+
+// adopt continues with a pool that was created but not completed.
+func (u *setup) adopt(ctx context.Context, p poolState) error {
+	if err := u.clearMarks(ctx, u.poolDisks(p.Name)); err != nil {
+		return err
+	}
+	if p.SetupID == u.spec.ID {
+		return nil
+	}
+	if err := u.step(ctx, "take over setup "+p.SetupID); err != nil {
+		return err
+	}
+	if _, err := u.Storage.run(ctx, "zfs", "set", propSetup+"="+u.spec.ID, p.Name); err != nil {
+		return fmt.Errorf("take over setup %s: %w", p.SetupID, err)
+	}
+	return nil
+}
+
+// create plans and makes the pool.
+func (u *setup) create(ctx context.Context, disks []api.Disk) error {
+	disks = slices.Clone(disks)
+	for i, d := range disks {
+		if d.InUseBy != "" || d.Removable || d.SizeBytes < MinDiskBytes {
+			continue
+		}
+		text, err := u.Content(ctx, d.Name)
+		if err != nil {
+			text = "something that cannot be read (" + err.Error() + ")"
+		}
+		disks[i].Content = text
+	}
+	plan, err := Plan(u.spec, disks)
+	if err != nil {
+		return fmt.Errorf("plan pool: %w", err)
+	}
+	u.phase("planning", &plan)
+	if u.spec.PlanDigest != "" && plan.Digest != u.spec.PlanDigest {
+		return fmt.Errorf("plan pool: %w: it is %s now (digest %.12s), and %.12s was approved; look at it with nereid server setup --plan and ask again",
+			ErrPlanChanged, describe(plan), plan.Digest, u.spec.PlanDigest)
+	}
+	u.phase("creating pool", nil)
+	chosen := planDisks(plan)
+	// Every disk is checked before the first is written to.
+	for _, name := range chosen {
+		if err := u.take(ctx, name, disks, nil); err != nil {
+			return err
+		}
+	}
+	m := mark{Kind: markSetup, ID: u.spec.ID, Server: u.UUID, Pool: u.spec.Pool}
+	for _, name := range chosen {
+		if err := u.step(ctx, "mark "+name); err != nil {
+			return err
+		}
+		if err := u.take(ctx, name, disks, func(d *device, _ found) error { return d.writeMark(m) }); err != nil {
+			return err
+		}
+	}
+	for _, name := range chosen {
+		if err := u.step(ctx, "wipe "+name); err != nil {
+			return err
+		}
+		if err := u.take(ctx, name, disks, func(d *device, f found) error {
+			if f.blank {
+				return nil
+			}
+			err := d.wipe(f)
+			d.reread()
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	// udev opens each disk once more after it was written; zpool create wants
+	// them for itself. When udev does not settle, zpool create says what is busy.
+	if _, err := u.Storage.run(ctx, "udevadm", "settle", "--timeout=30"); err != nil {
+		u.log().WarnContext(ctx, "wait for udev", "error", err)
+	}
+	if err := u.step(ctx, "create pool"); err != nil {
+		return err
+	}
+	if _, err := u.Storage.run(ctx, "zpool", u.createArgs(plan, disks)...); err != nil {
+		return fmt.Errorf("create pool %s: %w", u.spec.Pool, err)
+	}
+	return u.clearMarks(ctx, chosen)
+}
+
+// take opens a disk for itself alone, looks again at what it holds, and calls do.
+func (u *setup) take(ctx context.Context, name string, disks []api.Disk, do func(*device, found) error) (err error) {
+	d, err := u.open(name, exclusive)
+	if err != nil {
+		return fmt.Errorf("take disk for pool: %w; it is in use by something else", err)
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	f, err := examine(d, d.size)
+	if err != nil {
+		return fmt.Errorf("look into disk %s: %w", name, err)
+	}
+	i := slices.IndexFunc(disks, func(d api.Disk) bool { return d.Name == name })
+	if text := f.foreign(u.UUID); text != "" && (i < 0 || !named(disks[i], u.spec.Wipe)) {
+		return fmt.Errorf("take disk for pool: disk %s holds %s (%w); ask for the setup again with --wipe %s if that may be destroyed",
+			name, text, ErrForeignData, name)
+	}
+	if do == nil {
+		return ctx.Err()
+	}
+	return do(d, f)
+}
+
+func (u *setup) clearMarks(ctx context.Context, disks []string) error {
+	for _, name := range disks {
+		if err := u.step(ctx, "clear mark of "+name); err != nil {
+			return err
+		}
+		d, err := u.open(name, marking)
+		if err != nil {
+			return fmt.Errorf("clear mark: %w", err)
+		}
+		if err := errors.Join(d.clearMark(u.UUID), d.Close()); err != nil {
+			return fmt.Errorf("clear mark: %w", err)
+		}
+	}
+	return nil
+}
+
+// createArgs are the arguments of zpool create. Choices: ashift=12, because
+// disks that say 512 bytes and mean 4096 are common and a disk that replaces one
+// may; autotrim where all data disks are solid-state; the features of OpenZFS
+// 2.2, so that an older platform can import the pool after a fallback; no cache
+// file, because the root file system does not outlive the boot.
+func (u *setup) createArgs(plan api.PoolPlan, disks []api.Disk) []string {
+	byName := map[string]api.Disk{}
+	for _, d := range disks {
+		byName[d.Name] = d
+	}
+	autotrim := "on"
+	for _, v := range plan.Vdevs {
+		for _, name := range v.Disks {
+			if !byName[name].SolidState {
+				autotrim = "off"
+			}
+		}
+	}
+	args := []string{"create",
+		"-o", "ashift=12", "-o", "autotrim=" + autotrim, "-o", "cachefile=none", "-o", "compatibility=openzfs-2.2",
+		"-O", "atime=off", "-O", "compression=lz4", "-O", "acltype=posixacl", "-O", "xattr=sa", "-O", "mountpoint=/" + u.spec.Pool,
+		"-O", propSystem + "=on", "-O", propSetup + "=" + u.spec.ID, "-O", propServer + "=" + u.UUID, "-O", propPlan + "=" + plan.Digest,
+		u.spec.Pool,
+	}
+	paths := func(names []string) {
+		for _, name := range names {
+			args = append(args, diskPath(byName[name]))
+		}
+	}
+	vdevs := func(list []api.Vdev) {
+		for _, v := range list {
+			if v.Type != "disk" {
+				args = append(args, v.Type)
+			}
+			paths(v.Disks)
+		}
+	}
+	vdevs(plan.Vdevs)
+	if len(plan.Log) > 0 {
+		args = append(args, "log")
+		vdevs(plan.Log)
+	}
+	if len(plan.Cache) > 0 {
+		args = append(args, "cache")
+		paths(plan.Cache)
+	}
+	if len(plan.Spares) > 0 {
+		args = append(args, "spare")
+		paths(plan.Spares)
+	}
+	return args
+}
+
+// diskPath is the most stable path of a disk.
+func diskPath(d api.Disk) string {
+	if d.ID == "" {
+		return "/dev/" + d.Name
+	}
+	if strings.HasPrefix(d.ID, "/") {
+		return d.ID
+	}
+	return "/dev/disk/by-id/" + d.ID
+}
+
+// planDisks lists the disks of a plan.
+func planDisks(p api.PoolPlan) []string {
+	var names []string
+	for _, v := range slices.Concat(p.Vdevs, p.Log) {
+		names = append(names, v.Disks...)
+	}
+	return slices.Concat(names, p.Cache, p.Spares)
+}
+
+func describe(p api.PoolPlan) string {
+	var names []string
+	for _, v := range p.Vdevs {
+		names = append(names, strings.TrimSpace(strings.TrimPrefix(v.Type, "disk")+" "+strings.Join(v.Disks, "+")))
+	}
+	return strings.Join(names, ", ")
+}
+
+// makeDatasets makes what is missing of the datasets, and mounts them.
+func (u *setup) makeDatasets(ctx context.Context) error {
+	pool := u.spec.Pool
+	sets, err := u.datasets(ctx, pool)
+	if err != nil {
+		return err
+	}
+	for _, d := range layoutDatasets {
+		name := pool + "/" + d.name
+		if sets[name] != nil {
+			continue
+		}
+		if err := u.step(ctx, "create dataset "+name); err != nil {
+			return err
+		}
+		args := []string{"create"}
+		for _, p := range d.props {
+			args = append(args, "-o", p)
+		}
+		if _, err := u.Storage.run(ctx, "zfs", append(args, name)...); err != nil {
+			return fmt.Errorf("create dataset %s: %w", name, err)
+		}
+	}
+	if err := u.mount(ctx, pool); err != nil {
+		return err
+	}
+	if sets, err = u.datasets(ctx, pool); err != nil {
+		return err
+	}
+	for _, d := range layoutDatasets {
+		dir := sets[pool+"/"+d.name]["mountpoint"]
+		if !strings.HasPrefix(dir, "/") {
+			return fmt.Errorf("create dataset %s/%s: it has no mountpoint", pool, d.name)
+		}
+		if err := os.Chmod(u.path(dir), d.mode); err != nil {
+			return fmt.Errorf("create dataset %s/%s: %w", pool, d.name, err)
+		}
+	}
+	return nil
+}
