@@ -72,7 +72,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	}
 
 	e := engine.NewServer(func(name string, rf io.ReaderFrom) error {
-		return s.send(ctx, g, block, name, rf)
+		return s.send(ctx, g, name, rf)
 	}, nil)
 	// The engine knows the MTU only of sockets it opened itself, so the largest
 	// block is ours to say.
@@ -99,7 +99,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 }
 
 // send is one transfer.
-func (s *Server) send(ctx context.Context, g *gate, block int, name string, rf io.ReaderFrom) error {
+func (s *Server) send(ctx context.Context, g *gate, name string, rf io.ReaderFrom) error {
 	peer := rf.(engine.OutgoingTransfer).RemoteAddr()
 	client := peer.AddrPort()
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
@@ -113,7 +113,7 @@ func (s *Server) send(ctx context.Context, g *gate, block int, name string, rf i
 	switch {
 	case err == nil:
 		log.Info("TFTP file sent")
-	case n <= int64(block):
+	case n <= r.block:
 		// Not one block was acknowledged: a client that asked for the size
 		// only, or a half-open read.
 		log.Debug("TFTP read ended before its first block was acknowledged", "err", err)
@@ -127,13 +127,16 @@ func (s *Server) send(ctx context.Context, g *gate, block int, name string, rf i
 	return err
 }
 
-// source is a file that ends with an error when the server stops.
+// source is a file that ends with an error when the server stops. The engine
+// reads it one block at a time, which tells the block size that was agreed on.
 type source struct {
 	*bytes.Reader
-	ctx context.Context
+	ctx   context.Context
+	block int64
 }
 
 func (r *source) Read(p []byte) (int, error) {
+	r.block = max(r.block, int64(len(p)))
 	if r.ctx.Err() != nil {
 		return 0, errors.New("the boot server is stopping: try again")
 	}
