@@ -1,0 +1,507 @@
+package boots
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"nereid/api"
+	"nereid/headnode/store"
+	"nereid/headnode/store/storetest"
+)
+
+var t0 = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+func at(s float64) time.Time { return t0.Add(time.Duration(s * 1e9)) }
+
+const mac1 = "52:54:00:00:00:01"
+
+// world is a store and what is pending in memory.
+type world struct {
+	*testing.T
+	s store.Store
+	p *Pending
+}
+
+func newWorld(t *testing.T) *world {
+	b, err := store.OpenBolt(t.Context(), filepath.Join(t.TempDir(), "db"), store.BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return &world{t, storetest.Twice(b), NewPending(0)}
+}
+
+func (w *world) view(fn func(store.Tx) error) {
+	w.Helper()
+	if err := w.s.View(w.Context(), fn); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) update(fn func(store.Tx) error) {
+	w.Helper()
+	if err := w.s.Update(w.Context(), fn); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) begin(r api.BootRequest, now time.Time) (b api.Boot, fresh bool) {
+	w.Helper()
+	if r.MAC == "" {
+		r.MAC = mac1
+	}
+	w.view(func(tx store.Tx) (err error) { b, fresh, err = w.p.Begin(tx, r, now); return err })
+	return b, fresh
+}
+
+func (w *world) record(id string, stage api.BootStage, now time.Time) (b api.Boot) {
+	w.Helper()
+	w.update(func(tx store.Tx) (err error) {
+		b, err = w.p.Record(tx, id, api.BootEvent{Stage: stage}, now, nil)
+		return err
+	})
+	w.p.Written(id)
+	return b
+}
+
+func (w *world) get(id string) (b api.Boot) {
+	w.Helper()
+	w.view(func(tx store.Tx) (err error) { b, err = w.p.Get(tx, id); return err })
+	return b
+}
+
+// stages prints a record's events, with counts.
+func stages(b api.Boot) string {
+	var out []string
+	for _, ev := range b.Events {
+		s := string(ev.Stage)
+		if ev.Count > 1 {
+			s += fmt.Sprintf("x%d", ev.Count)
+		}
+		out = append(out, s)
+	}
+	return strings.Join(out, " ")
+}
+
+var (
+	firmware = api.BootRequest{Kind: api.KindDiscover, UUID: "u1", VendorClass: "PXEClient:Arch:00000"}
+	ipxe     = api.BootRequest{Kind: api.KindDiscover, UUID: "u1", UserClass: "iPXE"}
+)
+
+func request(r api.BootRequest) api.BootRequest { r.Kind = api.KindRequest; return r }
+
+func TestOneBoot(t *testing.T) {
+	w := newWorld(t)
+	b, fresh := w.begin(firmware, at(0))
+	if !fresh || len(b.ID) != 26 || b.Started != at(0) || b.UUID != "u1" {
+		t.Fatalf("first DISCOVER: %+v, fresh %v", b, fresh)
+	}
+	id := b.ID
+	same := func(r api.BootRequest, s float64) {
+		t.Helper()
+		if b, fresh := w.begin(r, at(s)); fresh || b.ID != id {
+			t.Fatalf("%s at %v s: boot %s, fresh %v; want %s", r.Kind, s, b.ID, fresh, id)
+		}
+	}
+	same(firmware, 1)
+	same(request(firmware), 2)
+	w.record(id, api.StageAck, at(2))
+	w.record(id, api.StageTFTP, at(3))
+	same(firmware, 4) // asks again after TFTP failed
+	same(request(firmware), 5)
+	w.record(id, api.StageAck, at(5))
+	w.record(id, api.StageTFTP, at(6))
+	same(ipxe, 8)
+	same(ipxe, 9)
+	same(request(ipxe), 10)
+	w.record(id, api.StageIPXEAck, at(10))
+	same(ipxe, 11)
+	b = w.record(id, api.StageScript, at(12))
+	if got, want := stages(b), "discoverx3 ackx2 tftpx2 ipxe-ack ipxe-discoverx3 script"; got != want {
+		t.Errorf("events %q, want %q", got, want)
+	}
+	if b.Started != at(0) || b.Done != nil {
+		t.Errorf("boot %+v", b)
+	}
+	b = w.record(id, api.StageFirstSync, at(30))
+	if b.Done == nil || !b.Done.Equal(at(30)) {
+		t.Errorf("done %v", b.Done)
+	}
+	if b = w.record(id, api.StageFirstSync, at(40)); !b.Done.Equal(at(30)) {
+		t.Errorf("done moved to %v", b.Done)
+	}
+	if _, fresh := w.begin(firmware, at(50)); !fresh {
+		t.Error("firmware asks again after the boot, and it is no new one")
+	}
+}
+
+func TestContinue(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		passed []api.BootStage
+		r      api.BootRequest
+		after  time.Duration
+		want   bool
+	}{
+		{"firmware after refused", []api.BootStage{api.StageRefused}, firmware, time.Second, true},
+		{"firmware after tftp", []api.BootStage{api.StageAck, api.StageTFTP}, firmware, time.Second, true},
+		{"firmware after ipxe", []api.BootStage{api.StageAck, api.StageIPXEDiscover}, firmware, time.Second, false},
+		{"firmware after script", []api.BootStage{api.StageAck, api.StageScript}, firmware, time.Second, false},
+		{"ipxe after tftp", []api.BootStage{api.StageAck, api.StageTFTP}, ipxe, time.Second, true},
+		{"ipxe after its ack", []api.BootStage{api.StageAck, api.StageTFTP, api.StageIPXEAck}, ipxe, time.Second, true},
+		{"ipxe after script", []api.BootStage{api.StageAck, api.StageTFTP, api.StageIPXEAck, api.StageScript}, ipxe, time.Second, false},
+		{"ipxe after kernel", []api.BootStage{api.StageIPXEAck, api.StageScript, api.StageKernel}, ipxe, time.Second, false},
+		{"ipxe request after its ack", []api.BootStage{api.StageIPXEAck}, request(ipxe), time.Second, true},
+		{"firmware after a pause", []api.BootStage{api.StageAck}, firmware, ContinueGap, true},
+		{"firmware after a long pause", []api.BootStage{api.StageAck}, firmware, ContinueGap + time.Second, false},
+		{"other UUID", []api.BootStage{api.StageAck}, api.BootRequest{Kind: api.KindDiscover, UUID: "u2"}, time.Second, false},
+		{"no UUID", []api.BootStage{api.StageAck}, api.BootRequest{Kind: api.KindDiscover}, time.Second, true},
+		{"after failure", []api.BootStage{api.StageFailed}, ipxe, time.Second, false},
+	} {
+		w := newWorld(t)
+		b, _ := w.begin(firmware, t0)
+		for _, s := range c.passed {
+			w.record(b.ID, s, t0)
+		}
+		r := c.r
+		r.MAC = mac1
+		w.view(func(tx store.Tx) error {
+			p, fresh, err := w.p.Peek(tx, r, t0.Add(c.after))
+			if fresh == c.want || err != nil || fresh && p.ID != "" {
+				t.Errorf("%s: peek: fresh %v, id %q, %v", c.name, fresh, p.ID, err)
+			}
+			return nil
+		})
+		if n, fresh := w.begin(c.r, t0.Add(c.after)); fresh == c.want || (n.ID == b.ID) != c.want {
+			t.Errorf("%s: continued %v, want %v", c.name, !fresh, c.want)
+		}
+	}
+}
+
+// TestROMIsIPXE: a boot may begin with iPXE's DISCOVER.
+func TestROMIsIPXE(t *testing.T) {
+	w := newWorld(t)
+	b, fresh := w.begin(ipxe, at(0))
+	if !fresh {
+		t.Fatal("not a new boot")
+	}
+	b = w.record(b.ID, api.StageIPXEAck, at(1))
+	if got := stages(b); got != "ipxe-discover ipxe-ack" {
+		t.Errorf("events %q", got)
+	}
+}
+
+// TestHeadNodeRestarts: what was only in memory is lost, and the boot goes on.
+func TestHeadNodeRestarts(t *testing.T) {
+	w := newWorld(t)
+	w.begin(firmware, at(0))
+	w.p = NewPending(0)
+	b, fresh := w.begin(request(firmware), at(1))
+	if !fresh {
+		t.Fatal("REQUEST without a known boot did not mint one")
+	}
+	w.record(b.ID, api.StageAck, at(1))
+	w.begin(ipxe, at(3))
+	w.p = NewPending(0)
+	if c, fresh := w.begin(request(ipxe), at(4)); fresh || c.ID != b.ID {
+		t.Errorf("iPXE's REQUEST: boot %s, fresh %v, want %s", c.ID, fresh, b.ID)
+	}
+}
+
+// TestTwoRecordsInOneUpdate: what is in memory is written once.
+func TestTwoRecordsInOneUpdate(t *testing.T) {
+	w := newWorld(t)
+	b, _ := w.begin(firmware, at(0))
+	w.begin(firmware, at(1))
+	w.update(func(tx store.Tx) error {
+		for _, s := range []api.BootStage{api.StageAck, api.StageTFTP} {
+			if _, err := w.p.Record(tx, b.ID, api.BootEvent{Stage: s}, at(2), nil); err != nil {
+				return err
+			}
+		}
+		_, err := w.p.Edit(tx, b.ID, func(b *api.Boot) { b.Address = "10.0.0.1"; b.MAC = "other"; b.ID = "other" })
+		return err
+	})
+	want := "discoverx2 ack tftp"
+	if got := w.get(b.ID); stages(got) != want || got.Address != "10.0.0.1" || got.MAC != mac1 || got.ID != b.ID {
+		t.Errorf("before Written: %q, %+v", stages(got), got)
+	}
+	w.p.Written(b.ID)
+	if got := stages(w.get(b.ID)); got != want {
+		t.Errorf("after Written: %q", got)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	w := newWorld(t)
+	var ids []string
+	for i := range MaxPerMAC + 5 {
+		b, _ := w.begin(firmware, t0.Add(time.Duration(i)*time.Hour))
+		w.record(b.ID, api.StageAck, t0.Add(time.Duration(i)*time.Hour))
+		ids = append(ids, b.ID)
+	}
+	w.view(func(tx store.Tx) error {
+		for name, list := range map[string]func() ([]api.Boot, error){
+			"by MAC":    func() ([]api.Boot, error) { return ByMAC(tx, strings.ToUpper(mac1), 0) },
+			"by server": func() ([]api.Boot, error) { return ByServer(tx, "u1", 0) },
+		} {
+			got, err := list()
+			if err != nil || len(got) != MaxPerMAC || got[0].ID != ids[len(ids)-1] || got[MaxPerMAC-1].ID != ids[5] {
+				t.Errorf("%s: %d boots, %v", name, len(got), err)
+			}
+		}
+		if got, err := ByMAC(tx, mac1, 3); err != nil || len(got) != 3 || got[2].ID != ids[len(ids)-3] {
+			t.Errorf("limit: %d boots, %v", len(got), err)
+		}
+		if _, err := w.p.Get(tx, ids[0]); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("removed boot: %v", err)
+		}
+		keys := 0
+		for range tx.Scan("boot/", "") {
+			keys++
+		}
+		if keys != 4*MaxPerMAC+1 {
+			t.Errorf("%d keys for %d boots", keys, MaxPerMAC)
+		}
+		return nil
+	})
+	id := ids[len(ids)-1]
+	for i := range 300 {
+		w.update(func(tx store.Tx) error {
+			_, err := w.p.Record(tx, id, api.BootEvent{Stage: api.StageFailed, Detail: fmt.Sprint("attempt ", i)}, t0.Add(1000*time.Hour+time.Duration(i)*time.Second), nil)
+			return err
+		})
+	}
+	b := w.get(id)
+	if len(b.Events) != MaxEvents || b.Events[0].Stage != api.StageDiscover || b.Events[MaxEvents-1].Detail != "attempt 299" {
+		t.Errorf("%d events, from %v to %v", len(b.Events), b.Events[0], b.Events[len(b.Events)-1])
+	}
+	w.update(func(tx store.Tx) error { return Forget(tx, mac1) })
+	w.view(func(tx store.Tx) error {
+		for it := range tx.Scan("boot/", "") {
+			if it.Key != countKey || string(it.Value) != "0" {
+				t.Errorf("left behind: %s = %s", it.Key, it.Value)
+			}
+		}
+		return nil
+	})
+}
+
+func TestMaxBoots(t *testing.T) {
+	w := newWorld(t)
+	w.update(func(tx store.Tx) error { return store.Put(tx, countKey, MaxBoots-3) })
+	for i := range 6 {
+		r := firmware
+		r.MAC = fmt.Sprintf("52:54:00:00:01:%02x", i)
+		b, _ := w.begin(r, at(float64(i)))
+		w.record(b.ID, api.StageAck, at(float64(i)))
+	}
+	w.view(func(tx store.Tx) error {
+		n, err := store.Get[int](tx, countKey)
+		first, _ := ByMAC(tx, "52:54:00:00:01:02", 0)
+		kept, _ := ByMAC(tx, "52:54:00:00:01:03", 0)
+		if n != MaxBoots || len(first) != 0 || len(kept) != 1 {
+			t.Errorf("count %d, oldest %d, next %d", n, len(first), len(kept))
+		}
+		return err
+	})
+}
+
+func TestPendingBounded(t *testing.T) {
+	w := newWorld(t)
+	w.p = NewPending(10)
+	for i := range 100 {
+		r := firmware
+		r.MAC = fmt.Sprintf("52:54:00:00:02:%02x", i)
+		w.begin(r, at(float64(i)/100))
+	}
+	if n := w.p.age.Len(); n > 10 || n != len(w.p.byID) || n != len(w.p.mac) {
+		t.Errorf("%d pending, %d ids, %d MACs", n, len(w.p.byID), len(w.p.mac))
+	}
+}
+
+func TestEvents(t *testing.T) {
+	var evs []api.BootEvent
+	add := func(s float64, stage api.BootStage, detail string) {
+		evs = appendEvent(evs, api.BootEvent{Time: at(s), Stage: stage, Detail: detail, Seconds: s})
+	}
+	for i := range 4 { // a machine that is refused and asks again
+		add(float64(2*i), api.StageDiscover, "")
+		add(float64(2*i+1), api.StageRefused, "range is full")
+	}
+	add(9, api.StageRefused, "something else")
+	if got, want := stages(api.Boot{Events: evs}), "discoverx4 refusedx4 refused"; got != want {
+		t.Errorf("events %q, want %q", got, want)
+	}
+	if evs[0].Time != at(6) || evs[0].Seconds != 6 {
+		t.Errorf("repeated event has not the latest values: %+v", evs[0])
+	}
+	long := appendEvent(nil, api.BootEvent{Detail: strings.Repeat("ü", 1000) + "\x00\n\xff"})[0].Detail
+	if len(long) > maxDetail || !utf8.ValidString(long) || strings.ContainsRune(long, utf8.RuneError) {
+		t.Errorf("long detail: %d bytes", len(long))
+	}
+	if got := clip("a\x00b\nc\xffd\x1b[2J"); got != "a b cd [2J" {
+		t.Errorf("control characters: %q", got)
+	}
+}
+
+func FuzzClip(f *testing.F) {
+	f.Add(strings.Repeat("ä", 600))
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := clip(s); len(got) > maxDetail || !utf8.ValidString(got) {
+			t.Errorf("%q became %q", s, got)
+		}
+	})
+}
+
+func TestLoop(t *testing.T) {
+	boot := func(hours float64, platform string, done bool) api.Boot {
+		b := api.Boot{ID: fmt.Sprint(hours), Platform: platform, Started: at(hours * 3600)}
+		b.Events = []api.BootEvent{{Time: b.Started, Stage: api.StageKernel}, {Time: b.Started, Stage: api.StageFailed, Detail: "no disk"}}
+		if done {
+			b.Done = &b.Started
+		}
+		return b
+	}
+	fails := func(n int) (bs []api.Boot) {
+		for i := range n {
+			bs = append(bs, boot(10-float64(i+1)/10, "p", false))
+		}
+		return bs
+	}
+	now := boot(10, "", false)
+	for _, c := range []struct {
+		name     string
+		earlier  []api.Boot
+		failures int
+		delay    time.Duration
+	}{
+		{"first boot", nil, 0, 0},
+		{"after one failure", fails(1), 1, 0},
+		{"after two", fails(2), 2, 0},
+		{"after three", fails(3), 3, 15 * time.Second},
+		{"after four", fails(4), 4, 30 * time.Second},
+		{"after eight", fails(8), 8, 480 * time.Second},
+		{"after nine", fails(9), 9, 600 * time.Second},
+		{"after twenty", fails(20), 20, 600 * time.Second},
+		{"itself in the list", append([]api.Boot{now}, fails(3)...), 3, 15 * time.Second},
+		{"good one between", append(append(fails(2), boot(9.75, "p", true)), fails(5)[2:]...), 2, 0},
+		{"refused ones do not count", append(fails(2), boot(9.75, "", false), boot(9.7, "p", false)), 3, 15 * time.Second},
+		{"long ago", []api.Boot{boot(1, "p", false), boot(0.9, "p", false), boot(0.8, "p", false)}, 0, 0},
+	} {
+		h := Loop(now, c.earlier, now.Started)
+		if h.Failures != c.failures || h.Held != (c.delay > 0) || h.RetryIn != int(c.delay.Seconds()) || (h.Reason == "") != (c.failures == 0) {
+			t.Errorf("%s: %+v", c.name, h)
+		}
+		if h.Held {
+			if !h.Until.Equal(now.Started.Add(c.delay)) || !strings.Contains(h.Reason, "held back") || !strings.Contains(h.Reason, `"kernel" and said: no disk`) {
+				t.Errorf("%s: %+v", c.name, h)
+			}
+			if h := Loop(now, c.earlier, now.Started.Add(c.delay-time.Millisecond)); !h.Held || h.RetryIn != 1 {
+				t.Errorf("%s, just before: %+v", c.name, h)
+			}
+			if h := Loop(now, c.earlier, now.Started.Add(c.delay)); h.Held || h.RetryIn != 0 {
+				t.Errorf("%s, after the delay: %+v", c.name, h)
+			}
+			loaded := now
+			loaded.Platform = "p"
+			if h := Loop(loaded, c.earlier, now.Started); h.Held {
+				t.Errorf("%s, has its platform: %+v", c.name, h)
+			}
+		}
+	}
+}
+
+func TestLegs(t *testing.T) {
+	type evs = []api.BootEvent
+	ev := func(s float64, stage api.BootStage) api.BootEvent { return api.BootEvent{Time: at(s), Stage: stage} }
+	guest := func(s float64, stage api.BootStage, mono float64) api.BootEvent {
+		return api.BootEvent{Time: at(s), Stage: stage, Seconds: mono}
+	}
+	early := evs{ev(4, api.StageDiscover), ev(5, api.StageAck), {Time: at(7), Stage: api.StageTFTP, Seconds: 1.5, Bytes: 1000},
+		ev(9, api.StageIPXEDiscover), ev(10, api.StageIPXEAck), ev(11, api.StageScript), ev(12, api.StageKernel), ev(13, api.StageInitrd), ev(13.5, api.StageConfig)}
+	late := evs{guest(18, api.StageStub, 4), guest(21, api.StageRoot, 7), guest(22, api.StageSwitchRoot, 8), ev(29, api.StageEnrol), ev(30, api.StageFirstSync)}
+	transfers := evs{{Time: at(19), Stage: api.StageRoot, Seconds: 0.5, Bytes: 5000}, {Time: at(21.5), Stage: api.StageRoot, Seconds: 99, Bytes: 5000}}
+	timings := &api.BootTimings{Stub: 3.5, SwitchRoot: 8, Systemd: 8.5, Agent: 14, FirstSync: 16}
+	join := func(parts ...evs) (all evs) {
+		for _, p := range parts {
+			all = append(all, p...)
+		}
+		return all
+	}
+	without := func(all evs, stages ...api.BootStage) (left evs) {
+		for _, e := range all {
+			keep := true
+			for _, s := range stages {
+				keep = keep && e.Stage != s
+			}
+			if keep {
+				left = append(left, e)
+			}
+		}
+		return left
+	}
+	for _, c := range []struct {
+		name    string
+		on      time.Time
+		events  evs
+		timings *api.BootTimings
+		done    float64
+		want    string
+	}{
+		{"whole", at(1), join(early, late), timings, 30, "4 2 4 3 3 5.5 7.5"},
+		{"layers do not count as the stub's report", at(1), join(early, late, transfers), timings, 30, "4 2 4 3 3 5.5 7.5"},
+		{"power-on not known", time.Time{}, join(early, late), timings, 30, "1 2 4 3 3 5.5 7.5"},
+		{"power-on behind the first DISCOVER", at(8), join(early, late), timings, 30, "1 2 4 3 3 5.5 7.5"},
+		{"ROM is iPXE", at(1), join(without(early, api.StageDiscover, api.StageAck, api.StageTFTP), late), timings, 30, "9 0 1 3 3 5.5 7.5"},
+		{"no ack", at(1), join(without(early, api.StageAck), late), timings, 30, "4.5 1.5 4 3 3 5.5 7.5"},
+		{"UEFI HTTP boot, no TFTP", at(1), join(without(early, api.StageTFTP), late), timings, 30, "4 0 6 3 3 5.5 7.5"},
+		{"no script", at(1), join(without(early, api.StageScript), late), timings, 30, "4 2 0 7 3 5.5 7.5"},
+		{"no timings", at(1), join(early, late), nil, 30, "4 2 4 3 3 5 8"},
+		{"no stub report", at(1), join(early, without(late, api.StageStub)), timings, 30, "4 2 4 3 3.5 5 7.5"},
+		{"no root report", at(1), join(early, without(late, api.StageRoot)), timings, 30, "4 2 4 3 4 4.5 7.5"},
+		{"no report of the stub at all", at(1), join(early, without(late, api.StageStub, api.StageRoot, api.StageSwitchRoot)), timings, 30, "4 2 4 3 0 8.5 7.5"},
+		{"nothing from the guest", at(1), join(early, evs{ev(30, api.StageFirstSync)}), nil, 30, "4 2 4 2.5 0 0 16.5"},
+		{"nothing but the ends", at(1), evs{ev(4, api.StageDiscover), ev(30, api.StageFirstSync)}, nil, 30, "0 0 0 0 0 0 29"},
+		{"stopped in the stub", at(1), join(early, late[:1]), nil, 0, "4 2 4 3"},
+		{"stopped after the script", at(1), early[:6], nil, 0, "4 2 4"},
+		{"stopped before an address", at(1), early[:1], nil, 0, ""},
+		{"guest's clock is nonsense", at(1), join(early, evs{guest(18, api.StageStub, -1e300), guest(21, api.StageRoot, 1e300), guest(22, api.StageSwitchRoot, math.NaN())}), &api.BootTimings{Systemd: math.Inf(1), FirstSync: math.NaN()}, 30, "4 2 4 2.5 3 5.5 8"},
+	} {
+		b := api.Boot{Started: at(4), Events: c.events, Timings: c.timings}
+		if len(c.events) > 0 && c.events[0].Stage != api.StageDiscover {
+			b.Started = c.events[0].Time
+		}
+		last := 0.0
+		if c.done > 0 {
+			d := at(c.done)
+			b.Done, last = &d, c.done
+		}
+		legs := Legs(b, c.on)
+		var got []string
+		sum := 0.0
+		for i, l := range legs {
+			if math.Abs(l.Start-sum) > 1e-9 || l.Seconds < 0 {
+				t.Errorf("%s: leg %d begins at %v, want %v; takes %v", c.name, i, l.Start, sum, l.Seconds)
+			}
+			sum += l.Seconds
+			got = append(got, fmt.Sprint(l.Seconds))
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s:\n got %s\nwant %s", c.name, strings.Join(got, " "), c.want)
+		}
+		from := b.Started
+		if !c.on.IsZero() && c.on.Before(from) {
+			from = c.on
+		}
+		if last > 0 && math.Abs(sum-(b.Done.Sub(from)).Seconds()) > 1e-6 {
+			t.Errorf("%s: legs sum to %v", c.name, sum)
+		}
+	}
+}
