@@ -15,10 +15,16 @@ import (
 	"nereid/api"
 )
 
-// Fetcher gets files over HTTP. The zero value works: it tries for ever, with
-// delays from 1 s to 60 s, and cuts a transfer that is silent for 30 s.
+// Doer sends a request; *http.Client is one. It is an interface so that a small
+// program can do without that client's TLS, proxies and HTTP/2.
+type Doer interface {
+	Do(*http.Request) (*http.Response, error)
+}
+
+// Fetcher gets files over HTTP. With nothing set but Client it tries for ever,
+// with delays from 1 s to 60 s, and cuts a transfer that is silent for 30 s.
 type Fetcher struct {
-	Client   *http.Client                               // nil: one without an overall time limit, for large files
+	Client   Doer                                       // without an overall time limit, as http.DefaultClient
 	Backoff  Backoff                                    // between attempts; starts again whenever bytes came
 	Attempts int                                        // in a row without a byte; 0: until the context ends
 	Idle     time.Duration                              // silence after which a transfer is cut; 0: 30 s
@@ -101,7 +107,7 @@ func (f *Fetcher) Get(ctx context.Context, url string, limit int64) ([]byte, err
 		if err != nil {
 			return false, &final{err}
 		}
-		resp, err := f.client().Do(req)
+		resp, err := f.Client.Do(req)
 		if err != nil {
 			return false, cause(actx, err)
 		}
@@ -210,7 +216,7 @@ func (t *transfer) attempt(ctx context.Context) (progress bool, err error) {
 			req.Header.Set("If-Range", t.etag)
 		}
 	}
-	resp, err := t.f.client().Do(req)
+	resp, err := t.f.Client.Do(req)
 	if err != nil {
 		return false, cause(actx, err)
 	}
@@ -320,13 +326,6 @@ func (t *transfer) report(end bool) {
 		p.Rate = float64(t.have) / s
 	}
 	t.f.Progress(p)
-}
-
-func (f *Fetcher) client() *http.Client {
-	if f.Client != nil {
-		return f.Client
-	}
-	return http.DefaultClient
 }
 
 func (f *Fetcher) idle() time.Duration {

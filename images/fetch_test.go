@@ -81,7 +81,7 @@ func status(code int, text string) func(http.ResponseWriter, *http.Request, []by
 }
 
 func fetcher() *Fetcher {
-	return &Fetcher{Attempts: 4, Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() }}
+	return &Fetcher{Client: http.DefaultClient, Attempts: 4, Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() }}
 }
 
 func sinkFile(t *testing.T) *os.File {
@@ -193,7 +193,7 @@ func TestFetchStalls(t *testing.T) {
 
 func TestFetchEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	f := &Fetcher{Retry: func(error, time.Duration) { cancel() }}
+	f := &Fetcher{Client: http.DefaultClient, Retry: func(error, time.Duration) { cancel() }}
 	s := serve(t, nil, status(503, "starting"))
 	err := f.Fetch(ctx, s.URL, api.File{Name: "x", SHA256: digestOf(nil), Size: 1}, sinkFile(t))
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "starting") {

@@ -58,9 +58,12 @@ func (c *Console) Progress(name string, p images.Progress) {
 	for _, s := range c.screens {
 		done := p.Bytes >= p.Total
 		if s.Width > 0 {
-			s.over(progressLine(name, p, s.Width-1))
+			line := progressLine(name, p, s.Width-1)
 			if done {
-				s.over(progressLine(name, p, s.Width-1) + "\n")
+				line += "\n"
+			}
+			s.over(line)
+			if done {
 				s.partial = 0
 			}
 			continue

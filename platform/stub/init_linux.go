@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -45,7 +44,7 @@ func Boot(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			console.Say("The stub broke (%v), which is a fault of Nereid. The server restarts in 30 s.", p)
-			os.Stderr.Write(debug.Stack())
+			_, _ = os.Stderr.Write(debug.Stack())
 			time.Sleep(finalPause)
 			err = k.Reboot()
 		}
@@ -75,14 +74,9 @@ func Boot(ctx context.Context) (err error) {
 	return s.Run(ctx)
 }
 
-// client speaks plain HTTP to the boot server: no proxies, no compression.
-func client() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		ResponseHeaderTimeout: 30 * time.Second,
-		DisableCompression:    true,
-		ReadBufferSize:        256 << 10,
-	}}
+// client speaks plain HTTP to the boot server.
+func client() *plainHTTP {
+	return &plainHTTP{dialer: net.Dialer{Timeout: 5 * time.Second}, header: 30 * time.Second}
 }
 
 // mountEarly mounts what everything else stands on.

@@ -65,4 +65,10 @@ func (m memory) upper(layers int64) int64 {
 	return max((m.total-layers)/2, 16<<20)
 }
 
-func mega(n int64) string { return fmt.Sprintf("%d MB", (n+999_999)/1_000_000) }
+// mega writes a size in kB or MB, rounded up.
+func mega(n int64) string {
+	if n < 1_000_000 {
+		return fmt.Sprintf("%d kB", (n+999)/1000)
+	}
+	return fmt.Sprintf("%d MB", (n+999_999)/1_000_000)
+}

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"nereid/api"
+	"nereid/images"
 )
 
 // reporter posts events to the boot server, in order, beside the boot. What
 // cannot be sent is dropped: a boot does not wait for its record.
 type reporter struct {
-	client *http.Client
+	client images.Doer
 	queue  chan report
 	done   sync.WaitGroup
 }
@@ -34,7 +35,7 @@ const (
 )
 
 // startReporter starts the goroutine that posts. It ends with ctx; wait for done.
-func startReporter(ctx context.Context, client *http.Client) *reporter {
+func startReporter(ctx context.Context, client images.Doer) *reporter {
 	r := &reporter{client: client, queue: make(chan report, reportQueue)}
 	r.done.Go(func() {
 		for {
@@ -77,7 +78,7 @@ func (r *reporter) flush(ctx context.Context, url string, ev api.BootEvent, d ti
 	}
 }
 
-func post(ctx context.Context, client *http.Client, url string, ev api.BootEvent) error {
+func post(ctx context.Context, client images.Doer, url string, ev api.BootEvent) error {
 	ctx, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
 	b, err := json.Marshal(ev)

@@ -91,7 +91,7 @@ func explainGet(what string, c api.BootConfig, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem("The boot server "+c.BootServer+" did not send "+what+" in time", "", "is it overloaded, or is the network?", err)
 	}
-	return problem("Getting "+what+" from "+c.BootServer+" was cut", err.Error(), "", err)
+	return problem("Getting "+what+" from "+c.BootServer+" was cut", err.Error(), "it goes on where it was", err)
 }
 
 // explainManifest puts a refused manifest in words.

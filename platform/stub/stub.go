@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
 	"nereid/api"
@@ -60,7 +59,7 @@ type Stub struct {
 	Paths   Paths
 	Cmdline string // /proc/cmdline
 	Console *Console
-	Client  *http.Client
+	Client  images.Doer                                // plain HTTP to the boot server
 	Sleep   func(context.Context, time.Duration) error // nil: wait on a timer
 	Backoff images.Backoff
 
@@ -94,9 +93,6 @@ func (s *Stub) Run(ctx context.Context) error {
 	s.timings.Stub = s.Machine.Uptime()
 	s.good = s.timings.Stub
 	s.have = map[string]bool{}
-	if s.Client == nil {
-		s.Client = http.DefaultClient
-	}
 	rctx, stop := context.WithCancel(ctx)
 	s.report = startReporter(rctx, s.Client)
 	defer s.report.done.Wait()
