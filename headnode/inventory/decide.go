@@ -230,3 +230,10 @@ func equalJSON(a, b any) bool {
 	y, errY := json.Marshal(b)
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
+
+// Touch gives a server a new revision: something that is wanted of it changed
+// elsewhere.
+func Touch(tx store.Tx, r *Record) error {
+	r.touch()
+	return Put(tx, *r)
+}

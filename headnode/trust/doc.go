@@ -11,5 +11,6 @@
 //     A one-boot token belongs to a boot, a MAC and the UUID the firmware claimed,
 //     and from its first use on to the public key that used it.
 //
-// Keys: token/boot/BOOT and token/operator/ID.
+// Keys: token/boot/BOOT, token/operator/ID and token/platform-key/NAME (whose
+// signature on a platform is accepted).
 package trust

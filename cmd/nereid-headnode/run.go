@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"nereid/bootserver"
+	"nereid/headnode"
+)
+
+// options are the flags of run.
+type options struct {
+	dir, socket, ipxe, level, format string
+	listen                           string
+	httpPort                         int
+}
+
+func runCommand(dir *string, stderr io.Writer) *cobra.Command {
+	var o options
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the head node and its boot server",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.dir = *dir
+			return serve(c.Context(), o, stderr)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.socket, "socket", "", "Unix socket of the API (default headnode.sock in the data directory)")
+	f.StringVar(&o.listen, "listen", "", "address and port of HTTPS (default the admin address, port 8443)")
+	f.IntVar(&o.httpPort, "http-port", 80, "port of the boot files; 0 runs no boot server")
+	f.StringVar(&o.ipxe, "ipxe-dir", "", "directory of iPXE's programs (default where Debian has them)")
+	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.format, "log-format", "text", "text or json")
+	return c
+}
+
+// serve joins head node and boot server and runs both.
+func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
+	log, err := logger(stderr, o)
+	if err != nil {
+		return err
+	}
+	cfg := headnode.Config{Dir: o.dir, Socket: o.socket, Version: version(), Logger: log}
+	if o.listen != "" {
+		if cfg.Listen, err = netip.ParseAddrPort(o.listen); err != nil {
+			return fmt.Errorf("--listen %q: want an address and a port, as 10.99.99.7:8443", o.listen)
+		}
+	}
+	if o.httpPort < 0 || o.httpPort > 65535 {
+		return fmt.Errorf("--http-port %d: want 0 to 65535", o.httpPort)
+	}
+	boot := &bootserver.Server{IPXEDir: o.ipxe, Logger: log, Ports: bootserver.Ports{HTTP: o.httpPort}}
+	head, err := headnode.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, head.Close()) }()
+	admin := head.Answers().Admin
+	boot.Interface, boot.Address, boot.Clients = admin.Interface, admin.Address, admin.Clients
+	boot.Booter, boot.Files = head, head.Files()
+
+	g, ctx := errgroup.WithContext(ctx)
+	ready := []<-chan struct{}{head.Ready()}
+	if o.httpPort != 0 {
+		head.BootServer(boot.Address.Addr(), o.httpPort)
+		head.Explain = boot.Explain
+		ready = append(ready, boot.Ready())
+		g.Go(func() error { return boot.Run(ctx) })
+	}
+	g.Go(func() error { return head.Run(ctx) })
+	g.Go(func() error { return tell(ctx, head, ready, log) })
+	return g.Wait()
+}
+
+// tell keeps systemd informed: ready, alive, stopping.
+func tell(ctx context.Context, head *headnode.Server, ready []<-chan struct{}, log *slog.Logger) error {
+	for _, r := range ready {
+		select {
+		case <-r:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return fmt.Errorf("read watchdog interval: %w", err)
+	}
+	var tick <-chan time.Time
+	if every > 0 {
+		t := time.NewTicker(every / 3)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			_, err := daemon.SdNotify(false, daemon.SdNotifyStopping)
+			return err
+		case <-tick:
+			if err := head.Alive(ctx); err != nil {
+				log.Error("not alive; systemd restarts the head node if this goes on", "err", err)
+				continue
+			}
+			if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
+				log.Warn("notify watchdog", "err", err)
+			}
+		}
+	}
+}
+
+// logger writes to stderr, without times under journald, which has its own.
+func logger(w io.Writer, o options) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", o.level)
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	switch o.format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: want text or json", o.format)
+}
+

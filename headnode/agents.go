@@ -1,0 +1,365 @@
+package headnode
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"nereid/api"
+	"nereid/headnode/addresses"
+	"nereid/headnode/inventory"
+	"nereid/headnode/platforms"
+	"nereid/headnode/store"
+	"nereid/headnode/trust"
+)
+
+// polled is an answer that may be "nothing new".
+type polled[T any] struct {
+	Status int
+	Body   *T
+}
+
+func (s *Server) routeAgents(h huma.API) {
+	route(s, h, anyone, http.MethodPost, "/v1/enrol", "Ask for a client certificate with a one-boot token; held while an operator has to approve", s.enrol, tolerant)
+	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/sync", "Report and hear what is wanted; held while there is nothing new", s.sync, tolerant)
+	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/renew", "Renew a client certificate with the present one", s.renew)
+}
+
+// enrol is a long poll: it ends when the server is approved, or after the hold.
+func (s *Server) enrol(ctx context.Context, in *body[api.EnrolRequest]) (*polled[api.EnrolResponse], error) {
+	req := in.Body
+	csr, err := trust.ParseCSR(req.CSR)
+	if err != nil {
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "%v", err)
+	}
+	uuid, ok := inventory.ParseUUID(csr.UUID)
+	if !ok || uuid != csr.UUID {
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "the certificate request's common name %q is no UUID in lower case", csr.UUID)
+	}
+	if req.Sysinfo.UUID != uuid {
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "the certificate request is for %s and the hardware says %s", uuid, req.Sysinfo.UUID)
+	}
+	watch, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := s.store.Watch(watch, inventory.ServerPrefix+uuid)
+	hold := time.NewTimer(s.cfg.Hold)
+	defer hold.Stop()
+	for {
+		out, err := s.enrolOnce(ctx, req, csr, uuid)
+		if err != nil {
+			return nil, err
+		}
+		if out.Refused != nil {
+			return nil, out.Refused
+		}
+		if s.live.touch(uuid, s.now(), nil) {
+			s.serverChanged(uuid, out.Record.Hostname)
+		}
+		if out.Granted {
+			return s.certify(csr)
+		}
+		select {
+		case <-changed:
+		case <-hold.C:
+			return &polled[api.EnrolResponse]{Status: http.StatusAccepted, Body: &api.EnrolResponse{State: waitState(out.Record), Reason: out.Waits}}, nil
+		case <-stopOf(ctx):
+			return &polled[api.EnrolResponse]{Status: http.StatusAccepted, Body: &api.EnrolResponse{State: waitState(out.Record), Reason: out.Waits}}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func waitState(r inventory.Record) api.ServerState {
+	if r.Rejected {
+		return api.StateRejected
+	}
+	return api.StatePending
+}
+
+// certify signs a request that was granted.
+func (s *Server) certify(csr trust.Request) (*polled[api.EnrolResponse], error) {
+	pem, until, err := s.ca.Sign(csr)
+	if err != nil {
+		return nil, err
+	}
+	return &polled[api.EnrolResponse]{Status: http.StatusOK, Body: &api.EnrolResponse{State: api.StateApproved, Certificate: pem, NotAfter: until}}, nil
+}
+
+// enrolOnce is one look at an enrolment, in one transaction.
+func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.Request, uuid string) (inventory.Outcome, error) {
+	var (
+		out     inventory.Outcome
+		refused *api.Problem
+		noted   bool
+	)
+	now := s.now()
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		out, refused, noted = inventory.Outcome{}, nil, false
+		bound, err := trust.UseBoot(tx, now, req.Token, req.BootID, csr.Key, func(claimed string) bool { return inventory.SameUUID(claimed, uuid) })
+		if p, expected := problemOf(err); err != nil && expected {
+			refused = p
+			return s.noteRefused(tx, req.BootID, p, now)
+		} else if err != nil {
+			return err
+		}
+		b, err := s.pending.Get(tx, bound.BootID)
+		if err != nil {
+			return err
+		}
+		out, err = inventory.Enrol(tx, now, inventory.Enrolment{
+			UUID: uuid, BootID: b.ID, BootMAC: bound.MAC, Started: b.Started, Sysinfo: req.Sysinfo, Key: csr.Key,
+		})
+		if err != nil {
+			return err
+		}
+		if out.Refused != nil {
+			return s.noteRefused(tx, b.ID, out.Refused, now)
+		}
+		noted, err = s.noteEnrolled(tx, b, out, now)
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	if refused != nil || out.Refused != nil || noted {
+		s.pending.Written(req.BootID)
+	}
+	if refused != nil {
+		return out, refused
+	}
+	if out.Refused != nil {
+		s.log.Warn("enrolment refused", "server", uuid, "boot", req.BootID, "code", string(out.Refused.Code), "why", out.Refused.Detail)
+		s.serverChanged(uuid, out.Record.Hostname)
+	}
+	return out, nil
+}
+
+// noteRefused adds a refusal to the boot's record, where there is one.
+func (s *Server) noteRefused(tx store.Tx, bootID string, p *api.Problem, now time.Time) error {
+	_, err := s.pending.Record(tx, bootID, api.BootEvent{Stage: api.StageRefused, Detail: "enrol: " + p.Error()}, now, nil)
+	if isNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// noteEnrolled ties the boot to the server, once: its address is reserved, and
+// what is known of the machine by MAC becomes the server's. A machine that waits
+// for approval has booted well, however long it waits.
+func (s *Server) noteEnrolled(tx store.Tx, b api.Boot, out inventory.Outcome, now time.Time) (bool, error) {
+	detail := "certificate issued"
+	if !out.Granted {
+		detail = out.Waits
+	}
+	for i := len(b.Events) - 1; i >= 0; i-- {
+		if b.Events[i].Stage == api.StageEnrol {
+			if b.Events[i].Detail == detail {
+				return false, nil
+			}
+			break
+		}
+	}
+	uuid := out.Record.UUID
+	if err := platforms.Migrate(tx, b.MAC, uuid); err != nil {
+		return false, err
+	}
+	owner, found, err := inventory.OwnerOf(tx, b.MAC)
+	if err != nil {
+		return false, err
+	}
+	if found && owner.UUID == uuid {
+		if _, err := addresses.Reserve(tx, s.net, b.MAC, uuid, now); err != nil {
+			return false, err
+		}
+	}
+	if !out.Granted && b.Platform != "" {
+		if err := platforms.FirstSync(tx, uuid, b.Platform, now); err != nil {
+			return false, err
+		}
+	}
+	_, err = s.pending.Record(tx, b.ID, api.BootEvent{Stage: api.StageEnrol, Detail: detail}, now, func(b *api.Boot) {
+		b.UUID = uuid
+		if !out.Granted && b.Done == nil {
+			b.Done = &now
+		}
+	})
+	return true, err
+}
+
+type syncInput struct {
+	UUID string `path:"uuid"`
+	Body api.SyncRequest
+}
+
+// sync takes in a report and holds the answer until something is wanted.
+func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncResponse], error) {
+	c := callerOf(ctx)
+	watch, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := s.store.Watch(watch, inventory.ServerPrefix+in.UUID)
+	need, err := s.takeReport(ctx, c, in)
+	if err != nil {
+		return nil, err
+	}
+	hold := time.NewTimer(s.cfg.Hold)
+	defer hold.Stop()
+	for {
+		var r inventory.Record
+		err := s.store.View(ctx, func(tx store.Tx) (err error) {
+			r, err = s.authorised(tx, c, in.UUID)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if need || r.Revision != in.Body.Seen {
+			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &api.SyncResponse{Revision: r.Revision, Spec: r.Spec(s.ntp()), NeedInventory: need}}, nil
+		}
+		select {
+		case <-changed:
+			continue
+		case <-hold.C:
+			s.live.touch(in.UUID, s.now(), nil)
+		case <-stopOf(ctx):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return &polled[api.SyncResponse]{Status: http.StatusNoContent}, nil
+	}
+}
+
+// authorised reads the record of a server whose certificate may sync: the one
+// issued last, or the one with the key on its pool.
+func (s *Server) authorised(tx store.Tx, c caller, uuid string) (inventory.Record, error) {
+	if c.uuid != uuid {
+		return inventory.Record{}, refuse(http.StatusForbidden, api.CodeForbidden, "use the certificate of that server", "the client certificate is of server %s, not %s", c.uuid, uuid)
+	}
+	r, err := inventory.Get(tx, uuid)
+	if err != nil {
+		return r, err
+	}
+	switch {
+	case r.Pin != "" && c.key != r.Pin:
+		return r, refuse(http.StatusForbidden, api.CodeKeyMismatch, "enrol with the key on the pool", "the client certificate's key is not the one kept on the pool of server %s", r.Hostname)
+	case !r.Approved:
+		return r, refuse(http.StatusForbidden, api.CodeNotApproved, "approve it with: nereid server approve "+uuid, "server %s is not approved", r.Hostname)
+	case c.key != r.Key && c.key != r.Pin:
+		return r, refuse(http.StatusUnauthorized, api.CodeUnauthorized, "enrol again", "another certificate was issued to server %s since this one", r.Hostname)
+	}
+	return r, nil
+}
+
+// takeReport writes what a sync changed and says whether the inventory is
+// needed. A sync that brings nothing new writes nothing.
+func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need bool, err error) {
+	now := s.now()
+	req := inventory.Sync{Request: in.Body, Key: c.key}
+	rep := in.Body.Report
+	var (
+		news bool
+		rec  inventory.Record
+	)
+	err = s.store.View(ctx, func(tx store.Tx) (err error) {
+		if rec, err = s.authorised(tx, c, in.UUID); err != nil {
+			return err
+		}
+		if news, err = inventory.Changes(tx, rec, req); err != nil {
+			return err
+		}
+		need, err = inventory.NeedsInventory(tx, in.UUID, in.Body.InventoryDigest)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	back := s.live.touch(in.UUID, now, &in.Body.Usage)
+	if !news {
+		if back {
+			s.serverChanged(in.UUID, rec.Hostname)
+		}
+		return need, nil
+	}
+	var first bool
+	err = s.store.Update(ctx, func(tx store.Tx) error {
+		first = false
+		if _, err := s.authorised(tx, c, in.UUID); err != nil {
+			return err
+		}
+		req.Started = time.Time{}
+		b, err := s.pending.Get(tx, rep.BootID)
+		known := err == nil
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		if known {
+			req.Started = b.Started
+		}
+		seen, err := inventory.Observe(tx, now, in.UUID, req)
+		if err != nil {
+			return err
+		}
+		rec, need = seen.Record, seen.NeedInventory
+		if !seen.FirstOfBoot {
+			return nil
+		}
+		if known {
+			first = true
+			if err := s.noteFirstSync(tx, b, in.UUID, rep, now); err != nil {
+				return err
+			}
+		}
+		if rep.Platform == "" {
+			return nil
+		}
+		return platforms.FirstSync(tx, in.UUID, rep.Platform, now)
+	})
+	if err != nil {
+		return false, err
+	}
+	if first {
+		s.pending.Written(rep.BootID)
+		s.log.Info("server synced for the first time in this boot", "server", in.UUID, "hostname", rec.Hostname, "boot", rep.BootID, "platform", rep.Platform)
+	}
+	s.serverChanged(in.UUID, rec.Hostname)
+	return need, nil
+}
+
+// noteFirstSync ends a boot's record.
+func (s *Server) noteFirstSync(tx store.Tx, b api.Boot, uuid string, rep api.Report, now time.Time) error {
+	_, err := s.pending.Record(tx, b.ID, api.BootEvent{Stage: api.StageFirstSync, Seconds: rep.Boot.FirstSync}, now, func(b *api.Boot) {
+		b.UUID = uuid
+		t := rep.Boot
+		b.Timings = &t
+		if b.Platform == "" {
+			b.Platform = rep.Platform
+		}
+	})
+	return err
+}
+
+// renew gives a server whose certificate is good another one, for the same key.
+func (s *Server) renew(ctx context.Context, in *struct {
+	UUID string `path:"uuid"`
+	Body struct {
+		CSR string `json:"csr" doc:"PEM PKCS#10 request, ECDSA P-256, subject CN = server UUID"`
+	}
+}) (*polled[api.EnrolResponse], error) {
+	c := callerOf(ctx)
+	if err := s.store.View(ctx, func(tx store.Tx) error { _, err := s.authorised(tx, c, in.UUID); return err }); err != nil {
+		return nil, err
+	}
+	csr, err := trust.ParseCSR(in.Body.CSR)
+	if err != nil {
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "%v", err)
+	}
+	if csr.UUID != in.UUID {
+		return nil, refuse(http.StatusForbidden, api.CodeForbidden, "look at the agent's version", "the certificate request is for %q, the certificate for %s", csr.UUID, in.UUID)
+	}
+	if csr.Key != c.key {
+		return nil, refuse(http.StatusForbidden, api.CodeKeyMismatch, "enrol again to use another key", "the certificate request has another key than the certificate it is to replace")
+	}
+	return s.certify(csr)
+}

@@ -1,0 +1,336 @@
+package headnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"nereid/api"
+	"nereid/headnode/addresses"
+	"nereid/headnode/boots"
+	"nereid/headnode/inventory"
+	"nereid/headnode/platforms"
+	"nereid/headnode/store"
+)
+
+// Boot decides a DHCP message. A DISCOVER is answered from a read transaction; a
+// REQUEST's address is on disk before the answer is returned.
+func (s *Server) Boot(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
+	mac, ok := inventory.ParseMAC(r.MAC)
+	if !ok {
+		return api.BootAnswer{Verdict: api.VerdictSilent, Rule: "hardware-address", Reason: fmt.Sprintf("%q is no Ethernet address", r.MAC)}, nil
+	}
+	r.MAC, r.UUID = mac, strings.ToLower(r.UUID)
+	if r.Explain && r.Kind != api.KindInform {
+		return s.bootDiscover(ctx, r)
+	}
+	switch r.Kind {
+	case api.KindDiscover:
+		return s.bootDiscover(ctx, r)
+	case api.KindRequest:
+		return s.bootRequest(ctx, r)
+	case api.KindInform:
+		return s.bootInform(ctx, r)
+	case api.KindRelease:
+		return s.bootGone(ctx, r, "release", "the machine gives its address back", func(tx store.Tx) error {
+			return addresses.Release(tx, r.MAC, r.Requested, s.now())
+		})
+	case api.KindDecline:
+		return s.bootGone(ctx, r, "decline", "the machine found its address in use by another", func(tx store.Tx) error {
+			return addresses.Decline(tx, s.net, r.MAC, r.Requested, s.now())
+		})
+	}
+	return api.BootAnswer{Verdict: api.VerdictSilent, Rule: "message-type", Reason: fmt.Sprintf("%q is no message to answer", r.Kind)}, nil
+}
+
+// boots reports whether a request is of firmware or iPXE; everybody else runs a
+// system already and boots nothing.
+func isBoot(r api.BootRequest) bool {
+	return r.UserClass == "iPXE" || strings.HasPrefix(r.VendorClass, "PXEClient") || strings.HasPrefix(r.VendorClass, "HTTPClient")
+}
+
+func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
+	now := s.now()
+	var a api.BootAnswer
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		a = api.BootAnswer{}
+		offer := s.offers.Offer
+		begin := s.pending.Begin
+		if r.Explain {
+			offer, begin = s.offers.Peek, s.pending.Peek
+		}
+		o, err := offer(tx, s.net, r.MAC, r.Requested, now)
+		if errors.Is(err, addresses.ErrRangeFull) {
+			a = api.BootAnswer{Verdict: api.VerdictSilent, Rule: "range-full", Reason: err.Error(),
+				Change: "forget servers that are gone (nereid server forget), or widen the range"}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("offer address to %s: %w", r.MAC, err)
+		}
+		a.Address, a.Rule, a.Reason = o.Address, "newcomer", o.Reason
+		switch {
+		case o.Reserved:
+			a.Rule = "reservation"
+		case o.Known:
+			a.Rule = "known-address"
+		}
+		b := api.Boot{}
+		if isBoot(r) {
+			if b, _, err = begin(tx, r, now); err != nil {
+				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
+			}
+		}
+		return s.describe(tx, r, b, &a, now)
+	})
+	if err == nil && !r.Explain {
+		s.noteFull(ctx, a, now)
+	}
+	return a, err
+}
+
+func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
+	now := s.now()
+	if !r.Requested.IsValid() {
+		return s.bootInform(ctx, r) // a boot service request: the address stays what it is
+	}
+	var (
+		a    api.BootAnswer
+		boot string
+	)
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		a, boot = api.BootAnswer{}, ""
+		rec, role, found, err := inventory.ByFirmware(tx, r.MAC)
+		if err != nil {
+			return err
+		}
+		server := ""
+		if found && role == inventory.RoleOwned {
+			server = rec.UUID
+		}
+		lease, err := addresses.Commit(tx, s.net, r.MAC, r.Requested, server, now)
+		var wrong *addresses.WrongAddressError
+		switch {
+		case errors.As(err, &wrong):
+			a = nak("wrong-address", err, "the machine asks again and gets its own")
+			return nil
+		case errors.Is(err, addresses.ErrTaken):
+			a = nak("taken", err, "the machine asks again and gets another")
+			return nil
+		case errors.Is(err, addresses.ErrNotOnNetwork):
+			a = nak("other-network", err, "the machine asks again and gets an address of this network")
+			return nil
+		case err != nil:
+			return fmt.Errorf("lease %s to %s: %w", r.Requested, r.MAC, err)
+		}
+		a.Address = netip.PrefixFrom(lease.Address, s.net.Own.Bits())
+		a.Rule, a.Reason = "lease", fmt.Sprintf("%s is leased to %s", lease.Address, r.MAC)
+		if server != "" {
+			a.Rule, a.Reason = "reservation", fmt.Sprintf("%s is reserved for server %s", lease.Address, rec.Hostname)
+		}
+		b := api.Boot{}
+		if isBoot(r) {
+			if b, _, err = s.pending.Begin(tx, r, now); err != nil {
+				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
+			}
+			stage := api.StageAck
+			if r.UserClass == "iPXE" {
+				stage = api.StageIPXEAck
+			}
+			if _, err = s.pending.Record(tx, b.ID, api.BootEvent{Stage: stage, Detail: lease.Address.String()}, now, func(b *api.Boot) {
+				b.Address = lease.Address.String()
+			}); err != nil {
+				return fmt.Errorf("record boot of %s: %w", r.MAC, err)
+			}
+			boot = b.ID
+		}
+		return s.describe(tx, r, b, &a, now)
+	})
+	if err != nil {
+		return api.BootAnswer{}, err
+	}
+	s.offers.Done(r.MAC)
+	if boot != "" {
+		s.pending.Written(boot)
+		s.hub.publish(api.Event{Kind: "boot", Server: a.Server, Name: boot})
+	}
+	return a, nil
+}
+
+func nak(rule string, err error, change string) api.BootAnswer {
+	return api.BootAnswer{Verdict: api.VerdictNAK, Rule: rule, Reason: err.Error(), Change: change}
+}
+
+// bootInform answers who has an address already and asks for the rest.
+func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
+	now := s.now()
+	var a api.BootAnswer
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		a = api.BootAnswer{Rule: "inform", Reason: "the machine has an address and asks for the rest"}
+		if l, err := addresses.ByMAC(tx, r.MAC); err == nil {
+			a.Address = netip.PrefixFrom(l.Address, s.net.Own.Bits())
+		} else if !isNotFound(err) {
+			return err
+		}
+		b := api.Boot{}
+		var err error
+		if isBoot(r) {
+			if b, _, err = s.pending.Peek(tx, r, now); err != nil {
+				return err
+			}
+		}
+		return s.describe(tx, r, b, &a, now)
+	})
+	return a, err
+}
+
+func (s *Server) bootGone(ctx context.Context, r api.BootRequest, rule, reason string, fn func(store.Tx) error) (api.BootAnswer, error) {
+	a := api.BootAnswer{Verdict: api.VerdictSilent, Rule: rule, Reason: reason}
+	err := s.store.Update(ctx, fn)
+	if errors.Is(err, addresses.ErrNotHolder) || isNotFound(err) || errors.Is(err, addresses.ErrNotOnNetwork) {
+		a.Reason = "the machine does not hold that address, so nothing changes"
+		return a, nil
+	}
+	if err == nil && rule == "decline" {
+		s.log.Warn("address declined: another machine answers there", "mac", r.MAC, "address", r.Requested.String())
+	}
+	return a, err
+}
+
+// describe fills in what every answer carries, and what the machine would boot.
+func (s *Server) describe(tx store.Tx, r api.BootRequest, b api.Boot, a *api.BootAnswer, now time.Time) error {
+	ad := s.answers.Admin
+	a.Verdict = api.VerdictAnswer
+	a.Gateway, a.DNS, a.NTP, a.Domain, a.Lease = ad.Gateway, ad.DNS, ad.NTP, s.answers.DNSDomain, ad.Lease
+	a.BootID = b.ID
+	rec, _, found, err := inventory.ByFirmware(tx, r.MAC)
+	if err != nil {
+		return err
+	}
+	if found {
+		a.Server, a.Hostname = rec.UUID, rec.Hostname
+	}
+	if !isBoot(r) {
+		a.Change = "only firmware and iPXE are given something to boot"
+		return nil
+	}
+	a.Boot = true
+	d, hold, err := s.decide(tx, r.MAC, b, now)
+	if err != nil {
+		return err
+	}
+	switch {
+	case hold.reason != "":
+		a.Reason += "; held: " + hold.reason
+		a.Change = hold.next
+	default:
+		a.Platform = d.Next
+		a.Reason += "; " + d.Reason
+		a.Change = "assign another platform with: nereid platform assign"
+		if !found {
+			a.Change = "approve it once it has enrolled; it boots the default platform until then"
+		}
+	}
+	return nil
+}
+
+// hold is why a machine is not booted now.
+type hold struct {
+	reason, next string
+	retry        int // seconds
+}
+
+// holdRetry is how often a held machine asks again, in seconds.
+const holdRetry = 30
+
+// decide says what a machine boots, or why it is held. Unknown and pending
+// machines do boot: they have to, to be approved.
+func (s *Server) decide(tx store.Tx, mac string, b api.Boot, now time.Time) (platforms.Decision, hold, error) {
+	rec, role, found, err := inventory.ByFirmware(tx, mac)
+	if err != nil {
+		return platforms.Decision{}, hold{}, err
+	}
+	who := mac
+	if found {
+		if h := heldBy(rec, role); h.reason != "" {
+			return platforms.Decision{}, h, nil
+		}
+		if role == inventory.RoleOwned {
+			who = rec.UUID
+		}
+	}
+	var bs []api.Boot
+	if found && role == inventory.RoleOwned {
+		bs, err = bootsOf(tx, rec, 20)
+	} else {
+		bs, err = boots.ByMAC(tx, mac, 20)
+	}
+	if err != nil {
+		return platforms.Decision{}, hold{}, err
+	}
+	earlier := bs[:0:0]
+	for _, x := range bs {
+		if x.ID != b.ID {
+			earlier = append(earlier, x)
+		}
+	}
+	if b.MAC == "" {
+		b.MAC, b.Started = mac, now
+	}
+	if l := boots.Loop(b, earlier, now); l.Held {
+		return platforms.Decision{}, hold{reason: l.Reason, next: "look at nereid server boot-log; the server is tried again by itself", retry: l.RetryIn}, nil
+	}
+	d, err := platforms.Next(tx, who, b.ID, now)
+	if err != nil {
+		return d, hold{}, err
+	}
+	if d.Next == "" {
+		return d, hold{reason: d.Reason, next: "import a platform with: nereid platform import DIR", retry: holdRetry}, nil
+	}
+	return d, hold{}, nil
+}
+
+// heldBy says which decision of an operator stands between a machine and its boot.
+func heldBy(rec inventory.Record, role inventory.Role) hold {
+	switch {
+	case role == inventory.RoleRefused:
+		return hold{reason: "an operator decided that the UUID " + rec.UUID + " belongs to another machine than this one",
+			next: "give this machine another UUID in its firmware, or: nereid server forget " + rec.UUID, retry: holdRetry}
+	case rec.Claim != nil:
+		return hold{reason: "two machines claim the UUID " + rec.UUID + ", this one among them",
+			next: "nereid server approve " + rec.UUID + " --mac MAC", retry: holdRetry}
+	case rec.Rejected:
+		return hold{reason: "an operator rejected this server", next: "nereid server approve " + rec.UUID, retry: holdRetry}
+	}
+	return hold{}
+}
+
+// noteFull keeps the alert about a full range, and ends it when a newcomer got
+// an address.
+func (s *Server) noteFull(_ context.Context, a api.BootAnswer, now time.Time) {
+	f := &s.rangeFull
+	f.Lock()
+	defer f.Unlock()
+	switch {
+	case a.Rule == "range-full" && f.since.IsZero():
+		f.since, f.text = now, a.Reason
+		s.log.Warn("address range is full; newcomers are not answered", "why", a.Reason)
+	case a.Rule == "range-full":
+		f.text = a.Reason
+	case a.Rule == "newcomer":
+		f.since = time.Time{}
+	}
+}
+
+func (s *Server) fullAlert() string {
+	f := &s.rangeFull
+	f.Lock()
+	defer f.Unlock()
+	if f.since.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("Machines without an address are not answered since %s: %s.", f.since.UTC().Format(time.RFC3339), f.text)
+}

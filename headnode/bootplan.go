@@ -1,0 +1,206 @@
+package headnode
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"nereid/api"
+	"nereid/headnode/addresses"
+	"nereid/headnode/boots"
+	"nereid/headnode/inventory"
+	"nereid/headnode/platforms"
+	"nereid/headnode/store"
+	"nereid/headnode/trust"
+)
+
+// boot reads a boot for a machine that asks from an address, and refuses every
+// other machine.
+func (s *Server) boot(tx store.Tx, id string, from netip.Addr) (api.Boot, error) {
+	b, err := s.pending.Get(tx, id)
+	if isNotFound(err) {
+		return b, refuse(http.StatusNotFound, api.CodeNotFound, "reboot the server", "there is no such boot; its record is gone or never was")
+	}
+	if err != nil {
+		return b, err
+	}
+	from = from.Unmap()
+	if b.Address == "" || b.Address != from.String() {
+		return b, refuse(http.StatusForbidden, api.CodeForbidden, "boot from the network to get a boot of its own", "this boot belongs to the machine with another address than %s", from)
+	}
+	l, err := addresses.ByIP(tx, from)
+	if err != nil && !isNotFound(err) {
+		return b, err
+	}
+	if err != nil || l.MAC != b.MAC {
+		return b, refuse(http.StatusForbidden, api.CodeForbidden, "reboot the server", "the address %s is not leased to the machine of this boot any more", from)
+	}
+	newest, err := boots.ByMAC(tx, b.MAC, 1)
+	if err != nil {
+		return b, err
+	}
+	if len(newest) > 0 && newest[0].ID != b.ID && newest[0].Started.After(b.Started) {
+		return b, refuse(http.StatusGone, api.CodeConflict, "reboot the server", "the machine began another boot after this one")
+	}
+	return b, nil
+}
+
+// Plan says what a boot loads, or why it is held. It has no effect.
+func (s *Server) Plan(ctx context.Context, bootID string, from netip.Addr) (api.BootPlan, error) {
+	now := s.now()
+	var plan api.BootPlan
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		b, err := s.boot(tx, bootID, from)
+		if err != nil {
+			return err
+		}
+		plan = api.BootPlan{BootID: bootID, Address: netip.PrefixFrom(from.Unmap(), s.net.Own.Bits())}
+		d, h, err := s.decide(tx, b.MAC, b, now)
+		if err != nil {
+			return err
+		}
+		if h.reason != "" {
+			plan.Hold, plan.RetryIn = h.reason+". What to do: "+h.next, h.retry
+			return nil
+		}
+		_, m, err := platforms.Get(tx, d.Next)
+		if err != nil {
+			return noPlatform(err, d.Next)
+		}
+		plan.Manifest = &m
+		plan.Args = []string{"nereid.boot=" + bootID, "BOOTIF=01-" + strings.ReplaceAll(b.MAC, ":", "-")}
+		return nil
+	})
+	return plan, err
+}
+
+// Config makes a boot's configuration and its one-boot token. The token made
+// before, if any, is void.
+func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (api.BootConfig, error) {
+	now := s.now()
+	var cfg api.BootConfig
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		b, err := s.boot(tx, bootID, from)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(b.Events, func(e api.BootEvent) bool { return e.Stage == api.StageConfig }) {
+			return refuse(http.StatusGone, api.CodeTokenUsed, "reboot the server to get another", "the configuration of this boot was handed out already; it is handed out once")
+		}
+		d, h, err := s.decide(tx, b.MAC, b, now)
+		if err != nil {
+			return err
+		}
+		if h.reason != "" {
+			return refuse(http.StatusForbidden, api.CodeConflict, h.next, "this server is held: %s", h.reason)
+		}
+		stamp := b.Platform // what its script named
+		if stamp == "" {
+			stamp = d.Next
+		}
+		rec, _, err := platforms.Get(tx, stamp)
+		if err != nil {
+			return noPlatform(err, stamp)
+		}
+		key, err := trust.PlatformKey(tx, rec.Key)
+		if err != nil {
+			return fmt.Errorf("read the key of platform %s: %w", stamp, err)
+		}
+		host, claimed, err := s.identity(tx, b)
+		if err != nil {
+			return err
+		}
+		token, err := trust.MintBoot(tx, now, trust.Binding{BootID: b.ID, MAC: b.MAC, UUID: claimed})
+		if err != nil {
+			return err
+		}
+		ad := s.answers.Admin
+		cfg = api.BootConfig{
+			BootID: b.ID, Token: token, API: s.apiURL(), CASHA256: s.ca.SHA256(), BootServer: s.cfg.BootServer,
+			Platform: stamp, PlatformKey: key.Key, Hostname: host, NTP: s.ntp(), Time: now.UTC(),
+			Network: api.BootNetwork{
+				MAC: b.MAC, Address: netip.PrefixFrom(from.Unmap(), s.net.Own.Bits()),
+				Gateway: ad.Gateway, DNS: ad.DNS, Domain: s.answers.DNSDomain,
+			},
+		}
+		return nil
+	})
+	return cfg, err
+}
+
+// identity is the name a boot gets, and the UUID its token is bound to: what the
+// firmware claimed, and nothing where it claimed nothing.
+func (s *Server) identity(tx store.Tx, b api.Boot) (host, claimed string, err error) {
+	rec, role, found, err := inventory.ByFirmware(tx, b.MAC)
+	if err != nil {
+		return "", "", err
+	}
+	host = strings.ReplaceAll(b.MAC, ":", "-")
+	if found && role == inventory.RoleOwned {
+		host = rec.Hostname
+	}
+	claimed, ok := inventory.ParseUUID(b.UUID)
+	if !ok {
+		claimed = ""
+	}
+	return host, claimed, nil
+}
+
+// Record adds to a boot's record. Handing out the script of a platform counts as
+// one attempt with it.
+func (s *Server) Record(ctx context.Context, bootID string, from netip.Addr, ev api.BootEvent) error {
+	now := s.now()
+	var b api.Boot
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		var err error
+		if from.IsValid() {
+			if b, err = s.boot(tx, bootID, from); err != nil {
+				return err
+			}
+		} else if b, err = s.pending.Get(tx, bootID); err != nil {
+			if isNotFound(err) {
+				return refuse(http.StatusNotFound, api.CodeNotFound, "reboot the server", "there is no such boot; its record is gone or never was")
+			}
+			return err
+		}
+		edit := func(*api.Boot) {}
+		if ev.Stage == api.StageScript {
+			who := b.MAC
+			if o, found, err := inventory.OwnerOf(tx, b.MAC); err != nil {
+				return err
+			} else if found && o.Role == inventory.RoleOwned {
+				who = o.UUID
+			}
+			d, err := platforms.HandOut(tx, who, bootID, now)
+			if err != nil {
+				return err
+			}
+			edit = func(b *api.Boot) { b.Platform, b.Trial = d.Next, d.Trial }
+		}
+		b, err = s.pending.Record(tx, bootID, ev, now, edit)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.pending.Written(bootID)
+	s.hub.publish(api.Event{Kind: "boot", Server: b.UUID, Name: bootID})
+	return nil
+}
+
+// Manifest returns a platform's manifest as it was signed.
+func (s *Server) Manifest(ctx context.Context, stamp string) (api.SignedManifest, error) {
+	var out api.SignedManifest
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		rec, _, err := platforms.Get(tx, stamp)
+		if err != nil {
+			return noPlatform(err, stamp)
+		}
+		out = api.SignedManifest{Manifest: rec.Manifest, Signature: rec.Signature}
+		return nil
+	})
+	return out, err
+}

@@ -1,0 +1,63 @@
+package headnode
+
+import (
+	"sync"
+	"time"
+
+	"nereid/api"
+)
+
+// live is what is known of servers while the head node runs and is never stored.
+type live struct {
+	mu   sync.Mutex
+	seen map[string]liveServer
+}
+
+type liveServer struct {
+	last  time.Time
+	usage *api.Usage
+	quiet bool // its silence was told to watchers
+}
+
+// touch notes that a server was heard of. usage may be nil. It reports whether
+// the server was silent before.
+func (l *live) touch(uuid string, now time.Time, usage *api.Usage) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, known := l.seen[uuid]
+	back := !known || s.quiet || now.Sub(s.last) > api.SilentAfter
+	s.last, s.quiet = now, false
+	if usage != nil {
+		s.usage = usage
+	}
+	l.seen[uuid] = s
+	return back
+}
+
+func (l *live) get(uuid string) (time.Time, *api.Usage) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[uuid]
+	return s.last, s.usage
+}
+
+func (l *live) forget(uuid string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.seen, uuid)
+}
+
+// silent lists the servers that fell silent since it was last asked.
+func (l *live) silent(now time.Time) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for uuid, s := range l.seen {
+		if !s.quiet && now.Sub(s.last) > api.SilentAfter {
+			s.quiet = true
+			l.seen[uuid] = s
+			out = append(out, uuid)
+		}
+	}
+	return out
+}

@@ -1,0 +1,161 @@
+package headnode
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"nereid/api"
+	"nereid/headnode/inventory"
+	"nereid/headnode/store"
+)
+
+func isNotFound(err error) bool { return errors.Is(err, store.ErrNotFound) }
+
+// shortDuration writes 12h instead of 12h0m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// routePower adds setup, reboot, shutdown and factory reset.
+func (s *Server) routePower(h huma.API) {
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/setup", "Make a server's pool and first datasets", func(ctx context.Context, in *serverBody[api.SetupSpec]) (*body[api.Server], error) {
+		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return s.setup(tx, r, in.Body) }))
+	}, func(op *huma.Operation) { op.SkipValidateBody = true })
+	for _, action := range []string{"reboot", "shutdown"} {
+		route(s, h, operators, http.MethodPost, "/v1/servers/{id}/"+action, strings.ToUpper(action[:1])+action[1:]+" a server", func(ctx context.Context, in *serverID) (*body[api.Server], error) {
+			return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
+				if err := s.reachable(r, action); err != nil {
+					return err
+				}
+				return inventory.AskPower(tx, r, action, "")
+			}))
+		})
+	}
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reset", "Destroy a server's pool and begin anew", func(ctx context.Context, in *serverBody[api.ServerReset]) (*body[api.Server], error) {
+		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return s.reset(tx, r, in.Body.Hostname) }))
+	})
+}
+
+// reachable says whether a server can be told something: it is approved and was
+// heard of lately.
+func (s *Server) reachable(r *inventory.Record, what string) error {
+	if r.Claim != nil {
+		return refuse(http.StatusConflict, api.CodeUUIDCollision, "decide first with: nereid server approve "+r.UUID+" --mac MAC", "two machines claim the UUID %s, so neither gets orders", r.UUID)
+	}
+	if !r.Approved {
+		return refuse(http.StatusConflict, api.CodeNotApproved, "approve it first: nereid server approve "+r.UUID, "server %s is not approved, so it takes no %s", r.Hostname, what)
+	}
+	last, _ := s.live.get(r.UUID)
+	if r.BootID == "" || last.IsZero() || s.now().Sub(last) > api.SilentAfter {
+		return refuse(http.StatusConflict, api.CodeConflict, "see nereid server get "+r.Hostname+"; a server that does not answer is power-cycled by hand", "server %s is not heard of, so it cannot be told to %s", r.Hostname, what)
+	}
+	return nil
+}
+
+func (s *Server) setup(tx store.Tx, r *inventory.Record, spec api.SetupSpec) error {
+	if err := checkSetup(spec); err != nil {
+		return err
+	}
+	switch {
+	case r.Claim != nil:
+		return s.reachable(r, "setup")
+	case !r.Approved:
+		return refuse(http.StatusConflict, api.CodeNotApproved, "approve it first: nereid server approve "+r.UUID, "server %s is not approved", r.Hostname)
+	case r.SetUp:
+		return refuse(http.StatusConflict, api.CodeConflict, "to begin anew, destroying its data: nereid server reset "+r.Hostname, "server %s is set up already", r.Hostname)
+	case r.Power != nil && r.Power.Action == "reset":
+		return refuse(http.StatusConflict, api.CodeConflict, "ask again when it has booted", "server %s is being reset", r.Hostname)
+	}
+	return inventory.AskSetup(tx, r, spec)
+}
+
+// checkSetup says what is wrong with a setup as far as it can be said here; the
+// agent checks it against the disks.
+func checkSetup(spec api.SetupSpec) error {
+	bad := func(format string, args ...any) error {
+		return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "see: nereid server setup --help", format, args...)
+	}
+	switch spec.Layout {
+	case "", "single", "mirror", "raidz1", "raidz2", "raidz3":
+	default:
+		return bad("layout %q; want single, mirror, raidz1, raidz2 or raidz3", spec.Layout)
+	}
+	if spec.Spares != nil && (*spec.Spares < 0 || *spec.Spares > 64) {
+		return bad("%d spares; want 0 to 64", *spec.Spares)
+	}
+	if !poolName(spec.Pool) {
+		return bad("pool %q; want a letter, then up to 63 letters, digits, and - _ . characters, and no name ZFS keeps for itself", spec.Pool)
+	}
+	for _, d := range append(append([]string{}, spec.Exclude...), spec.Wipe...) {
+		if d == "" || len(d) > 255 || strings.ContainsAny(d, " \t\n\x00") {
+			return bad("disk %q is no kernel name or id", d)
+		}
+	}
+	return nil
+}
+
+// poolName checks a pool's name as zpool-create(8) does; empty is the default.
+func poolName(s string) bool {
+	if s == "" {
+		return true
+	}
+	if len(s) > 64 || !(s[0] >= 'a' && s[0] <= 'z' || s[0] >= 'A' && s[0] <= 'Z') {
+		return false
+	}
+	for _, c := range s {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.", c)) {
+			return false
+		}
+	}
+	for _, reserved := range []string{"mirror", "raidz", "draid", "spare"} {
+		if strings.HasPrefix(s, reserved) {
+			return false
+		}
+	}
+	return s != "log"
+}
+
+// reset asks for a factory reset. Of a server that presents another key and does
+// not sync it accepts that key instead, and touches nothing on it.
+func (s *Server) reset(tx store.Tx, r *inventory.Record, typed string) error {
+	if typed != r.Hostname {
+		return refuse(http.StatusConflict, api.CodeConflict, "type the hostname exactly", "%q is not the hostname of this server, which is %s; nothing was done", typed, r.Hostname)
+	}
+	reachable := s.reachable(r, "reset")
+	if r.Mismatch != nil && reachable != nil && r.Claim == nil {
+		return inventory.AcceptKey(tx, r)
+	}
+	if reachable != nil {
+		return reachable
+	}
+	o, err := inventory.GetObserved(tx, r.UUID)
+	if err != nil {
+		return err
+	}
+	if o.Report != nil {
+		for _, p := range o.Report.Pools {
+			if p.System {
+				return inventory.AskPower(tx, r, "reset", p.GUID)
+			}
+		}
+	}
+	if r.Setup != nil || r.SetUp {
+		if o.Report != nil && o.Report.BootID == r.BootID {
+			// There is no pool to destroy; what is left of the setup is forgotten.
+			return inventory.AcceptKey(tx, r)
+		}
+	}
+	return refuse(http.StatusConflict, api.CodeConflict, "set it up with: nereid server setup "+r.Hostname, "server %s reports no system pool, so there is nothing to reset", r.Hostname)
+}

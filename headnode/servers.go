@@ -1,0 +1,324 @@
+package headnode
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"nereid/api"
+	"nereid/headnode/addresses"
+	"nereid/headnode/boots"
+	"nereid/headnode/inventory"
+	"nereid/headnode/platforms"
+	"nereid/headnode/store"
+	"nereid/headnode/trust"
+)
+
+// listedBoots is how many boots an answer lists.
+const listedBoots = 50
+
+type serverID struct {
+	ID string `path:"id" doc:"UUID, hostname or MAC"`
+}
+
+type serverBody[T any] struct {
+	ID   string `path:"id" doc:"UUID, hostname or MAC"`
+	Body T
+}
+
+type serverAnswer struct {
+	ETag string `header:"ETag"`
+	Body api.Server
+}
+
+func (s *Server) routeServers(h huma.API) {
+	type page struct {
+		Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"at most so many; 0: 200"`
+		After string `query:"after" doc:"next of the page before"`
+	}
+	route(s, h, operators, http.MethodGet, "/v1/servers", "List servers", func(ctx context.Context, in *page) (*body[list[api.Server]], error) {
+		out := list[api.Server]{}
+		err := s.store.View(ctx, func(tx store.Tx) error {
+			limit := in.Limit
+			if limit == 0 {
+				limit = 200
+			}
+			recs, next, err := inventory.List(tx, in.After, limit)
+			out = list[api.Server]{Items: []api.Server{}, Next: next}
+			for _, r := range recs {
+				if err != nil {
+					return err
+				}
+				var sv api.Server
+				if sv, err = s.view(tx, r); err == nil {
+					out.Items = append(out.Items, sv)
+				}
+			}
+			return err
+		})
+		return answer(out), err
+	})
+	route(s, h, operators, http.MethodGet, "/v1/servers/{id}", "Show a server", func(ctx context.Context, in *serverID) (*serverAnswer, error) {
+		var sv api.Server
+		err := s.store.View(ctx, func(tx store.Tx) error {
+			r, err := inventory.Find(tx, in.ID)
+			if err == nil {
+				sv, err = s.view(tx, r)
+			}
+			return err
+		})
+		return &serverAnswer{ETag: `"` + sv.Revision + `"`, Body: sv}, err
+	})
+	type patch struct {
+		ID      string `path:"id" doc:"UUID, hostname or MAC"`
+		IfMatch string `header:"If-Match" doc:"ETag the change is meant for"`
+		Body    api.ServerUpdate
+	}
+	route(s, h, operators, http.MethodPatch, "/v1/servers/{id}", "Rename a server or assign it a platform", func(ctx context.Context, in *patch) (*serverAnswer, error) {
+		sv, err := s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
+			if !matches(in.IfMatch, r.Revision) {
+				return refuse(http.StatusPreconditionFailed, api.CodeStale, "read it again and decide anew", "server %s was changed meanwhile; its revision is %s", r.Hostname, r.Revision)
+			}
+			if in.Body.Hostname != nil {
+				if err := inventory.Rename(tx, r, *in.Body.Hostname); err != nil {
+					return err
+				}
+			}
+			if in.Body.Platform != nil {
+				if err := platforms.Assign(tx, r.UUID, *in.Body.Platform); err != nil {
+					return err
+				}
+				return inventory.Touch(tx, r)
+			}
+			return nil
+		})
+		return &serverAnswer{ETag: `"` + sv.Revision + `"`, Body: sv}, err
+	})
+	route(s, h, operators, http.MethodDelete, "/v1/servers/{id}", "Forget a server", s.forget, status(http.StatusNoContent))
+
+	type approval struct {
+		MAC string `json:"mac,omitempty" doc:"which machine it is, where two claim the UUID"`
+	}
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/approve", "Let a server in", func(ctx context.Context, in *struct {
+		ID   string `path:"id" doc:"UUID, hostname or MAC"`
+		Body *approval
+	}) (*body[api.Server], error) {
+		mac := ""
+		if in.Body != nil && in.Body.MAC != "" {
+			var ok bool
+			if mac, ok = inventory.ParseMAC(in.Body.MAC); !ok {
+				return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "write it as 52:54:00:12:34:56", "%q is no MAC address", in.Body.MAC)
+			}
+		}
+		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return inventory.Approve(tx, s.now(), r, mac) }))
+	})
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reject", "Refuse a server", func(ctx context.Context, in *serverID) (*body[api.Server], error) {
+		return wrap(s.change(ctx, in.ID, inventory.Reject))
+	})
+	s.routePower(h)
+
+	route(s, h, operators, http.MethodGet, "/v1/servers/{id}/boots", "List a server's boots, newest first", func(ctx context.Context, in *serverID) (*body[list[api.Boot]], error) {
+		var out []api.Boot
+		err := s.store.View(ctx, func(tx store.Tx) error {
+			r, err := inventory.Find(tx, in.ID)
+			if err == nil {
+				out, err = bootsOf(tx, r, listedBoots)
+			}
+			return err
+		})
+		return items(withLegs(out)), err
+	})
+	route(s, h, operators, http.MethodGet, "/v1/boots", "List the boots of a MAC, newest first", func(ctx context.Context, in *struct {
+		MAC string `query:"mac" required:"true"`
+	}) (*body[list[api.Boot]], error) {
+		mac, ok := inventory.ParseMAC(in.MAC)
+		if !ok {
+			return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "write it as 52:54:00:12:34:56", "%q is no MAC address", in.MAC)
+		}
+		var out []api.Boot
+		err := s.store.View(ctx, func(tx store.Tx) (err error) {
+			out, err = boots.ByMAC(tx, mac, listedBoots)
+			return err
+		})
+		return items(withLegs(out)), err
+	})
+}
+
+func wrap(sv api.Server, err error) (*body[api.Server], error) { return answer(sv), err }
+
+// matches compares an If-Match header (RFC 9110, section 13.1.1) with a revision.
+func matches(header, revision string) bool {
+	if header == "" || strings.TrimSpace(header) == "*" {
+		return true
+	}
+	for tag := range strings.SplitSeq(header, ",") {
+		if strings.Trim(strings.TrimPrefix(strings.TrimSpace(tag), "W/"), `"`) == revision {
+			return true
+		}
+	}
+	return false
+}
+
+// change runs fn on a server in one transaction and shows what came of it.
+func (s *Server) change(ctx context.Context, id string, fn func(store.Tx, *inventory.Record) error) (api.Server, error) {
+	var sv api.Server
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		r, err := inventory.Find(tx, id)
+		if err != nil {
+			return err
+		}
+		if err := fn(tx, &r); err != nil {
+			return err
+		}
+		sv, err = s.view(tx, r)
+		return err
+	})
+	if err == nil {
+		s.serverChanged(sv.UUID, sv.Hostname)
+	}
+	return sv, err
+}
+
+// forget frees everything that is kept of a server.
+func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
+	var gone inventory.Record
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		r, err := inventory.Find(tx, in.ID)
+		if err != nil {
+			return err
+		}
+		macs, err := inventory.Forget(tx, r)
+		if err != nil {
+			return err
+		}
+		for _, m := range macs {
+			bs, err := boots.ByMAC(tx, m, 0)
+			if err != nil {
+				return err
+			}
+			for _, b := range bs {
+				if err := trust.ForgetBoot(tx, b.ID); err != nil {
+					return err
+				}
+			}
+			if err := boots.Forget(tx, m); err != nil {
+				return err
+			}
+			if err := addresses.Unreserve(tx, s.net, m, s.now()); err != nil && !isNotFound(err) {
+				return err
+			}
+			if err := platforms.Forget(tx, m); err != nil && !isNotFound(err) {
+				return err
+			}
+		}
+		if err := platforms.Forget(tx, r.UUID); err != nil && !isNotFound(err) {
+			return err
+		}
+		gone = r
+		return nil
+	})
+	if err == nil {
+		s.live.forget(gone.UUID)
+		s.serverChanged(gone.UUID, gone.Hostname)
+	}
+	return nil, err
+}
+
+// bootsOf lists the boots of all MACs of a server, newest first.
+func bootsOf(tx store.Tx, r inventory.Record, limit int) ([]api.Boot, error) {
+	var out []api.Boot
+	for _, m := range r.MACs {
+		bs, err := boots.ByMAC(tx, m, limit)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, bs...)
+	}
+	slices.SortStableFunc(out, func(a, b api.Boot) int { return b.Started.Compare(a.Started) })
+	if len(out) > limit {
+		out = out[:limit]
+	}
+	return out, nil
+}
+
+// withLegs computes the waterfalls.
+func withLegs(bs []api.Boot) []api.Boot {
+	for i := range bs {
+		bs[i].Legs = boots.Legs(bs[i], time.Time{})
+	}
+	return bs
+}
+
+// view computes what is shown of a server.
+func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
+	now := s.now()
+	o, err := inventory.GetObserved(tx, r.UUID)
+	if err != nil {
+		return api.Server{}, err
+	}
+	bs, err := bootsOf(tx, r, 10)
+	if err != nil {
+		return api.Server{}, err
+	}
+	last, usage := s.live.get(r.UUID)
+	v := inventory.View{Started: s.started, LastSeen: last}
+	current := ""
+	if len(bs) > 0 {
+		v.Boot, current = &bs[0], bs[0].ID
+		if bs[0].Done == nil {
+			if hold := boots.Loop(bs[0], bs[1:], now); hold.Held {
+				v.Loop = hold.Reason
+			}
+		}
+	}
+	state, reason := inventory.State(now, r, o, v)
+	d, err := platforms.Next(tx, r.UUID, current, now)
+	if err != nil {
+		return api.Server{}, err
+	}
+	sv := api.Server{
+		UUID: r.UUID, Hostname: r.Hostname, State: state, StateReason: reason, MACs: r.MACs,
+		Approved: r.Approved, SetUp: r.SetUp, Created: r.Created, BootID: r.BootID,
+		Platform: d.Choice(), Sysinfo: o.Sysinfo, Report: o.Report, Usage: usage, Setup: r.Setup,
+		Alerts: inventory.Alerts(r, o), Revision: r.Revision,
+	}
+	if sv.MACs == nil {
+		sv.MACs = []string{}
+	}
+	if !last.IsZero() {
+		sv.LastSeen = &last
+	}
+	if !r.Booted.IsZero() {
+		sv.Booted = &r.Booted
+	}
+	if o.Report != nil && (state == api.StateRunning || state == api.StateApproved || state == api.StateSettingUp) {
+		sv.Platform.Running = o.Report.Platform
+	}
+	if sv.Platform.Failed != "" {
+		sv.Alerts = append(sv.Alerts, "Platform "+sv.Platform.Failed+" failed its trial here: "+sv.Platform.Reason)
+	}
+	sv.Address, err = addressOf(tx, r, bs)
+	return sv, err
+}
+
+// addressOf is the address of the NIC the server boots from.
+func addressOf(tx store.Tx, r inventory.Record, bs []api.Boot) (string, error) {
+	macs := slices.Clone(r.MACs)
+	if len(bs) > 0 {
+		macs = append([]string{bs[0].MAC}, macs...)
+	}
+	for _, m := range macs {
+		l, err := addresses.ByMAC(tx, m)
+		if err == nil {
+			return l.Address.String(), nil
+		}
+		if !isNotFound(err) {
+			return "", err
+		}
+	}
+	return "", nil
+}
