@@ -64,7 +64,8 @@ var errPin = errors.New("its certificates carry no CA with the pinned digest; th
 // maxAnswer bounds what is read of one answer.
 const maxAnswer = 64 << 20
 
-func (c *Client) setup() error {
+// Check reports what is wrong with the fields, without asking the head node.
+func (c *Client) Check() error {
 	c.once.Do(func() { c.err = c.connect() })
 	return c.err
 }
@@ -161,7 +162,7 @@ type request struct {
 // send gives the answer to a request that the head node granted; the caller
 // closes its body, which ends the request's timeout too.
 func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
-	if err := c.setup(); err != nil {
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	cancel := context.CancelFunc(func() {})

@@ -67,6 +67,9 @@ func (a *app) start(cmd *cobra.Command, _ []string) error {
 	if a.timeout < 0 {
 		return fmt.Errorf("timeout %v: want more than 0", a.timeout)
 	}
+	if err := cmd.ValidateRequiredFlags(); err != nil { // cobra does it later, as if the command had begun
+		return err
+	}
 	a.started = true
 	return nil
 }
@@ -89,6 +92,9 @@ func (a *app) api() (*api.Client, error) {
 	c := api.NewClient(firstOf(a.headnode, a.getenv("NEREID_SERVER"), defaultHeadnode))
 	c.CASHA256 = firstOf(a.caSHA256, a.getenv("NEREID_CA_SHA256"))
 	c.Timeout = a.timeout
+	if err := c.Check(); err != nil {
+		return nil, usageError{err: err, see: "nereid --help"}
+	}
 	if name := firstOf(a.tokenFile, a.getenv("NEREID_TOKEN_FILE")); name != "" {
 		token, err := readToken(name)
 		if err != nil {

@@ -1,8 +1,6 @@
 package main
 
-import (
-	"runtime/debug"
-)
+import "runtime/debug"
 
 // buildVersion is the module's version, or the commit the program was built from.
 func buildVersion() string {
@@ -23,10 +21,11 @@ func buildVersion() string {
 			}
 		}
 	}
-	v := info.Main.Version
-	if v == "" || v == "(devel)" {
-		v = "devel"
+	v := info.Main.Version // go build makes one of tag, commit and time
+	if v != "" && v != "(devel)" {
+		return v
 	}
+	v = "devel"
 	if len(commit) >= 12 {
 		v += " (" + commit[:12] + " of " + when + dirty + ")"
 	}

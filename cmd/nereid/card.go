@@ -98,7 +98,7 @@ func (a *app) platformSection(c *card, p api.PlatformChoice) {
 	c.line("running", p.Running)
 	next := p.Next
 	if p.Trial {
-		next += fmt.Sprintf(" (on trial, %d boots so far)", p.Attempts)
+		next += fmt.Sprintf(" (on trial, %s so far)", plural(p.Attempts, "boot"))
 	}
 	c.line("next boot", next)
 	c.line("why", p.Reason)
@@ -114,8 +114,8 @@ func hardwareSections(c *card, s api.Sysinfo) {
 	c.line("machine", strings.TrimSpace(s.Manufacturer+" "+s.Product))
 	c.line("serial", s.Serial)
 	c.line("firmware", strings.TrimSpace(s.Firmware+" "+s.BIOSVersion))
-	c.linef("cpu", "%s, %d sockets, %d cores, %d threads, virtualization %s",
-		firstOf(s.CPU.Model, "unknown model"), s.CPU.Sockets, s.CPU.Cores, s.CPU.Threads, firstOf(s.CPU.Virtualization, "unknown"))
+	c.linef("cpu", "%s, %s, %s, %s, virtualization %s", firstOf(s.CPU.Model, "unknown model"),
+		plural(s.CPU.Sockets, "socket"), plural(s.CPU.Cores, "core"), plural(s.CPU.Threads, "thread"), firstOf(s.CPU.Virtualization, "unknown"))
 	c.line("memory", size(s.MemoryBytes))
 	c.line("kernel", s.Kernel)
 

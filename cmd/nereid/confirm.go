@@ -73,7 +73,7 @@ func (a *app) readable(ctx context.Context) error {
 		_, err := unix.Poll(fds, -1)
 		switch {
 		case ctx.Err() != nil:
-			return context.Cause(ctx)
+			return ended(ctx)
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:

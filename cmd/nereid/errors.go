@@ -55,6 +55,9 @@ func refusedf(format string, args ...any) error {
 // fail prints what is wrong, why, and what to do next, and gives the exit code.
 func (a *app) fail(err error) int {
 	text := clean(err.Error())
+	if errors.Is(err, context.Canceled) {
+		text = "interrupted"
+	}
 	if next := a.next(err); next != "" {
 		text += "; " + next
 	}

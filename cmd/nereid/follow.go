@@ -25,14 +25,14 @@ var errTimeout = errors.New("timed out")
 func follow(ctx context.Context, c *api.Client, every time.Duration, look func(context.Context) (done bool, err error), lost func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	changed := make(chan struct{}, 1)
-	ended := make(chan struct{})
+	gone := make(chan struct{})
 	go func() {
-		defer close(ended)
+		defer close(gone)
 		relay(ctx, c, changed)
 	}()
 	defer func() {
 		cancel()
-		<-ended
+		<-gone
 	}()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -40,7 +40,7 @@ func follow(ctx context.Context, c *api.Client, every time.Duration, look func(c
 		done, err := look(ctx)
 		switch {
 		case ctx.Err() != nil && !done:
-			return context.Cause(ctx)
+			return ended(ctx)
 		case err != nil && (!answered || !passing(err)):
 			return err
 		case err != nil:
@@ -52,11 +52,19 @@ func follow(ctx context.Context, c *api.Client, every time.Duration, look func(c
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return ended(ctx)
 		case <-changed:
 		case <-tick.C:
 		}
 	}
+}
+
+// ended says why a context ended: canceled (whatever the signal), or its cause.
+func ended(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return context.Canceled
+	}
+	return context.Cause(ctx)
 }
 
 // passing reports whether an error may go away by itself.

@@ -42,7 +42,10 @@ each file's digest when it is complete.`,
 				if err := c.SetDefaultPlatform(ctx, stamp); err != nil {
 					return fmt.Errorf("make %s the default: %w", stamp, err)
 				}
-				p.Default, note = true, ", and is the default"
+				p.Default = true
+			}
+			if p.Default { // the head node makes the first one so by itself
+				note = ", and is the default"
 			}
 			return a.done(p, "platform %s is imported (%s)%s", stamp, size(p.SizeBytes), note)
 		},
@@ -78,7 +81,7 @@ func (a *app) importPlatform(ctx context.Context, c *api.Client, dir string) (ap
 		return p, fmt.Errorf("import platform %s: %w", m.Stamp, err)
 	}
 	if !p.Complete {
-		return p, fmt.Errorf("import platform %s: everything was sent, and the head node still misses %d files; run the import again", m.Stamp, len(p.Missing))
+		return p, fmt.Errorf("import platform %s: everything was sent, and the head node still misses %s; run the import again", m.Stamp, plural(len(p.Missing), "file"))
 	}
 	return p, nil
 }

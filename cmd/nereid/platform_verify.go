@@ -72,7 +72,7 @@ func (a *app) verifyDir(ctx context.Context, dir, key string) error {
 	var wrong []string
 	for _, f := range m.Files() {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return ended(ctx)
 		}
 		got, err := images.HashFile(filepath.Join(dir, f.Name))
 		if err != nil {

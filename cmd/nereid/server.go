@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"regexp"
 	"strings"
 
@@ -36,9 +37,14 @@ func (a *app) find(ctx context.Context, c *api.Client, id string) (api.Server, e
 	if id == "" {
 		return api.Server{}, usagef("no server given; %s", serverIDs)
 	}
+	low := strings.ToLower(id)
+	if mac, err := net.ParseMAC(id); err == nil && len(mac) == 6 {
+		id = mac.String()
+	} else if fullUUID.MatchString(low) {
+		id = low
+	}
 	s, err := c.Server(ctx, id)
 	var p *api.Problem
-	low := strings.ToLower(id)
 	if err == nil || !errors.As(err, &p) || p.Status != 404 || fullUUID.MatchString(low) || !partOfUUID.MatchString(low) {
 		return s, err
 	}

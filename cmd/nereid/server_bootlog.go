@@ -199,7 +199,7 @@ func (a *app) bootCard(w io.Writer, b api.Boot, on time.Time) error {
 	c.line("uuid", b.UUID)
 	c.line("address", b.Address)
 	c.line("platform", b.Platform+trial)
-	c.line("started", stamp(b.Started)+" ("+a.ago(b.Started)+")")
+	c.line("started", stamp(b.Started))
 	zero := b.Started
 	if !on.IsZero() {
 		zero = on
@@ -245,13 +245,15 @@ func eventRow(e api.BootEvent, zero time.Time) []cell {
 	var bytes, rate cell
 	bytes.right, rate.right = true, true
 	switch {
-	case e.Bytes > 0:
-		bytes.text = size(e.Bytes)
-		if e.Seconds > 0 {
-			rate.text = size(int64(float64(e.Bytes)/e.Seconds)) + "/s"
+	case e.Stage == api.StageStub || e.Stage == api.StageRoot || e.Stage == api.StageSwitchRoot:
+		if e.Seconds > 0 { // no transfer's time, see api.BootEvent
+			detail = strings.TrimSpace(fmt.Sprintf("%s (%.1f s after the kernel started)", detail, e.Seconds))
 		}
-	case e.Seconds > 0:
-		detail = strings.TrimSpace(fmt.Sprintf("%s (kernel clock %.1f s)", detail, e.Seconds))
+	case e.Bytes > 0 && e.Seconds > 0:
+		rate.text = size(int64(float64(e.Bytes)/e.Seconds)) + "/s"
+	}
+	if e.Bytes > 0 {
+		bytes.text = size(e.Bytes)
 	}
 	return []cell{
 		{text: fmt.Sprintf("%+.3f", e.Time.Sub(zero).Seconds()), right: true},

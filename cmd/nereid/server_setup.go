@@ -181,7 +181,7 @@ func (a *app) planCard(w io.Writer, s api.Server, pool string, p api.PoolPlan) e
 	c.printf("Pool %s on %s: %s, %s usable\n\n", bold.paint(oneLine(pool), c.colour), oneLine(named(s)), p.Layout, size(p.CapacityBytes))
 	disk := func(indent, name string) {
 		d := disks[name]
-		c.printf("%s%-*s %10s  %s\n", indent, 20-len(indent), oneLine(name), size(d.SizeBytes), oneLine(strings.TrimSpace(diskKind(d)+"  "+d.Model)))
+		c.printf("%s%-*s %10s  %s\n", indent, 20-len(indent), oneLine(name), size(d.SizeBytes), oneLine(strings.TrimSuffix(diskKind(d)+", "+d.Model, ", ")))
 	}
 	vdevs := func(vs []api.Vdev) {
 		for _, v := range vs {
