@@ -6,17 +6,22 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"nereid/api"
+	"nereid/bootserver"
 )
 
 // TestVMFirmware boots real firmware in QEMU: SeaBIOS with iPXE as the NIC's ROM,
@@ -142,5 +147,77 @@ func testInitrd(t *testing.T) []byte {
 		if buf.Len()%4 != 0 {
 			return buf.Bytes()
 		}
+	}
+}
+
+// flaky are files whose first openings fail.
+type flaky struct {
+	bootserver.Files
+	left atomic.Int32
+}
+
+func (f *flaky) Open(ctx context.Context, sha256 string) (*os.File, error) {
+	if f.left.Add(-1) >= 0 {
+		return nil, errors.New("disk trouble, made up")
+	}
+	return f.Files.Open(ctx, sha256)
+}
+
+// TestVMRetries: a boot that is held and a kernel that cannot be read are waited
+// for; a boot whose configuration is used up begins a new boot.
+func TestVMRetries(t *testing.T) {
+	kernel, err := os.ReadFile(filepath.Join(os.Getenv("NEREID_PLATFORM"), "vmlinuz"))
+	if err != nil {
+		t.Fatalf("NEREID_PLATFORM must be the directory of a built platform: %v", err)
+	}
+	b := newBooter(t, kernel, testInitrd(t))
+	b.Hold("held by the test", 2)
+	files := &flaky{Files: b}
+	files.left.Store(1)
+	startWith(t, b, files, "pxe")
+	ip(t, "tuntap add tapr mode tap")
+	t.Cleanup(func() { ip(t, "link del tapr") })
+	ip(t, "link set tapr master admin0 up")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	console := filepath.Join(t.TempDir(), "console")
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-machine", "q35,graphics=off", "-smp", "1", "-m", "1024",
+		"-display", "none", "-serial", "file:"+console, "-no-reboot",
+		"-netdev", "tap,id=n0,ifname=tapr,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:77,bootindex=0")
+	began := time.Now()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Run() }()
+
+	if _, err := b.Wait(ctx, api.StageRefused); err != nil {
+		t.Fatal(err)
+	}
+	// The boot's configuration is gone before its machine asks for it.
+	first, err := b.Boot(ctx, api.BootRequest{Kind: api.KindInform, MAC: "52:54:00:00:00:77", UserClass: "iPXE"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Record(ctx, first.BootID, netip.Addr{}, api.BootEvent{Stage: api.StageConfig, Time: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	b.Hold("", 0)
+	if err := <-ended; err != nil {
+		t.Fatalf("qemu: %v", err)
+	}
+	text, err := os.ReadFile(console)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"held by the test", "asking again in 5 seconds", "asking again in 20 seconds", "beginning a new boot", "init: end"} {
+		if !bytes.Contains(text, []byte(want)) {
+			t.Errorf("console lacks %q", want)
+		}
+	}
+	if len(b.Events(first.BootID)) == 0 || slices.Equal(b.Events(""), b.Events(first.BootID)) {
+		t.Error("no new boot was begun")
+	}
+	t.Logf("%.1f s\n%s", time.Since(began).Seconds(), b)
+	if t.Failed() {
+		t.Logf("console:\n%s", text)
 	}
 }

@@ -58,8 +58,13 @@ func ip(t *testing.T, args string) {
 // start runs a boot server on the lab's bridge until the test ends.
 func start(t *testing.T, b *boottest.Booter, clients string) *bootserver.Server {
 	t.Helper()
+	return startWith(t, b, b, clients)
+}
+
+func startWith(t *testing.T, b *boottest.Booter, files bootserver.Files, clients string) *bootserver.Server {
+	t.Helper()
 	var log bytes.Buffer
-	s := &bootserver.Server{Interface: "admin0", Address: adminNet, Booter: b, Files: b, Clients: clients,
+	s := &bootserver.Server{Interface: "admin0", Address: adminNet, Booter: b, Files: files, Clients: clients,
 		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -15,11 +15,13 @@ const (
 	imageConfig = "config.cpio"
 )
 
-// maxAsk is how long iPXE waits at most before it asks again, in seconds, and
-// retryStep by how much the wait grows.
+// After a failure iPXE asks again in retryStep seconds, then in twice that, up to
+// retryMax; then it begins a new boot, which gets a configuration of its own. When
+// that fails too, it is tried every newBootWait seconds.
 const (
-	maxAsk    = 30
-	retryStep = 5
+	retryStep   = 5
+	retryMax    = 20
+	newBootWait = 30
 )
 
 // Script renders what iPXE is told: to boot, or to wait because the boot is held.
@@ -52,7 +54,7 @@ func Script(base string, plan api.BootPlan) (string, error) {
 		":failed",
 		"imgfree",
 		fmt.Sprintf("inc nereid-wait %d", retryStep),
-		fmt.Sprintf("iseq ${nereid-wait} %d && goto again ||", maxAsk+retryStep),
+		fmt.Sprintf("iseq ${nereid-wait} %d && goto again ||", retryMax+retryStep),
 		"echo Nereid: this platform could not be loaded from " + base + ", see the error above.",
 		"echo Nereid: asking again in ${nereid-wait} seconds. On the head node: nereid server boot-log",
 		"sleep ${nereid-wait}",
@@ -60,11 +62,11 @@ func Script(base string, plan api.BootPlan) (string, error) {
 		":again",
 		"echo Nereid: loading failed too often: beginning a new boot.",
 		"set nereid-wait:int32 0",
-		"dhcp || goto restart",
-		"chain --replace ${filename} || goto restart",
-		":restart",
-		fmt.Sprintf("sleep %d", maxAsk),
-		"reboot || exit 1",
+		"dhcp || goto pause",
+		"chain --replace ${filename} || goto pause",
+		":pause",
+		fmt.Sprintf("sleep %d", newBootWait),
+		"goto again",
 		"",
 	}, "\n"), nil
 }
@@ -73,7 +75,7 @@ func Script(base string, plan api.BootPlan) (string, error) {
 func heldScript(base string, plan api.BootPlan) string {
 	wait := plan.RetryIn
 	if wait < 1 {
-		wait = maxAsk
+		wait = newBootWait
 	}
 	lines := []string{"#!ipxe", "echo Nereid: this server is not booted now."}
 	lines = append(lines, say(plan.Hold)...)
@@ -91,8 +93,8 @@ func refusedScript(p *api.Problem) string {
 	lines = append(lines, say(p.Error())...)
 	return strings.Join(append(lines,
 		":again",
-		fmt.Sprintf("echo Nereid: beginning a new boot in %d seconds.", maxAsk),
-		fmt.Sprintf("sleep %d", maxAsk),
+		fmt.Sprintf("echo Nereid: beginning a new boot in %d seconds.", newBootWait),
+		fmt.Sprintf("sleep %d", newBootWait),
 		"dhcp || goto again",
 		"chain --replace ${filename} || goto again",
 		""), "\n")

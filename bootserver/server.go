@@ -119,7 +119,7 @@ func (l *listeners) close() {
 }
 
 // open checks the configuration, reads iPXE and opens all sockets, or none.
-func (s *Server) open(ctx context.Context) (ls *listeners, err error) {
+func (s *Server) open(ctx context.Context) (_ *listeners, err error) {
 	if !s.Address.Addr().Is4() {
 		return nil, fmt.Errorf("start boot server: address %s is not IPv4; DHCPv4 needs one", s.Address)
 	}
@@ -129,7 +129,7 @@ func (s *Server) open(ctx context.Context) (ls *listeners, err error) {
 	if s.ipxe, err = readIPXE(s.IPXEDir); err != nil {
 		return nil, fmt.Errorf("start boot server: %w", err)
 	}
-	ls = &listeners{}
+	ls := &listeners{}
 	defer func() {
 		if err != nil {
 			ls.close()

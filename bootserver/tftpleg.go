@@ -17,20 +17,18 @@ import (
 // ipxeDir is where Debian's ipxe package puts its programs.
 const ipxeDir = "/usr/lib/ipxe"
 
-// readIPXE reads the programs that are sent. The first two must be there.
+// readIPXE reads the programs that are sent.
 func readIPXE(dir string) (map[string][]byte, error) {
 	if dir == "" {
 		dir = ipxeDir
 	}
 	files := map[string][]byte{}
-	for i, name := range []string{dhcp.FileBIOS, dhcp.FileUEFI, "snponly.efi"} {
+	for _, name := range []string{dhcp.FileBIOS, dhcp.FileUEFI, dhcp.FileUEFIHTTP} {
 		b, err := os.ReadFile(filepath.Join(dir, name))
-		switch {
-		case err == nil:
-			files[name] = b
-		case i < 2:
+		if err != nil {
 			return nil, fmt.Errorf("read iPXE, which machines get first: %w; install Debian's package ipxe or name the directory it is in", err)
 		}
+		files[name] = b
 	}
 	return files, nil
 }

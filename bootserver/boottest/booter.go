@@ -36,8 +36,9 @@ type Booter struct {
 	address map[string]netip.Addr
 	refuse  map[string]api.BootAnswer
 	hold    string
+	retry   int
 	fail    error
-	calls   int
+	asked   []api.BootRequest
 	changed chan struct{}
 }
 
@@ -85,11 +86,12 @@ func (b *Booter) Answer(mac string, a api.BootAnswer) {
 	b.refuse[mac] = a
 }
 
-// Hold makes Plan hold every boot; empty lets them go.
-func (b *Booter) Hold(why string) {
+// Hold makes Plan hold every boot, to ask again in retry seconds; an empty reason
+// lets them go.
+func (b *Booter) Hold(why string, retry int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.hold = why
+	b.hold, b.retry = why, retry
 }
 
 // Fail makes Boot fail; nil lets it work again.
@@ -99,11 +101,11 @@ func (b *Booter) Fail(err error) {
 	b.fail = err
 }
 
-// Calls is how often Boot was called.
-func (b *Booter) Calls() int {
+// Asked returns what Boot was asked.
+func (b *Booter) Asked() []api.BootRequest {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.calls
+	return slices.Clone(b.asked)
 }
 
 func id(n int) string {
@@ -115,7 +117,7 @@ func id(n int) string {
 func (b *Booter) Boot(_ context.Context, r api.BootRequest) (api.BootAnswer, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.calls++
+	b.asked = append(b.asked, r)
 	if b.fail != nil {
 		return api.BootAnswer{}, b.fail
 	}
@@ -217,7 +219,7 @@ func (b *Booter) Plan(_ context.Context, bootID string, from netip.Addr) (api.Bo
 		return api.BootPlan{}, err
 	}
 	if b.hold != "" {
-		return api.BootPlan{BootID: bootID, Hold: b.hold, RetryIn: 20}, nil
+		return api.BootPlan{BootID: bootID, Hold: b.hold, RetryIn: b.retry}, nil
 	}
 	m := b.Platform
 	return api.BootPlan{BootID: bootID, Manifest: &m, Address: netip.PrefixFrom(x.addr, b.Network.Bits())}, nil
@@ -304,6 +306,13 @@ func (b *Booter) Wait(ctx context.Context, stage api.BootStage) (api.BootEvent, 
 			return api.BootEvent{}, fmt.Errorf("wait for %s: %w; so far:\n%s", stage, ctx.Err(), b)
 		}
 	}
+}
+
+// Changed is closed at the next event.
+func (b *Booter) Changed() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.changed
 }
 
 // String prints every boot with its events, without times.
