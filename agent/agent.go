@@ -176,7 +176,9 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	r := newReconciler(a, a.board, box, a.poked, key)
 	r.imported(im)
 	r.obs.taken = a.taken()
-	if s, ok := a.lastSpec(ctx); ok {
+	s, ok := a.lastSpec(ctx)
+	r.obs.specKept = a.specOnPool(ctx).Revision
+	if ok {
 		a.Log.Info("last spec is applied until the head node says otherwise", "revision", s.Revision)
 		r.spec, r.have = s, true
 		if len(s.NTP) > 0 {
@@ -286,18 +288,25 @@ func (a *Agent) lastSpec(ctx context.Context) (api.Spec, bool) {
 		s.Power = nil
 		return s, true
 	}
+	s = a.specOnPool(ctx)
+	return s, s.Revision != ""
+}
+
+// specOnPool is the spec kept on the pool, without revision when there is none.
+func (a *Agent) specOnPool(ctx context.Context) api.Spec {
+	var s api.Spec
 	data, err := a.Config.ReadConfig(ctx, specFile)
 	if err == nil {
-		s = api.Spec{}
-		if err = json.Unmarshal(data, &s); err == nil && s.Revision != "" {
-			s.Power = nil
-			return s, true
+		err = json.Unmarshal(data, &s)
+	}
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrNoPool) {
+			a.Log.Warn("read last spec of the pool", "err", err)
 		}
+		return api.Spec{}
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrNoPool) {
-		a.Log.Warn("read last spec of the pool", "err", err)
-	}
-	return api.Spec{}, false
+	s.Power = nil
+	return s
 }
 
 // inventory reads the hardware.

@@ -214,7 +214,7 @@ func (a *Agent) adjusted(diff time.Duration, stepped bool, err error, source str
 	case stepped:
 		a.Log.Info("clock set", "by", diff.Round(time.Millisecond), "source", source)
 		a.board.problem("clock", "")
-	default:
+	case a.Clock.Unset() == 0:
 		a.board.problem("clock", "")
 	}
 }

@@ -31,7 +31,19 @@ const maxFile = 4 << 20
 // the old one or the new one. Mode is 0600, as most of them hold secrets.
 func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
-	if err := renameio.WriteFile(path, data, 0, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600)); err != nil {
+	// renameio.WriteFile would keep the mode of a file that is there.
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.CloseAtomicallyReplace()
+	}
+	if cerr := f.Cleanup(); err == nil {
+		err = cerr
+	}
+	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	d, err := os.Open(dir)

@@ -94,6 +94,9 @@ func (r *reconciler) take(s api.Spec) {
 	clear(r.failures)
 	r.ntp = s.NTP
 	r.ntpNext = time.Time{}
+	if r.obs.taken != nil {
+		return // going down; after a reset there is nothing to keep
+	}
 	if err := r.a.keepSpec(s); err != nil {
 		r.a.Log.Warn("keep spec", "err", err)
 	}

@@ -38,20 +38,15 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	status, err := l.mutual.call(pctx, http.MethodPost, "/v1/servers/"+l.uuid+"/sync", req, &resp, func() {
 		l.board.markWritten(version)
 	})
-	if ctx.Err() != nil {
+	if errors.Is(err, context.Canceled) {
+		// By a change of the board, or by the agent's end. It was held, so it was
+		// heard.
+		if l.board.wasWritten(version) {
+			l.noteFirst(report.Boot)
+		}
 		return 0
 	}
 	if err != nil {
-		select {
-		case <-l.board.newer(version):
-			if errors.Is(err, context.Canceled) {
-				if l.board.wasWritten(version) {
-					l.noteFirst(report.Boot)
-				}
-				return 0
-			}
-		default:
-		}
 		return l.syncFailed(ctx, err)
 	}
 	if status != http.StatusNoContent && (resp.Revision == "" || resp.Spec.Revision != resp.Revision) {

@@ -39,6 +39,14 @@ func (c *Clock) Now() time.Time {
 	return c.system().Now().Add(c.offset).UTC()
 }
 
+// Unset is the difference that the system refused to be set by, which Now adds;
+// 0 when there is none.
+func (c *Clock) Unset() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.offset
+}
+
 // Adjust brings the clock to t, a reading of this moment that is good to
 // within the given error. It reports the difference there was and whether the
 // clock was stepped. A difference within error or below Threshold is left alone,
