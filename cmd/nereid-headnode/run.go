@@ -146,4 +146,3 @@ func logger(w io.Writer, o options) (*slog.Logger, error) {
 	}
 	return nil, fmt.Errorf("--log-format %q: want text or json", o.format)
 }
-
