@@ -7,6 +7,7 @@
 // and says why, until an operator assigns anew. Choose is that rule, as a pure
 // function.
 //
-// Keys (all below "platform/"): stamp/<stamp> holds the Record, default the
+// Keys (all below "platform/"): stamp/<stamp> holds the Record, complete/<stamp>
+// whether all its files are there, file/<digest>/<stamp> its files, default the
 // default, server/<UUID, or MAC of a machine not enrolled> the State.
 package platforms
