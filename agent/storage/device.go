@@ -50,7 +50,9 @@ func (s *Storage) open(name string, a access) (*device, error) {
 		f.Close()
 		return nil, fmt.Errorf("open disk %s: %w", name, err)
 	}
-	return &device{f, name, size}, nil
+	d := &device{f, name, size}
+	d.fresh()
+	return d, nil
 }
 
 // writeMark puts m on the disk and waits until it is there.

@@ -10,3 +10,10 @@ func supported() error { return nil }
 func (d *device) reread() {
 	_ = unix.IoctlSetInt(int(d.Fd()), unix.BLKRRPART, 0)
 }
+
+// fresh drops what the kernel remembers of the disk's blocks: ZFS writes to
+// partitions without going through the memory of the disk, which would keep
+// showing what was there before.
+func (d *device) fresh() {
+	_ = unix.IoctlSetInt(int(d.Fd()), unix.BLKFLSBUF, 0)
+}

@@ -15,3 +15,6 @@ func supported() error {
 
 // reread makes the kernel look at the partition table again.
 func (d *device) reread() {}
+
+// fresh drops what the kernel remembers of the disk's blocks.
+func (d *device) fresh() {}

@@ -1,0 +1,651 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"nereid/agent/agenttest"
+	"nereid/api"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	testUUID  = "4c4c4544-0031-3010-8050-b7c04f4e3132"
+	testSetup = "setup-1"
+	gib       = int64(1) << 30
+)
+
+// lab is a World, the Storage of the server it stands for, and its disks.
+type lab struct {
+	*agenttest.World
+	*Storage
+	disks []api.Disk
+}
+
+func newLab(t *testing.T, names ...string) *lab {
+	t.Helper()
+	sizes := map[string]int64{}
+	var disks []api.Disk
+	for _, n := range names {
+		sizes[n] = 2 * gib
+		disks = append(disks, api.Disk{Name: n, SizeBytes: 2 * gib, BlockBytes: 512})
+	}
+	w, err := agenttest.New(t.TempDir(), sizes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{World: w, disks: disks}
+	l.reboot()
+	return l
+}
+
+// reboot forgets what the agent had in memory and what the kernel knew.
+func (l *lab) reboot() {
+	l.PowerCut()
+	l.Storage = &Storage{UUID: testUUID, Runner: l.World, Root: l.World.Root, BeforeComplete: func(_ context.Context, dir string) error {
+		return WriteFile(filepath.Join(dir, "agent.key"), []byte("secret"))
+	}}
+}
+
+// observed is the list of disks as an inventory taken now would have it.
+func (l *lab) observed(t *testing.T) []api.Disk {
+	t.Helper()
+	used := l.InUse(t.Context())
+	disks := append([]api.Disk(nil), l.disks...)
+	for i := range disks {
+		if disks[i].InUseBy = used[disks[i].Name]; disks[i].InUseBy != "" {
+			continue
+		}
+		text, err := l.Content(t.Context(), disks[i].Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disks[i].Content = text
+	}
+	return disks
+}
+
+func (l *lab) setup(t *testing.T, spec api.SetupSpec) error {
+	t.Helper()
+	return l.Setup(t.Context(), spec, l.observed(t), nil)
+}
+
+func (l *lab) write(t *testing.T, disk string, at int64, data string) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(l.World.Root, "dev", disk), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte(data), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sum is a digest of what matters of a disk: its edges and some of its middle.
+func (l *lab) sum(t *testing.T, disk string) string {
+	t.Helper()
+	f, err := os.Open(filepath.Join(l.World.Root, "dev", disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	for _, r := range []*io.SectionReader{io.NewSectionReader(f, 0, 4<<20), io.NewSectionReader(f, 2*gib-16<<20, 16<<20)} {
+		if _, err := io.Copy(h, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+func (l *lab) mark(t *testing.T, disk string) *mark {
+	t.Helper()
+	d, err := l.open(disk, reading)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	f, err := examine(d, d.size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.mark
+}
+
+const wantMirror = `pool zones ONLINE imported: mirror /dev/vdb /dev/vdc
+  options ashift=12 autotrim=off cachefile=none compatibility=openzfs-2.2
+  zones mounted acltype=posixacl atime=off compression=lz4 mountpoint=/zones nereid:plan=PLAN nereid:server=4c4c4544-0031-3010-8050-b7c04f4e3132 nereid:setup=setup-1 nereid:setup-complete=setup-1 nereid:system=on xattr=sa
+  zones/config mounted copies=2 devices=off exec=off setuid=off
+  zones/cores mounted devices=off exec=off quota=10G setuid=off
+`
+
+// world prints the World with the digest of the plan left out.
+func (l *lab) world(t *testing.T) string {
+	t.Helper()
+	s := l.World.String()
+	if _, rest, ok := strings.Cut(s, propPlan+"="); ok {
+		digest, _, _ := strings.Cut(rest, " ")
+		s = strings.ReplaceAll(s, digest, "PLAN")
+	}
+	return s
+}
+
+func (l *lab) check(t *testing.T, want string) {
+	t.Helper()
+	if diff := cmp.Diff(want, l.world(t)); diff != "" {
+		t.Fatalf("world (-want +got):\n%s", diff)
+	}
+}
+
+func TestSetup(t *testing.T) {
+	l := newLab(t, "vdb", "vdc")
+	plan, err := Plan(api.SetupSpec{}, l.disks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := api.SetupSpec{ID: testSetup, PlanDigest: plan.Digest}
+	var phases []string
+	report := func(r api.SetupReport) {
+		if len(phases) == 0 || phases[len(phases)-1] != r.Phase {
+			phases = append(phases, r.Phase)
+		}
+		if r.ID != testSetup || r.Error != "" || r.Complete != (r.Phase == "complete") {
+			t.Errorf("report %+v", r)
+		}
+	}
+	if err := l.Setup(t.Context(), spec, l.disks, report); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(phases, ", "), "planning, creating pool, creating datasets, storing key, complete"; got != want {
+		t.Errorf("phases %s, want %s", got, want)
+	}
+	l.check(t, wantMirror)
+	for _, d := range l.disks {
+		if m := l.mark(t, d.Name); m != nil {
+			t.Errorf("disk %s still carries %+v", d.Name, m)
+		}
+	}
+	info, err := os.Stat(filepath.Join(l.World.Root, "zones/config"))
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("config folder: %v %v", info.Mode(), err)
+	}
+
+	// Again, in the same process and after a reboot: nothing changes.
+	l.World.Hook = func(command string, _ bool) error {
+		if strings.HasPrefix(command, "zpool import -N") || strings.HasPrefix(command, "zfs mount") {
+			return nil
+		}
+		return fmt.Errorf("unexpected change: %s", command)
+	}
+	if err := l.setup(t, spec); err != nil {
+		t.Fatal(err)
+	}
+	l.reboot()
+	im, err := l.Import(t.Context())
+	if err != nil || !im.Complete || im.System == nil || im.SetupID != testSetup || len(im.Problems) > 0 || im.ConfigDir == "" {
+		t.Fatalf("import: %+v %v", im, err)
+	}
+	if im2, err := l.Import(t.Context()); err != nil || !cmp.Equal(im, im2) {
+		t.Fatalf("second import: %+v %v", im2, err)
+	}
+	if err := l.setup(t, spec); err != nil {
+		t.Fatal(err)
+	}
+	l.check(t, wantMirror)
+	if key, err := l.ReadConfig(t.Context(), "agent.key"); err != nil || string(key) != "secret" {
+		t.Errorf("key %q %v", key, err)
+	}
+	if err := l.setup(t, api.SetupSpec{ID: "setup-2"}); !errors.Is(err, ErrSetUp) {
+		t.Errorf("another setup: %v", err)
+	}
+}
+
+func TestConfigFiles(t *testing.T) {
+	l := newLab(t, "vdb")
+	if _, err := l.ReadConfig(t.Context(), "spec.json"); !errors.Is(err, ErrNoPool) {
+		t.Errorf("without a pool: %v", err)
+	}
+	if err := l.setup(t, api.SetupSpec{ID: testSetup}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.ReadConfig(t.Context(), "spec.json"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("absent file: %v", err)
+	}
+	for _, text := range []string{"one", "two"} {
+		if err := l.WriteConfig(t.Context(), "spec.json", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := l.ReadConfig(t.Context(), "spec.json"); err != nil || string(b) != text {
+			t.Errorf("read %q %v", b, err)
+		}
+	}
+	dir, err := l.ConfigDir(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 2 { // agent.key, spec.json
+		t.Errorf("files %v %v", files, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "spec.json")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v %v", info.Mode(), err)
+	}
+}
+
+// TestPoolsCost: a list of pools that did not change runs no command.
+func TestPoolsCost(t *testing.T) {
+	l := newLab(t, "vdb")
+	if pools, err := l.Pools(t.Context()); err != nil || len(pools) != 0 || len(l.Calls()) != 0 {
+		t.Errorf("without pools: %v %v", pools, err)
+	}
+	if err := l.setup(t, api.SetupSpec{ID: testSetup}); err != nil {
+		t.Fatal(err)
+	}
+	pools, err := l.Pools(t.Context())
+	if err != nil || len(pools) != 1 || !pools[0].System || pools[0].Health != "ONLINE" || pools[0].SetupID != testSetup || pools[0].SizeBytes == 0 {
+		t.Fatalf("pools %+v %v", pools, err)
+	}
+	l.Calls()
+	for range 100 {
+		if _, err := l.Pools(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.InUse(t.Context())
+	}
+	if c := l.Calls(); len(c) != 0 {
+		t.Errorf("idle calls ran %v", c)
+	}
+	if err := l.SetHealth("zones", "DEGRADED"); err != nil {
+		t.Fatal(err)
+	}
+	if pools, err = l.Pools(t.Context()); err != nil || pools[0].Health != "DEGRADED" {
+		t.Errorf("after a change: %+v %v", pools, err)
+	}
+}
+
+var errCut = errors.New("cut")
+
+// cut makes the n-th thing that changes something fail: a step before it
+// happens, a command before or after it had its effect.
+func (l *lab) cut(n int) (happened func() bool) {
+	count := 0
+	here := func() error {
+		count++
+		if count == n {
+			return errCut
+		}
+		return nil
+	}
+	l.World.Hook = func(string, bool) error { return here() }
+	l.Storage.hook = func(string) error { return here() }
+	return func() bool { return count >= n }
+}
+
+func (l *lab) uncut() { l.World.Hook, l.Storage.hook = nil, nil }
+
+// TestSetupCut stops a setup at every point, with and without a reboot, and
+// continues it. The pool becomes what it would have been, the disk with foreign
+// data that was left out stays as it was, and the one that was given for wiping is used.
+func TestSetupCut(t *testing.T) {
+	for _, reboot := range []bool{false, true} {
+		n := 1
+		for ; ; n++ {
+			l := newLab(t, "vda", "vdb", "vdc")
+			l.write(t, "vda", 1080, "\x53\xef")
+			l.write(t, "vda", 3<<20, "somebody's files")
+			l.write(t, "vdc", 0, "XFSB")
+			foreign := l.sum(t, "vda")
+			spec := api.SetupSpec{ID: testSetup, Exclude: []string{"vda"}, Wipe: []string{"vdc"}}
+			happened := l.cut(n)
+			err := l.setup(t, spec)
+			if !happened() {
+				if err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+			if !errors.Is(err, errCut) {
+				t.Fatalf("cut %d (reboot %v): %v", n, reboot, err)
+			}
+			l.uncut()
+			if reboot {
+				l.reboot()
+				if im, err := l.Import(t.Context()); err != nil || len(im.Problems) > 0 {
+					t.Fatalf("cut %d: import: %+v %v", n, im, err)
+				}
+			}
+			for range 2 {
+				if err := l.setup(t, spec); err != nil {
+					t.Fatalf("cut %d (reboot %v): again: %v\n%s", n, reboot, err, l.World)
+				}
+				l.check(t, wantMirror)
+			}
+			for _, d := range l.disks {
+				if m := l.mark(t, d.Name); m != nil {
+					t.Fatalf("cut %d: disk %s still carries %+v", n, d.Name, m)
+				}
+			}
+			if l.sum(t, "vda") != foreign {
+				t.Fatalf("cut %d: the foreign disk changed", n)
+			}
+		}
+		if n < 15 {
+			t.Errorf("only %d points were tried", n)
+		}
+	}
+}
+
+// TestSetupOtherID: an unfinished setup is taken over by the next one asked for.
+func TestSetupOtherID(t *testing.T) {
+	for n := 1; ; n++ {
+		l := newLab(t, "vdb", "vdc")
+		happened := l.cut(n)
+		err := l.setup(t, api.SetupSpec{ID: "setup-0"})
+		if !happened() {
+			break
+		}
+		l.uncut()
+		l.reboot()
+		im, err := l.Import(t.Context())
+		if err != nil || len(im.Problems) > 0 {
+			t.Fatalf("cut %d: import: %+v %v", n, im, err)
+		}
+		err = l.setup(t, api.SetupSpec{ID: testSetup})
+		if im.Complete {
+			if !errors.Is(err, ErrSetUp) {
+				t.Fatalf("cut %d: %v", n, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("cut %d: %v\n%s", n, err, l.World)
+		}
+		l.check(t, wantMirror)
+	}
+}
+
+// TestResetCut stops a factory reset at every point; the next boot finishes it
+// and the disks can be set up again without leave to wipe them.
+func TestResetCut(t *testing.T) {
+	n := 1
+	for ; ; n++ {
+		l := newLab(t, "vda", "vdb", "vdc")
+		l.write(t, "vda", 0, "LUKS\xba\xbe")
+		foreign := l.sum(t, "vda")
+		spec := api.SetupSpec{ID: testSetup, Exclude: []string{"vda"}}
+		if err := l.setup(t, spec); err != nil {
+			t.Fatal(err)
+		}
+		pools, err := l.Pools(t.Context())
+		if err != nil || len(pools) != 1 {
+			t.Fatalf("%v %v", pools, err)
+		}
+		if err := l.Destroy(t.Context(), "1"); err != nil {
+			t.Fatalf("another GUID: %v", err)
+		}
+		l.check(t, wantMirror)
+		happened := l.cut(n)
+		err = l.Destroy(t.Context(), pools[0].GUID)
+		cut := happened()
+		l.uncut()
+		if cut && !errors.Is(err, errCut) || !cut && err != nil {
+			t.Fatalf("cut %d: %v", n, err)
+		}
+		l.reboot()
+		im, err := l.Import(t.Context())
+		if err != nil || len(im.Problems) > 0 {
+			t.Fatalf("cut %d: import: %+v %v", n, im, err)
+		}
+		if n == 1 {
+			// Nothing had happened yet: the pool is as it was.
+			l.check(t, wantMirror)
+			if err := l.Destroy(t.Context(), pools[0].GUID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.Destroy(t.Context(), pools[0].GUID); err != nil {
+			t.Fatalf("cut %d: again: %v", n, err)
+		}
+		l.check(t, "")
+		if l.sum(t, "vda") != foreign {
+			t.Fatalf("cut %d: the foreign disk changed", n)
+		}
+		for _, d := range l.observed(t) {
+			if (d.Content != "") != (d.Name == "vda") {
+				t.Fatalf("cut %d: disk %s holds %q", n, d.Name, d.Content)
+			}
+		}
+		if err := l.setup(t, spec); err != nil {
+			t.Fatalf("cut %d: setup after reset: %v", n, err)
+		}
+		l.check(t, wantMirror)
+		if !cut {
+			break
+		}
+	}
+	if n < 8 {
+		t.Errorf("only %d points were tried", n)
+	}
+}
+
+// TestSetupRefuses: what was not made here is not destroyed.
+func TestSetupRefuses(t *testing.T) {
+	other := func(server, pool, kind, id string) string {
+		b, err := mark{Kind: kind, ID: id, Server: server, Pool: pool}.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	tests := []struct {
+		name string
+		make func(t *testing.T, l *lab)
+		want error
+		text string
+	}{
+		{"a file system", func(t *testing.T, l *lab) { l.write(t, "vdb", 0, "XFSB") }, ErrForeignData, "an XFS file system"},
+		{"unknown bytes at the end", func(t *testing.T, l *lab) { l.write(t, "vdb", 2*gib-5, "x") }, ErrForeignData, "unknown kind"},
+		{"a pool", func(t *testing.T, l *lab) {
+			if _, err := l.AddPool("tank", "vdb", true, nil); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrForeignData, `the ZFS pool "tank"`},
+		{"another server's mark", func(t *testing.T, l *lab) {
+			l.write(t, "vdb", markOffset, other("11111111-0031-3010-8050-b7c04f4e3132", "zones", markSetup, "x"))
+		}, ErrForeignData, "unfinished setup of server 11111111"},
+		{"our mark and another pool", func(t *testing.T, l *lab) {
+			if _, err := l.AddPool("tank", "vdb", true, nil); err != nil {
+				t.Fatal(err)
+			}
+			l.write(t, "vdb", markOffset, other(testUUID, "zones", markSetup, "x"))
+		}, ErrForeignData, `the ZFS pool "tank"`},
+		{"our mark and a file system", func(t *testing.T, l *lab) {
+			l.write(t, "vdb", markOffset, other(testUUID, "zones", markSetup, "x"))
+			l.write(t, "vdb", 1080, "\x53\xef")
+		}, ErrForeignData, "ext4"},
+		{"our reset's mark and another pool of the name", func(t *testing.T, l *lab) {
+			if _, err := l.AddPool("zones", "vdb", true, nil); err != nil {
+				t.Fatal(err)
+			}
+			l.write(t, "vdb", markOffset, other(testUUID, "zones", markReset, "7"))
+		}, ErrForeignData, `the ZFS pool "zones"`},
+		{"a damaged mark", func(t *testing.T, l *lab) { l.write(t, "vdb", markOffset, markMagic) }, ErrForeignData, "damaged mark"},
+		{"the name is taken", func(t *testing.T, l *lab) {
+			if _, err := l.AddPool("zones", "vdb", false, nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Import(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrForeignData, "no setup made"},
+		{"a system pool of hand", func(t *testing.T, l *lab) {
+			if _, err := l.AddPool("data", "vdb", false, map[string]string{propSystem: "on"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Import(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrSetUp, "no setup made"},
+		{"another server's system pool", func(t *testing.T, l *lab) {
+			if _, err := l.AddPool("data", "vdb", false, map[string]string{propSystem: "on", propServer: "x"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Import(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "was made by server x"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t, "vdb", "vdc")
+			tt.make(t, l)
+			before := l.sum(t, "vdb") + l.sum(t, "vdc") + l.World.String()
+			for range 2 {
+				// An inventory from before the data came does not help.
+				for _, disks := range [][]api.Disk{l.observed(t), l.disks} {
+					err := l.Setup(t.Context(), api.SetupSpec{ID: testSetup}, disks, nil)
+					if err == nil || tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+						t.Fatalf("got %v, want %v with %q", err, tt.want, tt.text)
+					}
+				}
+			}
+			if l.sum(t, "vdb")+l.sum(t, "vdc")+l.World.String() != before {
+				t.Error("a refused setup changed something")
+			}
+		})
+	}
+}
+
+func TestSetupPlanChanged(t *testing.T) {
+	l := newLab(t, "vdb", "vdc")
+	err := l.setup(t, api.SetupSpec{ID: testSetup, PlanDigest: strings.Repeat("0", 64)})
+	if !errors.Is(err, ErrPlanChanged) {
+		t.Errorf("got %v", err)
+	}
+	for _, spec := range []api.SetupSpec{{}, {ID: "a b"}, {ID: "a", Pool: "mirror"}, {ID: "a", Pool: "a/b"}, {ID: "a", Pool: "-f"}} {
+		if err := l.setup(t, spec); err == nil {
+			t.Errorf("%+v was accepted", spec)
+		}
+	}
+	l.check(t, "")
+}
+
+// TestSetupKinds: log, cache and spares reach zpool create, disks by their ids.
+func TestSetupKinds(t *testing.T) {
+	l := newLab(t, "sda", "sdb", "sdc", "sdd", "sde", "nvme0n1", "nvme1n1", "nvme2n1")
+	dir := filepath.Join(l.World.Root, "dev/disk/by-id")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range l.disks {
+		d := &l.disks[i]
+		d.ID = "wwn-" + d.Name
+		d.SolidState = strings.HasPrefix(d.Name, "nvme")
+		if err := os.Symlink("../../"+d.Name, filepath.Join(dir, d.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.setup(t, api.SetupSpec{ID: testSetup, Pool: "data"}); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.ReplaceAll("pool data ONLINE imported: mirror @sda @sdb mirror @sdc @sdd log mirror @nvme0n1 @nvme1n1 cache @nvme2n1 spare @sde", "@", "/dev/disk/by-id/wwn-")
+	if got, _, _ := strings.Cut(l.World.String(), "\n"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	used := l.InUse(t.Context())
+	for _, d := range l.disks {
+		if used[d.Name] != "pool data" {
+			t.Errorf("disk %s in use by %q", d.Name, used[d.Name])
+		}
+	}
+}
+
+func TestImportProblems(t *testing.T) {
+	system := map[string]string{propSystem: "on", propServer: testUUID, propSetup: "a", propComplete: "a"}
+	tests := []struct {
+		name   string
+		make   func(add func(name, disk string, foreign bool, props map[string]string))
+		system string
+		text   string
+	}{
+		{"foreign host", func(add func(string, string, bool, map[string]string)) { add("zones", "vdb", true, system) }, "", "another system used it last"},
+		{"two of a name", func(add func(string, string, bool, map[string]string)) {
+			add("zones", "vdb", false, system)
+			add("zones", "vdc", false, system)
+		}, "", "2 pools have that name"},
+		{"two system pools", func(add func(string, string, bool, map[string]string)) {
+			add("zones", "vdb", false, system)
+			add("zones2", "vdc", false, system)
+		}, "", "none is chosen"},
+		{"a data pool beside", func(add func(string, string, bool, map[string]string)) {
+			add("data", "vdb", false, nil)
+			add("zones", "vdc", false, system)
+		}, "zones", "zones/config is not mounted"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t, "vdb", "vdc")
+			tt.make(func(name, disk string, foreign bool, props map[string]string) {
+				if _, err := l.AddPool(name, disk, foreign, props); err != nil {
+					t.Fatal(err)
+				}
+			})
+			for range 2 {
+				im, err := l.Import(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := ""
+				if im.System != nil {
+					got = im.System.Name
+				}
+				if got != tt.system || !strings.Contains(strings.Join(im.Problems, "\n"), tt.text) {
+					t.Errorf("system %q, problems %q", got, im.Problems)
+				}
+			}
+			for _, c := range l.Calls() {
+				if strings.Contains(c, " -f") {
+					t.Errorf("forced: %s", c)
+				}
+			}
+		})
+	}
+}
+
+func FuzzMark(f *testing.F) {
+	good, err := mark{Kind: markSetup, ID: "a", Server: testUUID, Pool: "zones"}.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:100])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeMark(b)
+		if err != nil {
+			return
+		}
+		again, err := m.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := decodeMark(again); err != nil || n != m {
+			t.Fatalf("%+v became %+v, %v", m, n, err)
+		}
+		if !bytes.HasPrefix(again, []byte(markMagic)) {
+			t.Fatal("no magic")
+		}
+	})
+}
