@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,7 +72,7 @@ func insertModule(path, params string) error {
 // Network configures the NIC the server booted from, while drivers for late
 // devices are still being loaded.
 func (k *kernel) Network(ctx context.Context, n api.BootNetwork) error {
-	return configure(ctx, n, k.console, k.hotplug)
+	return configure(ctx, n, k.console, patience{nic: 30 * time.Second, carrier: 30 * time.Second}, k.hotplug)
 }
 
 // hotplug loads the driver of a device that appeared.

@@ -16,16 +16,13 @@ import (
 	"nereid/api"
 )
 
-// How long a NIC may take until it is told as missing, and its link.
-const (
-	nicTime     = 30 * time.Second
-	carrierTime = 30 * time.Second
-)
+// patience is how long a NIC may take until it is told as missing, and its link.
+type patience struct{ nic, carrier time.Duration }
 
 // configure waits for the NIC with a MAC and for its link, and gives it its
 // address and route. hotplug is called with the modalias of each device that
 // appears meanwhile, and with "" when some may have been missed.
-func configure(ctx context.Context, n api.BootNetwork, console *Console, hotplug func(context.Context, string) error) error {
+func configure(ctx context.Context, n api.BootNetwork, console *Console, wait patience, hotplug func(context.Context, string) error) error {
 	mac, err := net.ParseMAC(n.MAC)
 	if err != nil {
 		return &final{err}
@@ -33,14 +30,16 @@ func configure(ctx context.Context, n api.BootNetwork, console *Console, hotplug
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		_ = netlink.LinkSetUp(lo) // nothing here needs it
 	}
-	ctx, cancel := context.WithTimeout(ctx, nicTime+carrierTime)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-
 	events, err := listenUevents(ctx)
 	if err != nil {
 		return fmt.Errorf("listen for devices: %w", err)
 	}
-	defer events.close()
+	defer func() {
+		cancel()
+		events.close()
+	}()
 	links := make(chan netlink.LinkUpdate, 64)
 	done := make(chan struct{})
 	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ListExisting: true}); err != nil {
@@ -54,7 +53,7 @@ func configure(ctx context.Context, n api.BootNetwork, console *Console, hotplug
 	if err := hotplug(ctx, ""); err != nil { // devices that came before the listening began
 		return err
 	}
-	w := &nicWait{mac: mac, network: n, seen: map[string]string{}, timer: time.NewTimer(nicTime)}
+	w := &nicWait{mac: mac, network: n, seen: map[string]string{}, timer: time.NewTimer(wait.nic), carrier: wait.carrier}
 	defer w.timer.Stop()
 	for {
 		select {
@@ -89,6 +88,7 @@ type nicWait struct {
 	name    string            // ours, once it is there
 	index   int
 	timer   *time.Timer
+	carrier time.Duration
 }
 
 // link looks at one link and reports whether the network is ready.
@@ -105,7 +105,7 @@ func (w *nicWait) link(l netlink.Link, console *Console) (up bool, err error) {
 		if err := w.address(l); err != nil {
 			return false, err
 		}
-		w.timer.Reset(carrierTime)
+		w.timer.Reset(w.carrier)
 	}
 	if a.Index != w.index || a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_LOWER_UP == 0 {
 		return false, nil

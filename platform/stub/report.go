@@ -56,6 +56,7 @@ func startReporter(ctx context.Context, client images.Doer) *reporter {
 // send queues an event; a full queue drops it.
 func (r *reporter) send(url string, ev api.BootEvent) {
 	ev.Detail = ev.Detail[:min(len(ev.Detail), maxDetail)]
+	ev.Time = time.Now().UTC()
 	select {
 	case r.queue <- report{url: url, event: ev}:
 	default:
@@ -67,6 +68,7 @@ func (r *reporter) flush(ctx context.Context, url string, ev api.BootEvent, d ti
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	sent := make(chan struct{})
+	ev.Time = time.Now().UTC()
 	select {
 	case r.queue <- report{url: url, event: ev, sent: sent}:
 	case <-ctx.Done():

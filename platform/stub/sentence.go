@@ -94,6 +94,25 @@ func explainGet(what string, c api.BootConfig, err error) error {
 	return problem("Getting "+what+" from "+c.BootServer+" was cut", err.Error(), "it goes on where it was", err)
 }
 
+// explainDisk puts the failure to get something from a disk in words.
+func explainDisk(what, disk string, err error) error {
+	var digest *images.DigestError
+	var size *images.SizeError
+	var known *trouble
+	switch {
+	case errors.As(err, &known):
+		return err
+	case errors.As(err, &digest):
+		return problem("The bytes of "+what+" on "+disk+" are not those the signed manifest names",
+			"SHA-256 is "+digest.Got+" instead of "+digest.Want, "make the disk again", err)
+	case errors.As(err, &size):
+		return problem("The length of "+what+" on "+disk+" is not what the signed manifest says", size.Error(), "make the disk again", err)
+	case errors.Is(err, syscall.ENOSPC):
+		return problem("There is no room in memory for "+what, "the server has too little RAM for this platform", "add memory or use another platform", err)
+	}
+	return problem("Reading "+what+" from "+disk+" went wrong", err.Error(), "", err)
+}
+
 // explainManifest puts a refused manifest in words.
 func explainManifest(c api.BootConfig, err error) error {
 	if errors.Is(err, images.ErrSignature) {

@@ -92,7 +92,10 @@ func (s *Stub) fetcher(what string, stop context.CancelCauseFunc) *images.Fetche
 	return &images.Fetcher{
 		Client: s.Client, Backoff: s.Backoff, Sleep: s.Sleep,
 		Progress: func(p images.Progress) {
-			s.gotOn()
+			if p.Bytes > s.best[what] { // the same bytes again are no progress
+				s.best[what] = p.Bytes
+				s.gotOn()
+			}
 			s.Console.Progress(what, p)
 		},
 		Retry: func(err error, wait time.Duration) {
@@ -193,6 +196,9 @@ func (s *Stub) getLayer(ctx context.Context, l api.File) (err error) {
 	}
 	if err = errors.Join(err, w.Close()); err != nil {
 		_ = os.Remove(s.layerPath(l)) // its memory is wanted back
+		if s.disk != nil {
+			return explainDisk(l.Name, s.args.disk, err)
+		}
 		return explainGet(l.Name, s.config, err)
 	}
 	return nil

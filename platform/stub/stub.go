@@ -72,7 +72,8 @@ type Stub struct {
 	online   bool
 	signed   api.SignedManifest
 	manifest *api.Manifest
-	have     map[string]bool // layers that are there and verified
+	have     map[string]bool  // layers that are there and verified
+	best     map[string]int64 // most bytes that ever came of a file
 	root     string
 	rooted   bool
 	good     float64 // uptime when something last got on
@@ -92,7 +93,7 @@ const (
 func (s *Stub) Run(ctx context.Context) error {
 	s.timings.Stub = s.Machine.Uptime()
 	s.good = s.timings.Stub
-	s.have = map[string]bool{}
+	s.have, s.best = map[string]bool{}, map[string]int64{}
 	rctx, stop := context.WithCancel(ctx)
 	s.report = startReporter(rctx, s.Client)
 	defer s.report.done.Wait()
