@@ -172,13 +172,15 @@ func (t tree) diskIDs() map[string]string {
 // users maps device numbers ("8:1") and device names ("sda1") to the mount or swap that uses them.
 func (t tree) users() map[string]string {
 	users := map[string]string{}
+	// The kernel writes these four as octal (fs/seq_file.c: mangle_path).
+	octal := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	for line := range strings.Lines(t.text(t.proc("self", "mountinfo"))) {
 		// proc_pid_mountinfo(5): id parent major:minor root mountpoint ... - type source options
 		f := strings.Fields(line)
 		if len(f) < 10 {
 			continue
 		}
-		use := "mount " + f[4]
+		use := "mount " + octal.Replace(f[4])
 		if _, ok := users[f[2]]; !ok {
 			users[f[2]] = use
 		}
