@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"nereid/api"
 	"nereid/headnode/store"
@@ -179,10 +178,7 @@ func appendEvent(evs []api.BootEvent, ev api.BootEvent) []api.BootEvent {
 // clip makes a sentence from the network fit to be kept and shown.
 func clip(s string) string {
 	if len(s) > maxDetail {
-		s = s[:maxDetail]
-		for len(s) > 0 && !utf8.ValidString(s[max(0, len(s)-utf8.UTFMax):]) && !utf8.RuneStart(s[len(s)-1]) {
-			s = s[:len(s)-1]
-		}
+		s = s[:maxDetail] // a rune cut in half goes with what is not UTF-8
 	}
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

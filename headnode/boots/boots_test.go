@@ -352,8 +352,9 @@ func TestEvents(t *testing.T) {
 }
 
 func FuzzClip(f *testing.F) {
-	f.Add(strings.Repeat("ä", 600))
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Add("ä\x00\xff", uint16(600))
+	f.Fuzz(func(t *testing.T, s string, n uint16) {
+		s = strings.Repeat(s, int(n)%2048)
 		if got := clip(s); len(got) > maxDetail || !utf8.ValidString(got) {
 			t.Errorf("%q became %q", s, got)
 		}
