@@ -315,8 +315,8 @@ func TestRenewal(t *testing.T) {
 		start(t, w, h, t.TempDir(), nil)
 		h.until("anything", func(api.SyncRequest) bool { return true })
 		time.Sleep(3 * time.Hour)
-		if h.enrols != 1 || h.renewals < 5 || h.renewals > 7 {
-			t.Errorf("%d enrolments, %d renewals in three hours of one-hour certificates", h.enrols, h.renewals)
+		if _, _, enrols, renewals := h.counts(); enrols != 1 || renewals < 5 || renewals > 7 {
+			t.Errorf("%d enrolments, %d renewals in three hours of one-hour certificates", enrols, renewals)
 		}
 		// Away for longer than a certificate lives: enrolled again with the same key.
 		h.set(func() { h.down = true })
@@ -325,8 +325,8 @@ func TestRenewal(t *testing.T) {
 		h.serve()
 		h.set(func() { h.down, h.syncs = false, nil })
 		h.until("anything", func(api.SyncRequest) bool { return true })
-		if h.enrols != 2 {
-			t.Errorf("%d enrolments", h.enrols)
+		if _, _, enrols, _ := h.counts(); enrols != 2 {
+			t.Errorf("%d enrolments", enrols)
 		}
 	})
 }
@@ -394,8 +394,8 @@ func TestClockIsNotTurnedBack(t *testing.T) {
 		}
 		start(t, w, h, t.TempDir(), nil)
 		time.Sleep(10 * time.Minute)
-		if h.requests == 0 || h.enrols != 0 {
-			t.Errorf("%d requests, %d enrolments with an expired head node", h.requests, h.enrols)
+		if requests, _, enrols, _ := h.counts(); requests == 0 || enrols != 0 {
+			t.Errorf("%d requests, %d enrolments with an expired head node", requests, enrols)
 		}
 		if w.clockOff.Abs() > time.Minute {
 			t.Errorf("clock moved by %s", w.clockOff)

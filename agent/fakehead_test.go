@@ -52,6 +52,7 @@ type fakeHead struct {
 	conns    []net.Conn
 	listener *pipeListener
 	server   *http.Server
+	tls      *tls.Config
 	certTime [2]time.Time // validity of the server's certificate; zero: around now
 }
 
@@ -112,14 +113,17 @@ func (h *fakeHead) serve() {
 	pool := x509.NewCertPool()
 	pool.AddCert(h.ca)
 	l := &pipeListener{ch: make(chan net.Conn), done: make(chan struct{})}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.listener = l
+	h.tls = &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw, h.ca.Raw}, PrivateKey: key}},
+		ClientCAs:    pool, ClientAuth: tls.VerifyClientCertIfGiven,
+	}
 	h.server = &http.Server{
-		Handler:  http.HandlerFunc(h.handle),
-		ErrorLog: log.New(io.Discard, "", 0),
-		TLSConfig: &tls.Config{
-			Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw, h.ca.Raw}, PrivateKey: key}},
-			ClientCAs:    pool, ClientAuth: tls.VerifyClientCertIfGiven,
-		},
+		Handler:   http.HandlerFunc(h.handle),
+		ErrorLog:  log.New(io.Discard, "", 0),
+		TLSConfig: h.tls.Clone(),
 	}
 	srv := h.server
 	go func() { _ = srv.ServeTLS(l, "", "") }()
@@ -127,7 +131,10 @@ func (h *fakeHead) serve() {
 
 // close is what SIGKILL does: every connection is gone at once.
 func (h *fakeHead) close() {
-	h.server.Close()
+	h.mu.Lock()
+	srv := h.server
+	h.mu.Unlock()
+	srv.Close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range h.conns {
@@ -148,6 +155,13 @@ func (h *fakeHead) set(f func()) {
 	defer h.mu.Unlock()
 	f()
 	h.bump()
+}
+
+// counts are how often what was asked.
+func (h *fakeHead) counts() (requests, dials, enrols, renewals int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.requests, h.dials, h.enrols, h.renewals
 }
 
 func (h *fakeHead) bootConfig() api.BootConfig {

@@ -22,7 +22,7 @@ func TestOverTCP(t *testing.T) {
 	}
 	var protos atomic.Int32
 	srv := &http.Server{
-		TLSConfig: h.server.TLSConfig.Clone(),
+		TLSConfig: h.tls.Clone(),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			protos.Store(int32(r.ProtoMajor))
 			h.handle(w, r)
@@ -42,8 +42,8 @@ func TestOverTCP(t *testing.T) {
 		t.Errorf("HTTP/%d, want 2", got)
 	}
 	r.stop()
-	if h.enrols != 1 || !strings.Contains(r.console.String(), "Enrolled") {
-		t.Errorf("%d enrolments, console %q", h.enrols, r.console)
+	if _, _, enrols, _ := h.counts(); enrols != 1 || !strings.Contains(r.console.String(), "Enrolled") {
+		t.Errorf("%d enrolments, console %q", enrols, r.console)
 	}
 }
 
