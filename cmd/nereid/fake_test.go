@@ -303,9 +303,14 @@ func (f *fake) act(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	defer f.tell(api.Event{Kind: "server", Server: s.UUID})
-	running := func(s *api.Server) { s.State, s.BootID = api.StateRunning, s.BootID+"-next" }
-	if !s.SetUp {
-		running = func(s *api.Server) { s.State, s.BootID = api.StateApproved, s.BootID+"-next" }
+	running := func(s *api.Server) {
+		if s.State = api.StateApproved; s.SetUp {
+			s.State = api.StateRunning
+		}
+		if s.BootID += "-next"; s.Report == nil {
+			s.Report = &api.Report{}
+		}
+		s.Report.BootID = s.BootID
 	}
 	booting := func(s *api.Server) { s.State = api.StateBooting }
 	switch r.PathValue("verb") {

@@ -99,6 +99,9 @@ func rebootGoal(before api.Server) goal {
 			}
 			return false, "going down", stuck(s)
 		}
+		if s.State != api.StatePending && (s.Report == nil || s.Report.BootID != s.BootID) {
+			return false, "enrolled, not synced yet", stuck(s)
+		}
 		// A server without a pool is never "running".
 		ok := s.State == api.StateRunning || !before.SetUp && slices.Contains([]api.ServerState{api.StateApproved, api.StatePending}, s.State)
 		return ok, string(s.State), stuck(s)
