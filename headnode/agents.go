@@ -54,11 +54,13 @@ func (s *Server) enrol(ctx context.Context, in *body[api.EnrolRequest]) (*polled
 		if out.Refused != nil {
 			return nil, out.Refused
 		}
+		if out.Granted {
+			// Seen it is with its first sync; until then it is booting.
+			s.serverChanged(uuid, out.Record.Hostname)
+			return s.certify(csr)
+		}
 		if s.live.touch(uuid, s.now(), nil) {
 			s.serverChanged(uuid, out.Record.Hostname)
-		}
-		if out.Granted {
-			return s.certify(csr)
 		}
 		select {
 		case <-changed:

@@ -46,10 +46,12 @@ func (s *Server) Boot(ctx context.Context, r api.BootRequest) (api.BootAnswer, e
 	return api.BootAnswer{Verdict: api.VerdictSilent, Rule: "message-type", Reason: fmt.Sprintf("%q is no message to answer", r.Kind)}, nil
 }
 
-// boots reports whether a request is of firmware or iPXE; everybody else runs a
+func isIPXE(r api.BootRequest) bool { return strings.HasPrefix(r.UserClass, "iPXE") }
+
+// isBoot reports whether a request is of firmware or iPXE; everybody else runs a
 // system already and boots nothing.
 func isBoot(r api.BootRequest) bool {
-	return r.UserClass == "iPXE" || strings.HasPrefix(r.VendorClass, "PXEClient") || strings.HasPrefix(r.VendorClass, "HTTPClient")
+	return isIPXE(r) || strings.HasPrefix(r.VendorClass, "PXEClient") || strings.HasPrefix(r.VendorClass, "HTTPClient")
 }
 
 func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
@@ -120,6 +122,9 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		case errors.Is(err, addresses.ErrTaken):
 			a = nak("taken", err, "the machine asks again and gets another")
 			return nil
+		case errors.Is(err, addresses.ErrNotServers):
+			a = nak("not-in-range", err, "the machine asks again and gets an address of the range")
+			return nil
 		case errors.Is(err, addresses.ErrNotOnNetwork):
 			a = nak("other-network", err, "the machine asks again and gets an address of this network")
 			return nil
@@ -137,7 +142,7 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
 			}
 			stage := api.StageAck
-			if r.UserClass == "iPXE" {
+			if isIPXE(r) {
 				stage = api.StageIPXEAck
 			}
 			if _, err = s.pending.Record(tx, b.ID, api.BootEvent{Stage: stage, Detail: lease.Address.String()}, now, func(b *api.Boot) {

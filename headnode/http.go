@@ -64,7 +64,7 @@ func (s *Server) Run(ctx context.Context) error {
 		[]netip.Addr{s.answers.Admin.Address.Addr(), netip.MustParseAddr("127.0.0.1")}, []string{"nereid-headnode", "localhost"}))
 
 	g, gctx := errgroup.WithContext(ctx)
-	for _, l := range []net.Listener{netutil.LimitListener(unix, maxConns), tcp} {
+	for _, l := range []net.Listener{unix, tcp} {
 		g.Go(func() error {
 			if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve on %s: %w", l.Addr(), err)
@@ -100,8 +100,8 @@ func stopOf(ctx context.Context) <-chan struct{} {
 	return c
 }
 
-// listenUnix opens the socket, 0666: the kernel says who connects. The store's
-// lock makes sure that a socket that is there is a dead one.
+// listenUnix opens the socket for this user and root alone. The store's lock
+// makes sure that a socket that is there is a dead one.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if len(path) > 107 {
 		return nil, fmt.Errorf("listen on %s: the path is longer than the 107 bytes a Unix socket may have; choose a shorter one", path)
@@ -120,7 +120,7 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on socket: %w", err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // removed when all is done
-	if err := os.Chmod(path, 0o666); err != nil {
+	if err := os.Chmod(path, 0o600); err != nil {
 		_ = l.Close()
 		return nil, fmt.Errorf("listen on socket: %w", err)
 	}

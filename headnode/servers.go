@@ -270,8 +270,8 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 	if len(bs) > 0 {
 		v.Boot, current = &bs[0], bs[0].ID
 		if bs[0].Done == nil {
-			if hold := boots.Loop(bs[0], bs[1:], now); hold.Held {
-				v.Loop = hold.Reason
+			if l := boots.Loop(bs[0], bs[1:], now); l.Failures >= boots.LoopFree {
+				v.Loop = l.Reason
 			}
 		}
 	}

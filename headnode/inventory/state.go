@@ -33,7 +33,7 @@ func State(now time.Time, r Record, o Observed, v View) (api.ServerState, string
 			strings.Join(r.MACs, ", "), strings.Join(r.Claim.MACs, ", "), r.UUID)
 	case r.Rejected:
 		return api.StateRejected, "an operator rejected it; let it in with: nereid server approve " + r.UUID
-	case v.Loop != "" && (silent || booting):
+	case v.Loop != "" && booting:
 		return api.StateBootLoop, v.Loop
 	case silent && r.Mismatch != nil:
 		return api.StateHeld, fmt.Sprintf("a boot from %s presents another key than the one kept on its pool; if its disks were replaced accept it with: nereid server reset %s", r.Mismatch.MAC, r.Hostname)
