@@ -87,8 +87,11 @@ func (m *machine) boot(ctx context.Context) (api.BootConfig, error) {
 		return cfg, err
 	}
 	plan, err := m.head.Plan(ctx, a.BootID, from)
-	if err != nil || plan.Hold != "" {
-		return cfg, fmt.Errorf("plan: %v %s", err, plan.Hold)
+	if err != nil {
+		return cfg, fmt.Errorf("plan: %w", err)
+	}
+	if plan.Hold != "" {
+		return cfg, fmt.Errorf("plan: held: %s", plan.Hold)
 	}
 	if err := record(api.BootEvent{Stage: api.StageScript, Bytes: 600},
 		api.BootEvent{Stage: api.StageKernel, Bytes: plan.Manifest.Kernel.Size, Seconds: 0.1},

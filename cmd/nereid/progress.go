@@ -62,6 +62,7 @@ type bar struct {
 	now     func() time.Time
 	name    string
 	total   int64
+	last    int64 // bytes at the latest call
 	first   int64 // bytes that were there when it began
 	begun   time.Time
 	shown   time.Time
@@ -88,6 +89,10 @@ func (b *bar) at(n int64) {
 			fmt.Fprintf(b.w, "%s: %s%s\n", b.name, size(b.total), from)
 		}
 	}
+	if n == b.last && n == b.total {
+		return // said already
+	}
+	b.last = n
 	every := lineEvery
 	if b.live {
 		every = barEvery

@@ -104,7 +104,7 @@ func (r *realHeadnode) stop() error {
 // machineCommand is "machine" in the archives.
 func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: machine on MAC UUID | machine await SERVER STATE")
+		ts.Fatalf("usage: machine on MAC UUID | machine refused MAC UUID CODE | machine await SERVER STATE")
 	}
 	r := ts.Value("real").(*realHeadnode)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -116,7 +116,21 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m := &machine{head: r.head, mac: args[1], uuid: args[2], disks: []api.Disk{{Name: "vda", SizeBytes: 8 << 30}, {Name: "vdb", SizeBytes: 8 << 30}}}
 		live, off := context.WithCancel(context.Background())
 		ts.Defer(off)
-		r.run(func() error { return m.run(live) })
+		r.run(func() error {
+			err := m.run(live)
+			var p *api.Problem
+			if errors.As(err, &p) && p.Code == api.CodeUUIDCollision {
+				return nil // it stops there, as a machine whose screen says so
+			}
+			return err
+		})
+	case "refused": // MAC UUID CODE: powers a machine on, which must be refused
+		m := &machine{head: r.head, mac: args[1], uuid: args[2]}
+		err := m.run(ctx)
+		var p *api.Problem
+		if !errors.As(err, &p) || string(p.Code) != args[3] {
+			ts.Fatalf("machine %s: %v, want code %s", args[1], err, args[3])
+		}
 	case "await": // SERVER STATE: waits until the head node says so
 		var last string
 		ts.Check(follow(ctx, c, time.Second, func(ctx context.Context) (bool, error) {

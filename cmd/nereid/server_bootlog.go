@@ -73,14 +73,18 @@ the first leg then has the firmware's own time in it.
 	return cmd
 }
 
-// boots gives the boots of a server, or of a MAC that belongs to none.
+// boots gives the boots of a server. A MAC means the machine that has it: it may
+// belong to no server, or claim the UUID of another machine's.
 func (a *app) boots(ctx context.Context, c *api.Client, id string) ([]api.Boot, error) {
+	if mac, err := net.ParseMAC(id); err == nil && len(mac) == 6 {
+		if boots, err := c.BootsByMAC(ctx, mac.String()); err != nil || len(boots) > 0 {
+			return boots, err
+		}
+	}
 	s, err := a.find(ctx, c, id)
 	var p *api.Problem
-	if errors.As(err, &p) && p.Status == 404 {
-		if mac, merr := net.ParseMAC(id); merr == nil && len(mac) == 6 {
-			return c.BootsByMAC(ctx, mac.String())
-		}
+	if errors.As(err, &p) && p.Status == 404 && strings.Contains(id, ":") {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -154,20 +158,33 @@ func archName(arch uint16) string {
 	return fmt.Sprintf("architecture %d", arch)
 }
 
-func outcome(b api.Boot) string {
-	if b.Done != nil {
-		return fmt.Sprintf("first sync after %.1f s", b.Done.Sub(b.Started).Seconds())
-	}
-	for i := len(b.Events) - 1; i >= 0; i-- {
-		if e := b.Events[i]; isRefusal(e) {
-			return string(e.Stage) + ": " + e.Detail
+// outcome says in one sentence what became of a boot, and whether it is good.
+// A server that waits for approval has booted well, and has not synced.
+func outcome(b api.Boot, zero time.Time, from string) (sentence string, good bool) {
+	synced, refusal := false, ""
+	for _, e := range b.Events {
+		switch {
+		case e.Stage == api.StageFirstSync:
+			synced, refusal = true, ""
+		case isRefusal(e):
+			refusal = string(e.Stage) + ": " + e.Detail
 		}
 	}
-	if len(b.Events) == 0 {
-		return "nothing seen of it"
+	switch {
+	case refusal != "":
+		return refusal, false
+	case b.Done != nil && synced:
+		return fmt.Sprintf("first sync %.1f s after %s", b.Done.Sub(zero).Seconds(), from), true
+	case b.Done != nil:
+		return fmt.Sprintf("enrolled %.1f s after %s, and waits for approval", b.Done.Sub(zero).Seconds(), from), true
+	case len(b.Events) == 0:
+		return "nothing seen of it", false
 	}
-	return "no first sync; last seen: " + string(b.Events[len(b.Events)-1].Stage)
+	return "no first sync; last seen: " + string(b.Events[len(b.Events)-1].Stage), false
 }
+
+// firstMessage is where a boot's clock starts.
+const firstMessage = "the first DHCP message"
 
 func (a *app) bootTable(boots []api.Boot) *table {
 	t := &table{header: []string{"NO", "STARTED", "BOOT", "MAC", "FIRMWARE", "PLATFORM", "OUTCOME"}, colour: a.colours(a.stdout)}
@@ -175,11 +192,12 @@ func (a *app) bootTable(boots []api.Boot) *table {
 		t.width = a.width(a.stdout)
 	}
 	for i, b := range boots {
+		what, good := outcome(b, b.Started, firstMessage)
 		st := plain
-		if b.Done == nil {
+		if !good {
 			st = yellow
 		}
-		t.add(number("%d", i), text(stamp(b.Started)), text(b.ID), text(b.MAC), text(archName(b.Arch)), text(b.Platform), styled(outcome(b), st))
+		t.add(number("%d", i), text(stamp(b.Started)), text(b.ID), text(b.MAC), text(archName(b.Arch)), text(b.Platform), styled(what, st))
 	}
 	return t
 }
@@ -220,15 +238,14 @@ func (a *app) bootCard(w io.Writer, b api.Boot, on time.Time) error {
 		c.table(t)
 	}
 	c.printf("\n")
-	switch {
-	case b.Done != nil:
-		from := "the first DHCP message"
-		if !on.IsZero() {
-			from = "power on"
-		}
-		c.printf("%s\n", green.paint(fmt.Sprintf("First sync %.1f s after %s.", b.Done.Sub(zero).Seconds(), from), c.colour))
-	default:
-		c.printf("%s\n", yellow.paint("Not there yet: "+oneLine(outcome(b)), c.colour))
+	from := firstMessage
+	if !on.IsZero() {
+		from = "power on"
+	}
+	if what, good := outcome(b, zero, from); good {
+		c.printf("%s\n", green.paint("Good: "+oneLine(what), c.colour))
+	} else {
+		c.printf("%s\n", yellow.paint("Not there: "+oneLine(what), c.colour))
 	}
 	return c.err
 }
