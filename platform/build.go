@@ -84,7 +84,11 @@ func (b *build) all(ctx context.Context) (Result, error) {
 	if parts.initrd, err = b.initrd(ctx, tree, parts.firmware); err != nil {
 		return Result{}, err
 	}
-	return b.finish(ctx, parts, base)
+	res, err := b.finish(ctx, parts, base)
+	if err != nil {
+		return res, err
+	}
+	return res, b.stages.prune()
 }
 
 // choose fixes the packages of every stage: from the list given, or by asking apt.
@@ -110,7 +114,7 @@ func (b *build) choose(ctx context.Context) error {
 	} else if b.Mirror[len(b.Mirror)-1] != '/' {
 		arch[archiveMain] += "/"
 	}
-	b.debs = debs{dir: filepath.Join(b.Cache, "debs"), arch: arch}
+	b.debs = debs{dir: filepath.Join(b.Cache, "debs"), arch: arch, now: b.Now}
 	if b.From != "" {
 		if err := b.chooseFrom(); err != nil {
 			return err

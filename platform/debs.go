@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // debs is the cache of package files, by digest.
@@ -18,6 +19,7 @@ type debs struct {
 	dir  string
 	arch archives
 	env  []string // apt's configuration, for its proxies and credentials
+	now  func() time.Time
 }
 
 func (d debs) path(p Package) string { return filepath.Join(d.dir, p.SHA256+".deb") }
@@ -40,6 +42,9 @@ func (d debs) fetch(ctx context.Context, r *runner, pkgs []Package) error {
 	for _, p := range pkgs {
 		fi, err := os.Stat(d.path(p))
 		if err == nil && fi.Size() == p.Size {
+			if err := touch(d.path(p), d.now()); err != nil {
+				return err
+			}
 			continue
 		}
 		if d.arch[p.Archive] == "" {
@@ -108,6 +113,9 @@ func (d debs) epoch(pkgs []Package) (int64, error) {
 		t, err := debTime(d.path(p))
 		if err != nil {
 			return 0, fmt.Errorf("read time of %s: %w", p.Name, err)
+		}
+		if err := touch(d.path(p), d.now()); err != nil {
+			return 0, err
 		}
 		newest = max(newest, t)
 	}

@@ -14,7 +14,10 @@ import (
 var qemuRoots = []string{"qemu-system-x86", "qemu-utils", "ovmf", "seabios"}
 
 // firmwarePackages hold the blobs that network and storage adapters load.
-var firmwarePackages = []string{"firmware-bnx2", "firmware-bnx2x", "firmware-cavium", "firmware-intel-misc", "firmware-misc-nonfree", "firmware-netronome", "firmware-qlogic", "firmware-realtek", "firmware-myricom", "firmware-mellanox-spectrum"}
+var firmwarePackages = []string{
+	"firmware-bnx2", "firmware-bnx2x", "firmware-cavium", "firmware-intel-misc", "firmware-misc-nonfree",
+	"firmware-myricom", "firmware-netronome", "firmware-netxen", "firmware-qlogic", "firmware-realtek",
+}
 
 // firmware makes the layer of firmware blobs: of the packages, only the files that
 // a module of this kernel names.

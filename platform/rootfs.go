@@ -65,6 +65,7 @@ var rootFiles = []rootFile{
 	{path: "etc/localtime", link: "/usr/share/zoneinfo/Etc/UTC"},
 	{path: "etc/issue", text: "Nereid node. Consoles show messages only; log in over SSH.\n\n"},
 	{path: "etc/motd", text: "This root filesystem is in RAM and is gone at the next boot. What lasts is in the pool.\n"},
+	{path: "etc/systemd/system/default.target", link: "/usr/lib/systemd/system/multi-user.target"},
 	{path: "etc/systemd/journald.conf.d/nereid.conf", text: "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\nForwardToSyslog=no\n"},
 	{path: "etc/systemd/logind.conf.d/nereid.conf", text: "[Login]\nNAutoVTs=0\nReserveVT=0\n"},
 	{path: "etc/systemd/system.conf.d/nereid.conf", text: "[Manager]\nDefaultTimeoutStopSec=30s\nDefaultDeviceTimeoutSec=30s\n"},

@@ -105,6 +105,9 @@ func (s *stages) do(ctx context.Context, st stage) (made, error) {
 			return made{}, fmt.Errorf("stage %s: %w", st.name, err)
 		}
 	}
+	if err := touch(m.dir, begun); err != nil {
+		return made{}, err
+	}
 	m.stageRecord = rec
 	took := s.now().Sub(begun)
 	s.results = append(s.results, StageResult{Name: st.name, Key: key, Cached: cached, Elapsed: took, Files: rec.Files})

@@ -164,3 +164,42 @@ func TestFailedProgramIsExplained(t *testing.T) {
 		t.Errorf("error %v; want the program's last lines and the path of its log", err)
 	}
 }
+
+func TestPruneDropsOnlyWhatIsUnusedForLong(t *testing.T) {
+	s, runs := newStages(t), 0
+	old, err := s.do(t.Context(), writing("old", &runs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := writing("fresh", &runs)
+	fresh.inputs = []string{"y"}
+	if err := os.MkdirAll(filepath.Join(s.cache, "debs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	s.now = func() time.Time { return start.Add(keepUnused + time.Hour) }
+	kept, err := s.do(t.Context(), fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := s.lock(t.Context(), filepath.Base(old.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.prune(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old.dir); err != nil {
+		t.Errorf("a stage another build holds was removed: %v", err)
+	}
+	unlock()
+	if err := s.prune(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a stage unused for a month is still there: %v", err)
+	}
+	if _, err := os.Stat(kept.dir); err != nil {
+		t.Errorf("a stage used today was removed: %v", err)
+	}
+}
