@@ -76,7 +76,7 @@ func startIn(t *testing.T, dir string) *head {
 	h := &head{t: t, dir: dir, done: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
-	s, err := Open(ctx, Config{Dir: dir, Listen: netip.MustParseAddrPort("127.77.0.7:0"), Hold: 300 * time.Millisecond, Now: h.clock})
+	s, err := Open(ctx, Config{Dir: dir, Listen: netip.MustParseAddrPort("127.77.0.7:0"), Hold: 50 * time.Millisecond, Now: h.clock})
 	if err != nil {
 		cancel()
 		t.Fatal(err)

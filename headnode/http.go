@@ -152,6 +152,9 @@ func (s *Server) handler() http.Handler {
 	s.routePlatforms(h)
 	s.routeAgents(h)
 	s.routeStreams(h, mux)
+	for _, unused := range []string{"ErrorModel", "ErrorDetail"} { // huma's own; errors are Problems
+		delete(h.OpenAPI().Components.Schemas.Map(), unused)
+	}
 	spec, err := h.OpenAPI().MarshalJSON()
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
 		c := callerOf(r.Context())

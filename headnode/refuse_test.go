@@ -1,0 +1,475 @@
+package headnode
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"nereid/api"
+)
+
+func TestTokens(t *testing.T) {
+	h := startHead(t)
+	h.platform("20261122T101500Z")
+	a, b := h.machine(1), h.machine(2)
+	a.powerOn()
+	b.powerOn()
+
+	own := a.token
+	a.token = "guess"
+	_, _, err := a.enrol()
+	wantCode(t, "a guessed token", err, api.CodeTokenInvalid)
+	a.token = b.token
+	_, _, err = a.enrol()
+	wantCode(t, "the token of another server's boot", err, api.CodeTokenInvalid)
+	a.token, a.boot = b.token, b.boot
+	_, _, err = a.enrol()
+	wantCode(t, "another server's token and boot", err, api.CodeTokenInvalid)
+	a.token, a.boot = own, a.rep.BootID
+	if st, _, err := a.enrol(); st != http.StatusAccepted || err != nil {
+		t.Fatalf("its own: %d %v", st, err)
+	}
+	good := a.key
+	a.newKey()
+	_, _, err = a.enrol()
+	wantCode(t, "replayed with another key", err, api.CodeTokenUsed)
+	a.key = good
+	h.advance(time.Hour)
+	if st, _, err := a.enrol(); st != http.StatusAccepted || err != nil {
+		t.Errorf("the same key may ask until it is approved: %d %v", st, err)
+	}
+	_, _, err = b.enrol()
+	wantCode(t, "not used in time", err, api.CodeTokenExpired)
+
+	bs, err := h.client.BootsByMAC(context.Background(), a.mac)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusals := 0
+	for _, e := range bs[0].Events {
+		if e.Stage == api.StageRefused {
+			refusals++
+		}
+	}
+	if refusals == 0 {
+		t.Errorf("refusals are not in the boot's record: %+v", bs[0].Events)
+	}
+}
+
+func TestStolenTokenOfAServerThatIsSetUp(t *testing.T) {
+	h := startHead(t)
+	ctx := context.Background()
+	m := runningServer(h, 1)
+	m.powerOn()
+	good := m.key
+	m.newKey()
+	_, _, err := m.enrol()
+	wantCode(t, "another key than the one on the pool", err, api.CodeKeyMismatch)
+	h.advance(api.SilentAfter + time.Second)
+	sv := h.server(m.uuid)
+	if sv.State != api.StateHeld || len(sv.Alerts) == 0 {
+		t.Errorf("it is shown: %s %q", sv.State, sv.Alerts)
+	}
+	m.powerOn()
+	thief := m.key
+	m.key = good
+	if st, _, err := m.enrol(); st != http.StatusOK || err != nil {
+		t.Errorf("the key on the pool: %d %v", st, err)
+	}
+	// Its disks were replaced, and the operator says so.
+	m.powerOn()
+	m.key = thief
+	_, _, err = m.enrol()
+	wantCode(t, "once more", err, api.CodeKeyMismatch)
+	h.advance(api.SilentAfter + time.Second)
+	if err := h.client.ResetServer(ctx, m.uuid, api.ServerReset{Hostname: sv.Hostname}); err != nil {
+		t.Fatal(err)
+	}
+	if st, _, err := m.enrol(); st != http.StatusOK || err != nil {
+		t.Errorf("after the operator's reset: %d %v", st, err)
+	}
+	if out := m.mustSync(); out.Spec.Power != nil || out.Spec.Setup != nil {
+		t.Errorf("accepting a key destroys nothing: %+v", out.Spec)
+	}
+}
+
+func TestCollisionHoldsBothBoots(t *testing.T) {
+	h := startHead(t)
+	ctx := context.Background()
+	a := runningServer(h, 1)
+	b := h.machine(2)
+	b.uuid = a.uuid
+	b.powerOn()
+	_, _, err := b.enrol()
+	wantCode(t, "the second machine", err, api.CodeUUIDCollision)
+	for _, m := range []*machine{a, b} {
+		m.dhcp("iPXE")
+		plan, err := h.Plan(ctx, m.boot, m.addr)
+		if err != nil || plan.Hold == "" || plan.RetryIn <= 0 || !strings.Contains(plan.Hold, "--mac") {
+			t.Errorf("%s is not held: %+v %v", m.mac, plan, err)
+		}
+		_, err = h.Config(ctx, m.boot, m.addr)
+		wantCode(t, "configuration of "+m.mac, err, api.CodeConflict)
+	}
+	if sv := h.server(a.uuid); sv.State != api.StateHeld {
+		t.Errorf("state %s", sv.State)
+	}
+	wantCode(t, "reboot", h.client.RebootServer(ctx, a.uuid), api.CodeUUIDCollision)
+	if err := h.client.ApproveServer(ctx, a.uuid, a.mac); err != nil {
+		t.Fatal(err)
+	}
+	if plan, err := h.Plan(ctx, a.boot, a.addr); err != nil || plan.Hold != "" {
+		t.Errorf("the winner: %+v %v", plan, err)
+	}
+	if plan, err := h.Plan(ctx, b.boot, b.addr); err != nil || !strings.Contains(plan.Hold, "another machine") {
+		t.Errorf("the loser: %+v %v", plan, err)
+	}
+}
+
+func TestRejected(t *testing.T) {
+	h := startHead(t)
+	h.platform("20261122T101500Z")
+	ctx := context.Background()
+	m := h.machine(1)
+	m.powerOn()
+	if _, _, err := m.enrol(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.client.RejectServer(ctx, m.uuid); err != nil {
+		t.Fatal(err)
+	}
+	if st, out, err := m.enrol(); st != http.StatusAccepted || out.State != api.StateRejected || err != nil {
+		t.Errorf("enrol: %d %+v %v", st, out, err)
+	}
+	if plan, err := h.Plan(ctx, m.boot, m.addr); err != nil || !strings.Contains(plan.Hold, "rejected") {
+		t.Errorf("plan: %+v %v", plan, err)
+	}
+	if sv := h.server(m.uuid); sv.State != api.StateRejected {
+		t.Errorf("state %s", sv.State)
+	}
+	if err := h.client.ApproveServer(ctx, m.uuid, ""); err != nil {
+		t.Fatal(err)
+	}
+	if st, _, err := m.enrol(); st != http.StatusOK || err != nil {
+		t.Errorf("approved after all: %d %v", st, err)
+	}
+}
+
+func TestRangeFull(t *testing.T) {
+	h := startIn(t, initDir(t, 101)) // two addresses
+	h.platform("20261122T101500Z")
+	ctx := context.Background()
+	for n := range 2 {
+		h.machine(n + 1).dhcp("")
+	}
+	late := h.machine(3)
+	a := late.ask(api.KindDiscover, "", netip.Addr{})
+	if a.Verdict != api.VerdictSilent || a.Rule != "range-full" || !strings.Contains(a.Reason, "127.77.0.100-127.77.0.101") || a.Change == "" {
+		t.Errorf("the third machine: %+v", a)
+	}
+	dc, err := h.client.Datacenter(ctx)
+	if err != nil || dc.AddressUse != 2 || dc.AddressCap != 2 || len(dc.Alerts) != 1 || !strings.Contains(dc.Alerts[0], "in use") {
+		t.Errorf("datacenter %+v %v", dc, err)
+	}
+	if a := h.machine(1).ask(api.KindDiscover, "", netip.Addr{}); a.Verdict != api.VerdictAnswer {
+		t.Errorf("who has an address keeps it: %+v", a)
+	}
+	h.advance(13 * time.Hour) // longer than a lease
+	late.dhcp("")
+	if dc, err = h.client.Datacenter(ctx); err != nil || len(dc.Alerts) != 0 {
+		t.Errorf("the alert ends: %q %v", dc.Alerts, err)
+	}
+}
+
+func TestNAK(t *testing.T) {
+	h := startHead(t)
+	h.platform("20261122T101500Z")
+	a, b := h.machine(1), h.machine(2)
+	a.dhcp("")
+	b.dhcp("")
+	for what, addr := range map[string]netip.Addr{"another's address": a.addr, "another of the range": b.addr.Next().Next(), "another network": netip.MustParseAddr("10.1.2.3")} {
+		if got := b.ask(api.KindRequest, "", addr); got.Verdict != api.VerdictNAK || got.Reason == "" {
+			t.Errorf("%s: %+v", what, got)
+		}
+	}
+	if got := h.machine(3).ask(api.KindRequest, "", netip.MustParseAddr("127.77.0.7")); got.Verdict != api.VerdictNAK {
+		t.Errorf("the head node's own address: %+v", got)
+	}
+}
+
+func TestConfigIsHandedOutOnce(t *testing.T) {
+	h := startHead(t)
+	h.platform("20261122T101500Z")
+	ctx := context.Background()
+	m, other := h.machine(1), h.machine(2)
+	other.dhcp("")
+	m.dhcp("iPXE")
+	m.saw(api.StageScript)
+	_, err := h.Config(ctx, m.boot, other.addr)
+	wantCode(t, "another address", err, api.CodeForbidden)
+	_, err = h.Config(ctx, "nosuchboot", m.addr)
+	wantCode(t, "no such boot", err, api.CodeNotFound)
+	first, err := h.Config(ctx, m.boot, m.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := h.Config(ctx, m.boot, m.addr)
+	if err != nil || second.Token == first.Token {
+		t.Fatalf("it may be asked again while it was not sent in full: %v", err)
+	}
+	m.saw(api.StageConfig)
+	_, err = h.Config(ctx, m.boot, m.addr)
+	wantCode(t, "after it was sent", err, api.CodeTokenUsed)
+	m.token = first.Token
+	_, _, err = m.enrol()
+	wantCode(t, "the token of the cut answer", err, api.CodeTokenInvalid)
+	m.token = second.Token
+	if st, _, err := m.enrol(); st != http.StatusAccepted || err != nil {
+		t.Errorf("the token that was sent: %d %v", st, err)
+	}
+	old := m.boot
+	m.dhcp("")
+	_, err = h.Plan(ctx, old, m.addr)
+	wantCode(t, "a boot that was left behind", err, api.CodeConflict)
+	if err := h.Record(ctx, m.boot, other.addr, api.BootEvent{Stage: api.StageStub}); codeOf(err) != api.CodeForbidden {
+		t.Errorf("an event from another address: %v", err)
+	}
+}
+
+func TestNoPlatform(t *testing.T) {
+	h := startHead(t)
+	m := h.machine(1)
+	m.dhcp("iPXE")
+	plan, err := h.Plan(context.Background(), m.boot, m.addr)
+	if err != nil || !strings.Contains(plan.Hold, "platform import") {
+		t.Errorf("plan %+v %v", plan, err)
+	}
+}
+
+func TestAccess(t *testing.T) {
+	h := startHead(t)
+	ctx := context.Background()
+	m, n := runningServer(h, 1), runningServer(h, 2)
+	remote := func(token string) *api.Client {
+		c := api.NewClient("https://" + h.HTTPS().String())
+		c.Token, c.CASHA256 = token, h.CASHA256()
+		t.Cleanup(c.Close)
+		return c
+	}
+	_, err := remote("").Capabilities(ctx)
+	wantCode(t, "no token", err, api.CodeUnauthorized)
+	_, err = remote("nereid_abc_def").Capabilities(ctx)
+	wantCode(t, "unknown token", err, api.CodeUnauthorized)
+	tok, err := h.client.CreateToken(ctx, api.TokenCreate{Name: "me", TTL: "1h"})
+	if err != nil || tok.Secret == "" || tok.Expires == nil {
+		t.Fatalf("token %+v %v", tok, err)
+	}
+	if c, err := remote(tok.Secret).Capabilities(ctx); err != nil || c.Datacenter != "coal" {
+		t.Errorf("with a token: %+v %v", c, err)
+	}
+	all, err := h.client.Tokens(ctx)
+	if err != nil || len(all) != 1 || all[0].Secret != "" || all[0].Used == nil {
+		t.Errorf("tokens %+v %v", all, err)
+	}
+	h.advance(2 * time.Hour)
+	_, err = remote(tok.Secret).Capabilities(ctx)
+	wantCode(t, "after its end", err, api.CodeTokenExpired)
+	endless, err := h.client.CreateToken(ctx, api.TokenCreate{Name: "endless"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.client.RevokeToken(ctx, endless.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, err = remote(endless.Secret).Capabilities(ctx)
+	wantCode(t, "revoked", err, api.CodeUnauthorized)
+	_, err = h.client.CreateToken(ctx, api.TokenCreate{Name: "x", TTL: "tomorrow"})
+	wantCode(t, "a TTL that is none", err, api.CodeInvalid)
+	_, err = h.client.CreateToken(ctx, api.TokenCreate{})
+	wantCode(t, "no name: the schema's own error", err, api.CodeInvalid)
+
+	// A server's certificate opens its own sync and nothing else.
+	var out api.SyncResponse
+	_, err = m.post(h.ca.Pool(), "/v1/servers/"+n.uuid+"/sync", api.SyncRequest{}, &out)
+	wantCode(t, "another server's sync", err, api.CodeForbidden)
+	_, err = m.post(h.ca.Pool(), "/v1/servers/"+n.uuid+"/approve", map[string]string{}, &out)
+	wantCode(t, "an operator's request", err, api.CodeForbidden)
+	var renewed api.EnrolResponse
+	if _, err = m.post(h.ca.Pool(), "/v1/servers/"+m.uuid+"/renew", map[string]string{"csr": m.csr()}, &renewed); err != nil || renewed.Certificate == "" {
+		t.Fatalf("renew: %+v %v", renewed, err)
+	}
+	m.cert = []byte(renewed.Certificate)
+	if st, _, err := m.sync(); st != http.StatusNoContent || err != nil {
+		t.Errorf("with the renewed certificate: %d %v", st, err)
+	}
+	good := m.key
+	m.newKey()
+	csr := m.csr()
+	m.key = good
+	_, err = m.post(h.ca.Pool(), "/v1/servers/"+m.uuid+"/renew", map[string]string{"csr": csr}, &renewed)
+	wantCode(t, "renew with another key", err, api.CodeKeyMismatch)
+	m.cert = nil
+	_, _, err = m.sync()
+	wantCode(t, "no certificate", err, api.CodeUnauthorized)
+}
+
+func TestExpiredCertificate(t *testing.T) {
+	h := startHead(t)
+	m := runningServer(h, 1)
+	h.advance(25 * time.Hour)
+	if _, _, err := m.sync(); err == nil {
+		t.Error("a certificate that ended still syncs")
+	}
+	m.cert = nil
+	m.bootUp()
+	m.mustSync()
+}
+
+func TestProblems(t *testing.T) {
+	h := startHead(t)
+	tok, err := h.client.CreateToken(context.Background(), api.TokenCreate{Name: "me"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: h.ca.Pool()}}
+	defer tr.CloseIdleConnections()
+	c := &http.Client{Transport: tr}
+	for _, tt := range []struct {
+		method, path, body string
+		status             int
+		code               api.Code
+	}{
+		{"GET", "/", "", 404, api.CodeNotFound},
+		{"GET", "/v1/nothing", "", 404, api.CodeNotFound},
+		{"PUT", "/v1/servers", "", 405, api.CodeInvalid},
+		{"GET", "/v1/servers/cn-1", "", 404, api.CodeNotFound},
+		{"GET", "/v1/servers?limit=-1", "", 422, api.CodeInvalid},
+		{"POST", "/v1/tokens", "{", 400, api.CodeInvalid},
+		{"POST", "/v1/tokens", `{"name":"x","colour":"red"}`, 422, api.CodeInvalid},
+		{"POST", "/v1/tokens", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, 413, api.CodeInvalid},
+		{"GET", "/v1/boots?mac=zz", "", 422, api.CodeInvalid},
+		{"GET", "/v1/platforms/yesterday", "", 404, api.CodeNotFound},
+		{"PUT", "/v1/files/../../etc/passwd", "", 404, api.CodeNotFound},
+		{"PUT", "/v1/files/..%2f..%2fetc%2fpasswd", "", 422, api.CodeInvalid},
+		{"PUT", "/v1/files/" + strings.Repeat("a", 64), "x", 400, api.CodeInvalid},
+		{"POST", "/v1/enrol", `{"csr":"x"}`, 422, api.CodeInvalid},
+		{"POST", "/v1/explain", `{"mac":"52:54:00:00:00:01"}`, 503, api.CodeUnavailable},
+	} {
+		req, err := http.NewRequest(tt.method, "https://"+h.HTTPS().String()+tt.path, strings.NewReader(tt.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+tok.Secret)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := c.Do(req)
+		if err != nil {
+			t.Errorf("%s %s: %v", tt.method, tt.path, err)
+			continue
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		var p api.Problem
+		if err != nil || json.Unmarshal(b, &p) != nil || res.StatusCode != tt.status || p.Status != tt.status || p.Code != tt.code || p.Detail == "" ||
+			!strings.HasPrefix(res.Header.Get("Content-Type"), "application/problem+json") {
+			t.Errorf("%s %.60s: %s %s %.300s; want %d %s", tt.method, tt.path, res.Status, res.Header.Get("Content-Type"), b, tt.status, tt.code)
+		}
+	}
+}
+
+func TestOpenAPI(t *testing.T) {
+	h := startHead(t)
+	rec := request(t, h, "GET", "/openapi.json")
+	var doc struct {
+		OpenAPI    string                    `json:"openapi"`
+		Paths      map[string]map[string]any `json:"paths"`
+		Components struct {
+			Schemas map[string]any `json:"schemas"`
+		} `json:"components"`
+	}
+	if err := json.Unmarshal(rec, &doc); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(doc.OpenAPI, "3.1") || doc.Components.Schemas["Problem"] == nil || doc.Components.Schemas["ErrorModel"] != nil {
+		t.Errorf("version %s with %d schemas; want Problem among them and not ErrorModel", doc.OpenAPI, len(doc.Components.Schemas))
+	}
+	for _, want := range strings.Fields(`get/v1 get/v1/datacenter get/v1/servers get/v1/servers/{id} patch/v1/servers/{id} delete/v1/servers/{id}
+		post/v1/servers/{id}/approve post/v1/servers/{id}/reject post/v1/servers/{id}/setup post/v1/servers/{id}/reboot post/v1/servers/{id}/shutdown
+		post/v1/servers/{id}/reset get/v1/servers/{id}/boots get/v1/boots get/v1/platforms post/v1/platforms get/v1/platforms/{stamp}
+		delete/v1/platforms/{stamp} put/v1/platforms/{stamp}/default post/v1/platforms/{stamp}/verify post/v1/platforms/collect
+		head/v1/files/{sha256} put/v1/files/{sha256} get/v1/platform-keys post/v1/platform-keys delete/v1/platform-keys/{name}
+		get/v1/tokens post/v1/tokens delete/v1/tokens/{id} post/v1/explain get/v1/events post/v1/enrol
+		post/v1/servers/{uuid}/sync post/v1/servers/{uuid}/renew`) {
+		method, path, _ := strings.Cut(want, "/")
+		if doc.Paths["/"+path][method] == nil {
+			t.Errorf("%s is not described", want)
+		}
+	}
+}
+
+// request asks over the Unix socket and wants an answer without error.
+func request(t *testing.T, h *head, method, path string) []byte {
+	t.Helper()
+	tok, err := h.client.CreateToken(context.Background(), api.TokenCreate{Name: "request"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: h.ca.Pool()}}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequest(method, "https://"+h.HTTPS().String()+path, bytes.NewReader(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+tok.Secret)
+	res, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s %v", method, path, res.Status, err)
+	}
+	return b
+}
+
+// A stop ends held polls with their "nothing new" at once.
+func TestStopEndsPolls(t *testing.T) {
+	h := startHead(t)
+	m := runningServer(h, 1)
+	h.Server.cfg.Hold = time.Hour
+	res := make(chan string, 1)
+	go func() {
+		st, _, err := m.sync()
+		res <- fmt.Sprint(st, err)
+	}()
+	// The poll is held once its touch is seen: silence is measured from there.
+	h.advance(10 * time.Second)
+	for {
+		if last, _ := h.live.get(m.uuid); h.clock().Sub(last) < 5*time.Second {
+			break
+		}
+		select {
+		case got := <-res:
+			res <- got
+		case <-time.After(time.Millisecond):
+			continue
+		}
+		break
+	}
+	began := time.Now()
+	h.stop()
+	if got := <-res; got != "204 <nil>" {
+		t.Errorf("the held poll ended with %s", got)
+	}
+	if d := time.Since(began); d > 4*time.Second {
+		t.Errorf("the stop took %v", d)
+	}
+}
