@@ -59,7 +59,9 @@ func (r *reconciler) setup(ctx context.Context, s api.SetupSpec) error {
 		r.board.update(func(rep *api.Report) { rep.Setup = &p })
 	}
 	r.lastPlan = nil
-	show(api.SetupReport{Phase: "planning"})
+	if r.failures[stepSetup] == nil { // else the failure stays in sight
+		show(api.SetupReport{Phase: "planning"})
+	}
 	err := r.runSetup(ctx, s, show)
 	r.a.disksChanged.Store(true)
 	if err != nil {

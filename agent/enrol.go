@@ -21,6 +21,9 @@ func (l *link) enrol(ctx context.Context) time.Duration {
 		l.plain = newHead(l.base, l.trust, nil, false, l.a.Dial)
 		l.plain.date = l.date
 	}
+	if l.say.current() == "" {
+		l.say.say("This server, " + l.uuid + ", asks the head node at " + l.base.Host + " to be let in.")
+	}
 	csr, err := identity.CSR(l.key, l.uuid)
 	if err != nil {
 		l.say.say("This server could not make a certificate request: " + err.Error())
@@ -70,6 +73,7 @@ func (l *link) accept(pem []byte) error {
 	if err := writeFile(filepath.Join(l.a.Dir, certFile), pem); err != nil {
 		l.a.Log.Warn("keep certificate; a restarted agent will have to enrol again", "err", err)
 	}
+	l.enrolled = true
 	l.use(c)
 	return nil
 }
@@ -100,7 +104,7 @@ func (l *link) enrolFailed(ctx context.Context, err error) time.Duration {
 // after a head node that was away for long, and only a boot brings another. A
 // server that did enrol in this boot is never rebooted for it.
 func (l *link) rebootForToken(ctx context.Context) string {
-	if l.cert != nil || l.first {
+	if l.enrolled {
 		return ""
 	}
 	now := time.Now()
@@ -174,8 +178,13 @@ func refusal(p *api.Problem) string {
 		s = "The head node does not let this server in."
 	case api.CodeNotFound:
 		s = "The head node does not know this server any more."
+	case api.CodeInvalid:
+		s = "The head node cannot make sense of what this server's agent says; it is asked again."
 	default:
 		s = fmt.Sprintf("The head node cannot answer now (%d); it is asked again.", p.Status)
+		if p.Status/100 == 4 {
+			s = fmt.Sprintf("The head node refused this server (%d); it is asked again.", p.Status)
+		}
 	}
 	return join(s, p.Error())
 }

@@ -72,7 +72,7 @@ func (OS) Settle(ctx context.Context) error {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "udevadm", "trigger", "--subsystem-match=block", "--settle").CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("udevadm trigger: %w: %s", err, bytes.TrimSpace(out))
+		return fmt.Errorf("udevadm trigger: %w %s", err, bytes.TrimSpace(out))
 	}
 	return nil
 }

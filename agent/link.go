@@ -115,6 +115,7 @@ func (l *link) identify(ctx context.Context) time.Duration {
 	if err != nil {
 		return 0 // there is none yet
 	}
+	l.enrolled = true
 	c, err := identity.ParseCertificate(data, l.key, l.uuid)
 	if err != nil {
 		l.a.Log.Info("certificate of the run directory is not used", "err", err)

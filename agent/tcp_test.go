@@ -70,7 +70,7 @@ func TestNobodyThere(t *testing.T) {
 		<-dialled
 	}
 	r.stop()
-	if got := r.console.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "does not answer") {
+	if got := r.console.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "does not answer") {
 		t.Errorf("console says %q", got)
 	}
 }

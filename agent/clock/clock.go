@@ -62,12 +62,16 @@ func (c *Clock) Correct(diff, within time.Duration) (_ time.Duration, stepped bo
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.system()
-	if rest := diff - c.offset; rest.Abs() <= max(Threshold, within) {
-		if within < 100*time.Millisecond && c.offset == 0 && diff.Abs() > time.Millisecond {
+	if diff.Abs() <= max(Threshold, within) { // the system's clock is right
+		c.offset = 0
+		if within < 100*time.Millisecond && diff.Abs() > time.Millisecond {
 			if err := s.Slew(diff); err != nil {
 				return diff, false, fmt.Errorf("slew clock by %s: %w", diff, err)
 			}
 		}
+		return diff, false, nil
+	}
+	if rest := diff - c.offset; rest.Abs() <= max(Threshold, within) {
 		return rest, false, nil
 	}
 	if err := s.Step(diff); err != nil {

@@ -85,6 +85,13 @@ func TestClockThatCannotBeSet(t *testing.T) {
 	if diff, stepped, err := c.Adjust(right, time.Second); err != nil || stepped || diff != 0 {
 		t.Errorf("again: %s %v %v", diff, stepped, err)
 	}
+	if c.Unset() == 0 {
+		t.Error("the difference is forgotten")
+	}
+	// The first reading was wrong, or somebody else set the clock.
+	if _, _, err := c.Adjust(base.Add(300*time.Millisecond), time.Second); err != nil || c.Unset() != 0 || !c.Now().Equal(base) {
+		t.Errorf("a clock that is right: %v, unset %s, now %s", err, c.Unset(), c.Now())
+	}
 }
 
 // answer makes a server's packet.
