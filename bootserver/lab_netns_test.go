@@ -24,6 +24,9 @@ import (
 //
 //	lab bridge admin0 10.99.99.7/24 --- veth or tap --- clients
 func TestMain(m *testing.M) {
+	if ifname := os.Getenv(solicitEnv); ifname != "" {
+		os.Exit(solicit(ifname))
+	}
 	const mark = "NEREID_TEST_NETNS"
 	if os.Getenv(mark) == "" {
 		unshare, err := exec.LookPath("unshare")

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +15,13 @@ type gate struct {
 	*net.UDPConn
 	server *Server
 	slots  slots
+	closed atomic.Bool
+}
+
+// Close closes the socket.
+func (g *gate) Close() error {
+	g.closed.Store(true)
+	return g.UDPConn.Close()
 }
 
 // ReadFrom waits for the next admitted read request.
@@ -23,6 +31,8 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 		n, from, err := g.UDPConn.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
+				// The engine asks again until it has noticed that it was stopped.
+				time.Sleep(time.Millisecond)
 				return 0, nil, err
 			}
 			g.server.log().Warn("read TFTP socket", "err", err)

@@ -149,7 +149,7 @@ type hook struct{ g *gate }
 func (hook) OnSuccess(engine.TransferStats) {}
 
 func (h hook) OnFailure(stats engine.TransferStats, err error) {
-	if stats.RemoteAddr != nil {
+	if stats.RemoteAddr != nil || h.g.closed.Load() {
 		return
 	}
 	h.g.slots.releaseLast()
