@@ -284,7 +284,7 @@ func (t *transfer) restart() error {
 
 // copy writes a body behind what is there, and hashes it.
 func (t *transfer) copy(body io.Reader, alive func()) error {
-	buf := make([]byte, 128<<10)
+	buf := make([]byte, 256<<10)
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {

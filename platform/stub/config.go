@@ -31,7 +31,7 @@ func readConfig(path string) (api.BootConfig, []byte, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return api.BootConfig{}, nil, problem("This boot has no configuration",
 			path+" is not in the initrd, so config.cpio was not loaded by iPXE",
-			"the server restarts; if it comes here again, look at its boot with: nereid server boot-log", nil)
+			"if this server comes here again, look at its boot with: nereid server boot-log", nil)
 	}
 	if err != nil {
 		return api.BootConfig{}, nil, err
@@ -46,7 +46,7 @@ func parseConfig(b []byte) (api.BootConfig, error) {
 	var c api.BootConfig
 	bad := func(err error) (api.BootConfig, error) {
 		return api.BootConfig{}, problem("The boot configuration cannot be used", err.Error(),
-			"the head node and the platform may be of different versions; the server restarts", err)
+			"the head node and the platform may be of different versions", err)
 	}
 	if len(b) > maxConfig {
 		return bad(fmt.Errorf("it has %d bytes, more than %d", len(b), maxConfig))

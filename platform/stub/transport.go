@@ -48,7 +48,8 @@ func (t *plainHTTP) Do(req *http.Request) (*http.Response, error) {
 	if err := req.Write(conn); err != nil {
 		return fail(err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReaderSize(conn, 256<<10), req)
+	// A small buffer: large reads of the body go past it, uncopied.
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
 		return fail(err)
 	}
