@@ -231,6 +231,9 @@ func (s *Server) describe(tx store.Tx, r api.BootRequest, b api.Boot, a *api.Boo
 	case hold.reason != "":
 		a.Reason += "; held: " + hold.reason
 		a.Change = hold.next
+		if a.Change == "" {
+			a.Change = "what the reason says"
+		}
 	default:
 		a.Platform = d.Next
 		a.Reason += "; " + d.Reason
@@ -246,6 +249,14 @@ func (s *Server) describe(tx store.Tx, r api.BootRequest, b api.Boot, a *api.Boo
 type hold struct {
 	reason, next string
 	retry        int // seconds
+}
+
+// sentence is the reason, and what to do where the reason does not say it.
+func (h hold) sentence() string {
+	if h.next == "" {
+		return h.reason
+	}
+	return h.reason + ". What to do: " + h.next
 }
 
 // holdRetry is how often a held machine asks again, in seconds.
@@ -293,7 +304,7 @@ func (s *Server) decide(tx store.Tx, mac string, b api.Boot, now time.Time) (pla
 		return d, hold{}, err
 	}
 	if d.Next == "" {
-		return d, hold{reason: d.Reason, next: "import a platform with: nereid platform import DIR", retry: holdRetry}, nil
+		return d, hold{reason: d.Reason, retry: holdRetry}, nil
 	}
 	return d, hold{}, nil
 }

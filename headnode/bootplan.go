@@ -63,7 +63,7 @@ func (s *Server) Plan(ctx context.Context, bootID string, from netip.Addr) (api.
 			return err
 		}
 		if h.reason != "" {
-			plan.Hold, plan.RetryIn = h.reason+". What to do: "+h.next, h.retry
+			plan.Hold, plan.RetryIn = h.sentence(), h.retry
 			return nil
 		}
 		_, m, err := platforms.Get(tx, d.Next)
@@ -95,7 +95,7 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 			return err
 		}
 		if h.reason != "" {
-			return refuse(http.StatusForbidden, api.CodeConflict, h.next, "this server is held: %s", h.reason)
+			return refuse(http.StatusForbidden, api.CodeConflict, "look at it with: nereid server list", "this server is held: %s", h.sentence())
 		}
 		stamp := b.Platform // what its script named
 		if stamp == "" {
