@@ -46,6 +46,7 @@ type link struct {
 	inv       inventory
 	seen      string
 	wantInv   bool
+	enrolled  bool      // this boot got a certificate
 	first     bool      // this boot's first sync was sent
 	lastSync  time.Time // started
 	told      string    // what the service manager was told
