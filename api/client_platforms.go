@@ -75,7 +75,7 @@ func (c *Client) long(ctx context.Context, path string, out any) error {
 	if err != nil {
 		return err
 	}
-	r.timeout = 0
+	r.timeout = c.Timeout // 0 unless somebody set it
 	return c.exchange(ctx, r, out)
 }
 
