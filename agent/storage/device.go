@@ -22,6 +22,7 @@ type device struct {
 	*os.File
 	name string
 	size int64
+	hook func(step string) error // of the Storage
 }
 
 // path puts the root before an absolute path.
@@ -50,7 +51,7 @@ func (s *Storage) open(name string, a access) (*device, error) {
 		f.Close()
 		return nil, fmt.Errorf("open disk %s: %w", name, err)
 	}
-	d := &device{f, name, size}
+	d := &device{f, name, size, s.hook}
 	d.fresh()
 	return d, nil
 }
@@ -105,7 +106,7 @@ func (d *device) wipe(f found) error {
 
 // zero writes zeros from start to end, leaving out the mark.
 func (d *device) zero(start, end int64) error {
-	var z [64 << 10]byte
+	z := make([]byte, edge)
 	for at := start; at < end; {
 		n := min(int64(len(z)), end-at)
 		if at < markOffset {
@@ -113,6 +114,11 @@ func (d *device) zero(start, end int64) error {
 		} else if at < markOffset+markSize {
 			at = markOffset + markSize
 			continue
+		}
+		if d.hook != nil {
+			if err := d.hook(fmt.Sprintf("write zeros at %d of %s", at, d.name)); err != nil {
+				return err
+			}
 		}
 		if _, err := d.WriteAt(z[:n], at); err != nil {
 			return err

@@ -41,6 +41,8 @@ func (s *Storage) run(ctx context.Context, name string, args ...string) ([]byte,
 	if r == nil {
 		r = commands{}
 	}
-	s.log().DebugContext(ctx, "run", "command", name, "args", args)
-	return r.Run(ctx, name, args...)
+	start := time.Now()
+	out, err := r.Run(ctx, name, args...)
+	s.log().DebugContext(ctx, "ran", "command", name, "args", args, "took", time.Since(start), "error", err)
+	return out, err
 }

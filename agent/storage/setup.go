@@ -103,6 +103,9 @@ func (s *Storage) step(ctx context.Context, name string) error {
 }
 
 func (u *setup) run(ctx context.Context, disks []api.Disk) error {
+	if u.UUID == "" {
+		return errors.New("set up: this server's UUID is not known, and without it an unfinished setup could not be told from another server's; see what its SMBIOS says")
+	}
 	if !setupIDRE.MatchString(u.spec.ID) {
 		return fmt.Errorf("set up: id %q; want 1 to 128 letters, digits or _.:-", u.spec.ID)
 	}

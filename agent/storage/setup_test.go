@@ -34,6 +34,10 @@ type lab struct {
 
 func newLab(t *testing.T, names ...string) *lab {
 	t.Helper()
+	// Every write is synced; in memory that is quick.
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		t.Setenv("TMPDIR", "/dev/shm")
+	}
 	sizes := map[string]int64{}
 	var disks []api.Disk
 	for _, n := range names {
@@ -103,7 +107,7 @@ func (l *lab) sum(t *testing.T, disk string) string {
 	}
 	defer f.Close()
 	h := sha256.New()
-	for _, r := range []*io.SectionReader{io.NewSectionReader(f, 0, 4<<20), io.NewSectionReader(f, 2*gib-16<<20, 16<<20)} {
+	for _, r := range []*io.SectionReader{io.NewSectionReader(f, 0, 4<<20), io.NewSectionReader(f, 2*gib-2<<20, 2<<20)} {
 		if _, err := io.Copy(h, r); err != nil {
 			t.Fatal(err)
 		}

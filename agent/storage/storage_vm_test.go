@@ -5,6 +5,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +27,7 @@ type real struct {
 	disks []api.Disk
 }
 
-// cutReal makes the n-th step fail.
+// cut makes the n-th step fail.
 func (r *real) cut(n int) (happened func() bool) {
 	count := 0
 	r.hook = func(string) error {
@@ -45,7 +46,8 @@ func (r *real) restart(t *testing.T, reboot bool) {
 	if reboot {
 		r.command(t, "zpool", "export", "-a", "-f")
 	}
-	r.Storage = &Storage{UUID: testUUID, BeforeComplete: func(_ context.Context, dir string) error {
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	r.Storage = &Storage{UUID: testUUID, Log: log, BeforeComplete: func(_ context.Context, dir string) error {
 		return WriteFile(filepath.Join(dir, "agent.key"), []byte("secret"))
 	}}
 }
@@ -143,7 +145,7 @@ func (r *real) clear(t *testing.T, name string) {
 	}
 }
 
-// checkReal looks at a finished setup with the system's own commands.
+// check looks at a finished setup with the system's own commands.
 func (r *real) check(t *testing.T, id string) {
 	t.Helper()
 	got := strings.Fields(r.command(t, "zfs", "get", "-H", "-o", "value", strings.Join([]string{propSystem, propSetup, propComplete, propServer, "mounted", "mountpoint", "atime", "compression"}, ","), "zones"))
