@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"nereid/bootserver/dhcp"
@@ -75,7 +74,7 @@ func (s *Server) Run(ctx context.Context) error {
 	web := s.httpServer()
 	web.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
 	g.Go(func() error {
-		if err := web.Serve(netutil.LimitListener(ls.http, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+		if err := web.Serve(newLimitListener(ls.http, maxConns)); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP on %s: %w", ls.http.Addr(), err)
 		}
 		return nil
@@ -103,7 +102,7 @@ func (s *Server) Run(ctx context.Context) error {
 type listeners struct {
 	dhcp []*dhcp.Conn
 	tftp *net.UDPConn
-	http net.Listener
+	http *net.TCPListener
 }
 
 func (l *listeners) close() {
@@ -151,9 +150,11 @@ func (s *Server) open(ctx context.Context) (_ *listeners, err error) {
 	}
 	ls.tftp = pc.(*net.UDPConn)
 	s.tftpAddr = ls.tftp.LocalAddr().(*net.UDPAddr).AddrPort()
-	if ls.http, err = lc.Listen(ctx, "tcp4", net.JoinHostPort(host, strconv.Itoa(port(s.Ports.HTTP, 80)))); err != nil {
+	hl, err := lc.Listen(ctx, "tcp4", net.JoinHostPort(host, strconv.Itoa(port(s.Ports.HTTP, 80))))
+	if err != nil {
 		return nil, fmt.Errorf("start boot server: listen for HTTP: %w; is another web server running here?", err)
 	}
+	ls.http = hl.(*net.TCPListener)
 	s.httpAddr = ls.http.Addr().(*net.TCPAddr).AddrPort()
 	return ls, nil
 }

@@ -32,7 +32,7 @@ type local struct {
 	booter *boottest.Booter
 }
 
-func fakeIPXE(t *testing.T) string {
+func fakeIPXE(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, n := range []string{"undionly.kpxe", "snponly.efi", "ipxe.efi"} {
@@ -43,7 +43,7 @@ func fakeIPXE(t *testing.T) string {
 	return dir
 }
 
-func newLocal(t *testing.T) *local {
+func newLocal(t testing.TB) *local {
 	t.Helper()
 	b, err := boottest.New(t.TempDir(), netip.MustParsePrefix("127.0.0.1/8"), netip.MustParseAddr("127.0.0.2"),
 		[]byte("kernel"), []byte("initrd"), bytes.Repeat([]byte("layer "), 2<<20))
