@@ -81,7 +81,11 @@ func (b *build) all(ctx context.Context) (Result, error) {
 		}
 		parts.layers = append(parts.layers, qemu)
 	}
-	if parts.initrd, err = b.initrd(ctx, tree, parts.firmware); err != nil {
+	drivers, err := b.drivers(ctx, tree, parts.firmware)
+	if err != nil {
+		return Result{}, err
+	}
+	if parts.initrd, err = b.initrd(ctx, drivers); err != nil {
 		return Result{}, err
 	}
 	res, err := b.finish(ctx, parts, base)

@@ -14,7 +14,8 @@
 //	firmware     firmware.squashfs (optional): the blobs the kernel's modules ask for
 //	qemu         qemu.squashfs (optional): the difference that installing QEMU makes to base
 //	nereid       nereid.squashfs: the agent, its unit, the platform's stamp in os-release
-//	initrd       initrd.img: the stub as /init and the drivers it needs to reach the boot server
+//	drivers      the modules an initrd needs to reach the boot server
+//	initrd       initrd.img: the stub as /init, and the drivers
 //
 // Packages are chosen once, by apt against the machine's own Debian mirror with
 // Debian's signatures checked, and written to packages.json by name, version,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -48,17 +49,15 @@ type initrdFile struct {
 	size int64
 }
 
-// initrd packs the stub as /init with its drivers.
-func (b *build) initrd(ctx context.Context, tree, firmware made) (made, error) {
-	stub, err := b.program(ctx, "nereid-stub", b.Stub)
-	if err != nil {
-		return made{}, err
-	}
+// drivers packs the initrd's modules, with the firmware they name when there is a
+// firmware layer: an archive of its own, so that a new stub does not cost the half
+// minute of compressing them.
+func (b *build) drivers(ctx context.Context, tree, firmware made) (made, error) {
 	epoch, err := b.epochOf("kernel")
 	if err != nil {
 		return made{}, err
 	}
-	inputs := []string{"recipe 1", "stub " + stub.SHA256, "tree " + tree.key, fmt.Sprint("epoch ", epoch)}
+	inputs := []string{"recipe 2", "tree " + tree.key, fmt.Sprint("epoch ", epoch)}
 	inputs = append(inputs, initrdDirs...)
 	inputs = append(inputs, initrdNot...)
 	inputs = append(inputs, initrdModules...)
@@ -68,25 +67,68 @@ func (b *build) initrd(ctx context.Context, tree, firmware made) (made, error) {
 	if firmware.dir != "" {
 		inputs = append(inputs, "firmware "+firmware.key)
 	}
-	st := stage{name: "initrd", what: "initrd.img: the stub and its drivers", inputs: inputs}
+	st := stage{name: "drivers", what: "the initrd's drivers", inputs: inputs}
 	st.run = func(ctx context.Context, r *runner, scratch, out string) error {
 		files, err := b.initrdFiles(tree, firmware)
 		if err != nil {
 			return err
 		}
-		files = append(files, initrdFile{name: "init", from: stub.path, size: stub.Size})
-		raw := filepath.Join(scratch, "initrd.cpio")
-		if err := writeInitrd(raw, files, epoch); err != nil {
-			return err
-		}
-		img := filepath.Join(out, "initrd.img")
-		if err := r.run(ctx, "zstd", "-q", "-19", "-T2", "-o", img, raw); err != nil {
-			return fmt.Errorf("compress initrd: %w", err)
-		}
 		contributors(b.show, files)
-		return padFile(img, 4)
+		return packInitrd(ctx, r, scratch, filepath.Join(out, "drivers.img"), files, epoch)
 	}
 	return b.stages.do(ctx, st)
+}
+
+// initrd puts the archive of the stub, which is /init, before that of the drivers.
+// The kernel unpacks one behind the other, and the boot's configuration as a third.
+func (b *build) initrd(ctx context.Context, drivers made) (made, error) {
+	stub, err := b.program(ctx, "nereid-stub", b.Stub)
+	if err != nil {
+		return made{}, err
+	}
+	epoch, err := b.epochOf("kernel")
+	if err != nil {
+		return made{}, err
+	}
+	inputs := []string{"recipe 2", "stub " + stub.SHA256, "drivers " + drivers.key, fmt.Sprint("epoch ", epoch)}
+	st := stage{name: "initrd", what: "initrd.img: the stub and its drivers", inputs: inputs}
+	st.run = func(ctx context.Context, r *runner, scratch, out string) error {
+		files := []initrdFile{{name: "init", from: stub.path, size: stub.Size}}
+		img := filepath.Join(out, "initrd.img")
+		if err := packInitrd(ctx, r, scratch, img, files, epoch); err != nil {
+			return err
+		}
+		return appendFile(img, drivers.file("drivers.img"))
+	}
+	return b.stages.do(ctx, st)
+}
+
+// packInitrd writes files as a compressed archive of a length that is a multiple
+// of 4. One thread: zstd's output then depends on nothing but its input.
+func packInitrd(ctx context.Context, r *runner, scratch, img string, files []initrdFile, epoch int64) error {
+	raw := filepath.Join(scratch, "cpio")
+	if err := writeInitrd(raw, files, epoch); err != nil {
+		return err
+	}
+	if err := r.run(ctx, "zstd", "-q", "-19", "--single-thread", "-o", img, raw); err != nil {
+		return fmt.Errorf("compress initrd: %w", err)
+	}
+	return padFile(img, 4)
+}
+
+// appendFile adds the content of from to the end of to.
+func appendFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // initrdFiles chooses the modules and writes the reduced indexes for them.
