@@ -3,12 +3,18 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 
+	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"nereid/api"
 	"nereid/platform"
 )
+
+// publicKeyName is the file beside a platform's manifest that "platform key add"
+// takes.
+const publicKeyName = "manifest.pub"
 
 // built is what "nereid platform build" prints for programs.
 type built struct {
@@ -39,6 +45,10 @@ The signing key is made when it is not there. The head node must be told its pub
 			r, err := platform.Build(cmd.Context(), o)
 			if err != nil {
 				return err
+			}
+			pub := filepath.Join(o.Out, publicKeyName)
+			if err := renameio.WriteFile(pub, []byte(r.PublicKey+"\n"), 0o644); err != nil {
+				return fmt.Errorf("write public key: %w", err)
 			}
 			out := built{Dir: o.Out, Manifest: r.Manifest, PublicKey: r.PublicKey, Unchanged: r.Unchanged, LayerSum: r.LayerSum}
 			return a.emit(out, func(w io.Writer) error { return a.builtCard(w, out) })
@@ -82,6 +92,6 @@ func (a *app) builtCard(w io.Writer, b built) error {
 		t.add(text(f.Name), cell{text: size(f.Size), right: true})
 	}
 	c.table(t)
-	c.printf("\n%s\n", fmt.Sprintf("Next: nereid platform key add mine %s   (once), and: nereid platform import %s", b.PublicKey, oneLine(b.Dir)))
+	c.printf("\n%s\n", fmt.Sprintf("Next: nereid platform key add mine %s   (once)\n      nereid platform import %s", oneLine(filepath.Join(b.Dir, publicKeyName)), oneLine(b.Dir)))
 	return c.err
 }
