@@ -37,18 +37,20 @@ func (s *Server) dhcpServer() *dhcp.Server {
 		Logger: s.log().With(slog.String("leg", "dhcp"))}
 }
 
-// answered remembers whose address it is, for TFTP, and records refusals of
-// messages that belong to a boot.
+// answered remembers whose address it is, for TFTP, and records refusals with the
+// boot the machine was last seen in.
 func (s *Server) answered(ctx context.Context, out dhcp.Outcome) {
-	a := out.Answer
-	if a.BootID == "" {
-		return
+	a, mac := out.Answer, out.Request.Boot.MAC
+	id := a.BootID
+	if id == "" {
+		id, _ = s.macs.get(mac)
 	}
 	if out.Refused != "" {
-		s.recordRefusal(ctx, a.BootID, "DHCP "+out.Request.Type.String()+": "+out.Refused)
+		s.recordRefusal(ctx, id, "DHCP "+out.Request.Type.String()+": "+out.Refused)
 		return
 	}
-	if a.Address.IsValid() && out.Reply != nil {
+	if a.BootID != "" && a.Address.IsValid() && out.Reply != nil {
 		s.leases.put(a.Address.Addr(), a.BootID)
+		s.macs.put(mac, a.BootID)
 	}
 }

@@ -49,7 +49,8 @@ type Server struct {
 	httpAddr netip.AddrPort
 	tftpAddr netip.AddrPort
 	dhcpAddr [2]netip.AddrPort
-	leases   recent[netip.Addr, string]
+	leases   recent[netip.Addr, string] // address to boot id
+	macs     recent[string, string]     // MAC to boot id
 	boots    recent[string, *bootFiles]
 	configs  inFlight
 }

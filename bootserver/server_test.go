@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"nereid/api"
@@ -318,6 +320,46 @@ func TestResume(t *testing.T) {
 		case <-deadline:
 			t.Fatalf("record (-want +got):\n%s", cmp.Diff(want, l.booter.String()))
 		}
+	}
+}
+
+// TestDHCPRefusalIsRecorded: a NAK is in the record of the boot it interrupts.
+func TestDHCPRefusalIsRecorded(t *testing.T) {
+	l := newLocal(t)
+	dhcpAddr, _, _, _ := l.Addrs()
+	c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(dhcpAddr.Port())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, m := range []*dhcpv4.DHCPv4{
+		dhcpMessage(dhcpv4.MessageTypeRequest, "127.0.0.2"), // renews what it has
+		dhcpMessage(dhcpv4.MessageTypeRequest, "127.0.0.9"),
+	} {
+		if _, err := c.Write(m.ToBytes()); err != nil {
+			t.Fatal(err)
+		}
+		if ev := wait(t, l.booter, map[string]api.BootStage{"127.0.0.2": api.StageIPXEAck, "127.0.0.9": api.StageRefused}[m.ClientIPAddr.String()]); ev.Stage == api.StageRefused &&
+			ev.Detail != "DHCP REQUEST: 127.0.0.9 is not the address of 52:54:00:00:00:05; that is 127.0.0.2" {
+			t.Errorf("recorded %q", ev.Detail)
+		}
+	}
+}
+
+func dhcpMessage(kind dhcpv4.MessageType, ciaddr string) *dhcpv4.DHCPv4 {
+	m := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootRequest, HWType: iana.HWTypeEthernet, ClientHWAddr: []byte{0x52, 0x54, 0, 0, 0, 5},
+		ClientIPAddr: net.ParseIP(ciaddr), TransactionID: dhcpv4.TransactionID{net.ParseIP(ciaddr)[15]}, Options: dhcpv4.Options{}}
+	m.UpdateOption(dhcpv4.OptMessageType(kind))
+	m.UpdateOption(dhcpv4.OptUserClass("iPXE"))
+	return m
+}
+
+// TestHeaderLimit: a request that never ends costs no memory.
+func TestHeaderLimit(t *testing.T) {
+	l := newLocal(t)
+	resp, _ := do(t, &http.Client{}, "GET", l.URL()+"/", nil, "X-Long", strings.Repeat("x", 64<<10))
+	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("status %s", resp.Status)
 	}
 }
 
