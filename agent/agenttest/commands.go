@@ -148,6 +148,10 @@ func (w *World) importPool(guid string) error {
 func (w *World) createPool(args []string) error {
 	props := map[string]string{}
 	var opts []string
+	force := len(args) > 0 && args[0] == "-f"
+	if force {
+		args = args[1:]
+	}
 	for len(args) > 2 && (args[0] == "-o" || args[0] == "-O") {
 		if k, v, ok := strings.Cut(args[1], "="); ok && args[0] == "-O" {
 			props[k] = v
@@ -164,11 +168,14 @@ func (w *World) createPool(args []string) error {
 		return fmt.Errorf("cannot create '%s': pool already exists", name)
 	}
 	var disks []string
+	var last int64  // size of the disk before in the same vdev
+	var kind string // of the vdev
 	for _, v := range vdevs {
 		if !strings.HasPrefix(v, "/dev/") {
 			if !slices.Contains([]string{"mirror", "raidz1", "raidz2", "raidz3", "log", "cache", "spare"}, v) {
 				return fmt.Errorf("invalid vdev specification: %s", v)
 			}
+			last, kind = 0, v
 			continue
 		}
 		path, err := filepath.EvalSymlinks(filepath.Join(w.Root, v))
@@ -181,7 +188,16 @@ func (w *World) createPool(args []string) error {
 				return fmt.Errorf("%s is in use by pool %s", v, p.name)
 			}
 		}
-		if err := w.vacant(d); err != nil {
+		info, err := os.Stat(w.dev(d))
+		if err != nil {
+			return err
+		}
+		// zpool allows 16 MiB of difference (ZPOOL_FUZZ); between vdevs more is fine.
+		if diff := info.Size() - last; last != 0 && !force && (diff > 16<<20 || diff < -16<<20) && (kind == "mirror" || strings.HasPrefix(kind, "raidz")) {
+			return fmt.Errorf("invalid vdev specification, use '-f' to override: %s contains devices of different sizes", kind)
+		}
+		last = info.Size()
+		if err := w.vacant(d); err != nil && !force {
 			return fmt.Errorf("invalid vdev specification, use '-f' to override: %w", err)
 		}
 		disks = append(disks, d)

@@ -332,12 +332,18 @@ func (u *setup) createArgs(plan api.PoolPlan, disks []api.Disk) []string {
 			}
 		}
 	}
-	args := []string{"create",
-		"-o", "ashift=12", "-o", "autotrim=" + autotrim, "-o", "cachefile=none", "-o", "compatibility=openzfs-2.2",
-		"-O", "atime=off", "-O", "compression=lz4", "-O", "acltype=posixacl", "-O", "xattr=sa", "-O", "mountpoint=/" + u.spec.Pool,
-		"-O", propSystem + "=on", "-O", propSetup + "=" + u.spec.ID, "-O", propServer + "=" + u.UUID, "-O", propPlan + "=" + plan.Digest,
-		u.spec.Pool,
+	args := []string{"create"}
+	if uneven(plan, byName) {
+		// zpool wants force for vdevs of disks that differ in size. What else it
+		// then skips, looking for data on the disks, was done above.
+		args = append(args, "-f")
 	}
+	args = append(args,
+		"-o", "ashift=12", "-o", "autotrim="+autotrim, "-o", "cachefile=none", "-o", "compatibility=openzfs-2.2",
+		"-O", "atime=off", "-O", "compression=lz4", "-O", "acltype=posixacl", "-O", "xattr=sa", "-O", "mountpoint=/"+u.spec.Pool,
+		"-O", propSystem+"=on", "-O", propSetup+"="+u.spec.ID, "-O", propServer+"="+u.UUID, "-O", propPlan+"="+plan.Digest,
+		u.spec.Pool,
+	)
 	paths := func(names []string) {
 		for _, name := range names {
 			args = append(args, diskPath(byName[name]))
@@ -365,6 +371,13 @@ func (u *setup) createArgs(plan api.PoolPlan, disks []api.Disk) []string {
 		paths(plan.Spares)
 	}
 	return args
+}
+
+// uneven reports whether disks of one vdev differ in size.
+func uneven(plan api.PoolPlan, disks map[string]api.Disk) bool {
+	return slices.ContainsFunc(slices.Concat(plan.Vdevs, plan.Log), func(v api.Vdev) bool {
+		return slices.ContainsFunc(v.Disks, func(name string) bool { return disks[name].SizeBytes != disks[v.Disks[0]].SizeBytes })
+	})
 }
 
 // diskPath is the most stable path of a disk.

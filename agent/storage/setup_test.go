@@ -653,3 +653,21 @@ func FuzzMark(f *testing.F) {
 		}
 	})
 }
+
+// TestSetupUneven: zpool wants force for a mirror of disks of unlike size, and only then.
+func TestSetupUneven(t *testing.T) {
+	l := newLab(t, "vdb", "vdc")
+	if err := os.Truncate(filepath.Join(l.World.Root, "dev/vdc"), 3*gib); err != nil {
+		t.Fatal(err)
+	}
+	l.disks[1].SizeBytes = 3 * gib
+	if err := l.setup(t, api.SetupSpec{ID: testSetup}); err != nil {
+		t.Fatal(err)
+	}
+	l.check(t, wantMirror)
+	for _, c := range l.Calls() {
+		if strings.HasPrefix(c, "zpool create") != strings.HasPrefix(c, "zpool create -f ") {
+			t.Errorf("ran %s", c)
+		}
+	}
+}
