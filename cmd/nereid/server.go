@@ -45,7 +45,13 @@ func (a *app) find(ctx context.Context, c *api.Client, id string) (api.Server, e
 	}
 	s, err := c.Server(ctx, id)
 	var p *api.Problem
-	if err == nil || !errors.As(err, &p) || p.Status != 404 || fullUUID.MatchString(low) || !partOfUUID.MatchString(low) {
+	if err == nil || !errors.As(err, &p) || p.Status != 404 {
+		return s, err
+	}
+	if !strings.Contains(err.Error(), id) { // say which one is meant
+		err = fmt.Errorf("%s: %w", id, err)
+	}
+	if fullUUID.MatchString(low) || !partOfUUID.MatchString(low) {
 		return s, err
 	}
 	var found []api.Server
