@@ -157,7 +157,11 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 	if err != nil {
 		return api.BootAnswer{}, err
 	}
-	s.offers.Done(r.MAC)
+	if a.Verdict == api.VerdictNAK {
+		s.offers.Done(r.MAC) // what it was offered is not to be offered again
+	}
+	// Else the offer stays in memory until it expires: a DISCOVER that is answered now,
+	// from a snapshot older than this lease, must not be offered the same address.
 	if boot != "" {
 		s.pending.Written(boot)
 		s.hub.publish(api.Event{Kind: "boot", Server: a.Server, Name: boot})
@@ -195,6 +199,7 @@ func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAns
 func (s *Server) bootGone(ctx context.Context, r api.BootRequest, rule, reason string, fn func(store.Tx) error) (api.BootAnswer, error) {
 	a := api.BootAnswer{Verdict: api.VerdictSilent, Rule: rule, Reason: reason}
 	err := s.store.Update(ctx, fn)
+	s.offers.Done(r.MAC)
 	if errors.Is(err, addresses.ErrNotHolder) || isNotFound(err) || errors.Is(err, addresses.ErrNotOnNetwork) {
 		a.Reason = "the machine does not hold that address, so nothing changes"
 		return a, nil

@@ -205,6 +205,28 @@ func TestNAK(t *testing.T) {
 	}
 }
 
+// An address that its machine found in use is not given to anybody for a while.
+func TestDecline(t *testing.T) {
+	h := startHead(t)
+	m := h.machine(1)
+	bad := m.dhcp("").Address.Addr()
+	if a := m.ask(api.KindDecline, "", bad); a.Verdict != api.VerdictSilent {
+		t.Errorf("decline: %+v", a)
+	}
+	if got := m.dhcp("").Address.Addr(); got == bad {
+		t.Errorf("%s was given again", bad)
+	}
+	if got := h.machine(2).dhcp("").Address.Addr(); got == bad {
+		t.Errorf("%s was given to another", bad)
+	}
+	if a := m.ask(api.KindRelease, "", m.addr); a.Verdict != api.VerdictSilent {
+		t.Errorf("release: %+v", a)
+	}
+	if a := h.machine(3).ask(api.KindRelease, "", m.addr); !strings.Contains(a.Reason, "does not hold") {
+		t.Errorf("release of another's: %+v", a)
+	}
+}
+
 func TestConfigIsHandedOutOnce(t *testing.T) {
 	h := startHead(t)
 	h.platform("20261122T101500Z")

@@ -1,0 +1,83 @@
+package headnode
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"nereid/api"
+	"nereid/headnode/answers"
+)
+
+func benchServer(b *testing.B) *Server {
+	b.Helper()
+	dir := b.TempDir()
+	a, err := answers.Parse(strings.NewReader(strings.NewReplacer("127.77.0.7/24", "127.77.0.7/8", "127.77.0.100", "127.100.0.0", "127.77.0.%d", "127.200.0.0").Replace(sampleAnswers)), "bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := Init(ctx, dir, a); err != nil {
+		b.Fatal(err)
+	}
+	s, err := Open(ctx, Config{Dir: dir})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			b.Error(err)
+		}
+		os.RemoveAll(dir)
+	})
+	return s
+}
+
+// BenchmarkLease is a newcomer's DISCOVER and REQUEST, with the lease on disk
+// before the ACK; many machines at once, as after a power cut.
+func BenchmarkLease(b *testing.B) {
+	s := benchServer(b)
+	var n atomic.Int64
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			i := n.Add(1)
+			r := api.BootRequest{Kind: api.KindDiscover, MAC: fmt.Sprintf("52:54:00:%02x:%02x:%02x", i>>16&255, i>>8&255, i&255), VendorClass: "PXEClient"}
+			o, err := s.Boot(context.Background(), r)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			r.Kind, r.Requested = api.KindRequest, o.Address.Addr()
+			if a, err := s.Boot(context.Background(), r); err != nil || a.Verdict != api.VerdictAnswer {
+				b.Errorf("%+v %v", a, err)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkDiscover is a DISCOVER of a machine that has its address.
+func BenchmarkDiscover(b *testing.B) {
+	s := benchServer(b)
+	ctx := context.Background()
+	r := api.BootRequest{Kind: api.KindDiscover, MAC: "52:54:00:00:00:01", VendorClass: "PXEClient"}
+	o, err := s.Boot(ctx, r)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r.Kind, r.Requested = api.KindRequest, o.Address.Addr()
+	if _, err := s.Boot(ctx, r); err != nil {
+		b.Fatal(err)
+	}
+	r.Kind, r.Requested = api.KindDiscover, netip.Addr{}
+	for b.Loop() {
+		if _, err := s.Boot(ctx, r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
