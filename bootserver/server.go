@@ -69,6 +69,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.checkSource()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.dhcpServer().Serve(ctx, ls.dhcp...) })
 	g.Go(func() error { return s.tftpServer(ctx).Serve(ctx, ls.tftp) })

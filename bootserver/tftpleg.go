@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,6 +41,26 @@ func ipxeNames(files map[string][]byte) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// checkSource warns when TFTP blocks would come from another address than the one
+// that was asked: transfers have sockets of their own, whose address the kernel
+// chooses, and clients drop blocks from strangers (RFC 1350, section 4).
+func (s *Server) checkSource() {
+	peer := s.Address.Addr().Next()
+	if !s.Address.Contains(peer) {
+		peer = s.Address.Addr().Prev()
+	}
+	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(peer, 9))) // sends nothing
+	if err != nil {
+		s.log().Warn("no route to the admin network", "network", s.Address.Masked().String(), "err", err)
+		return
+	}
+	defer func() { _ = c.Close() }()
+	if got := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); got != s.Address.Addr() {
+		s.log().Warn("TFTP will not work: make the boot server's address the first of its interface and its network's only route",
+			"address", s.Address.Addr().String(), "sent_from", got.String())
+	}
 }
 
 func (s *Server) tftpServer(ctx context.Context) *tftp.Server {
