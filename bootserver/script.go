@@ -60,7 +60,7 @@ func Script(base string, plan api.BootPlan) (string, error) {
 		"sleep ${nereid-wait}",
 		"chain --replace " + self + " || goto failed",
 		":again",
-		"echo Nereid: loading failed too often: beginning a new boot.",
+		"echo Nereid: that did not work for too long: beginning a new boot.",
 		"set nereid-wait:int32 0",
 		"dhcp || goto pause",
 		"chain --replace ${filename} || goto pause",
