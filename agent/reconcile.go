@@ -242,8 +242,12 @@ func (r *reconciler) observe(ctx context.Context) bool {
 	return true
 }
 
-// reimport looks for pools that came late, and for the key on them.
+// reimport looks for pools that came late, and for the key on them. With the
+// system pool in order there is nothing to look for: pass lists the pools.
 func (r *reconciler) reimport(ctx context.Context) {
+	if r.obs.complete != "" || r.obs.taken != nil {
+		return
+	}
 	defer r.a.health.busy("reconciler", importLimit+stepLimit)()
 	im, ok := r.a.importPools(ctx, r.board)
 	if !ok {

@@ -80,7 +80,13 @@ func runCommand(o *options, stderr io.Writer) *cobra.Command {
 }
 
 // runAgent joins the agent with the operating system.
-func runAgent(ctx context.Context, o options, stderr io.Writer) error {
+func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
+	console := agent.Console("/dev/console")
+	defer func() { // as a service it has no other way to tell people
+		if err != nil && os.Getenv("NOTIFY_SOCKET") != "" {
+			fmt.Fprintf(console, "nereid: The agent could not start: %v.\r\n", err)
+		}
+	}()
 	log, err := newLog(o.log, stderr)
 	if err != nil {
 		return err
@@ -102,7 +108,7 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) error {
 		Boot: boot, Dir: o.dir, Version: version,
 		Pools: st, Config: st, Hardware: &sysinfo.Reader{Content: st.Content},
 		Power: power.Manager{}, Host: agent.OS{},
-		Console: agent.Console("/dev/console"), Log: log, Watchdog: period,
+		Console: console, Log: log, Watchdog: period,
 		Notify: func(state string) error { _, err := daemon.SdNotify(false, state); return err },
 	}
 	st.BeforeComplete = a.StoreKey
