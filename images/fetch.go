@@ -224,7 +224,7 @@ func (t *transfer) attempt(ctx context.Context) (progress bool, err error) {
 	if err := t.begin(resp); err != nil {
 		return false, err
 	}
-	err = t.copy(resp.Body, func() { watch.Reset(idle) })
+	err = t.copy(resp.Body, func() { watch.Reset(idle) }, cancel)
 	if err != nil {
 		err = cause(actx, err)
 	}
@@ -282,33 +282,26 @@ func (t *transfer) restart() error {
 	return nil
 }
 
-// copy writes a body behind what is there, and hashes it.
-func (t *transfer) copy(body io.Reader, alive func()) error {
-	buf := make([]byte, 256<<10)
-	for {
-		n, err := body.Read(buf)
-		if n > 0 {
-			alive()
-			if t.have+int64(n) > t.file.Size {
-				return &final{&SizeError{Want: t.file.Size, Got: -1}}
-			}
-			if _, werr := t.w.WriteAt(buf[:n], t.have); werr != nil {
-				return &sinkError{werr}
-			}
-			t.sum.Write(buf[:n])
-			t.have += int64(n)
-			t.report(false)
+// copy writes a body behind what is there, and hashes it. stop makes a read of
+// the body return.
+func (t *transfer) copy(body io.Reader, alive func(), stop context.CancelCauseFunc) error {
+	err := readAhead(body, stop, func(p []byte) error {
+		alive()
+		if t.have+int64(len(p)) > t.file.Size {
+			return &final{&SizeError{Want: t.file.Size, Got: -1}}
 		}
-		if err == io.EOF {
-			if t.have < t.file.Size {
-				return io.ErrUnexpectedEOF
-			}
-			return nil
+		if _, err := t.w.WriteAt(p, t.have); err != nil {
+			return &sinkError{err}
 		}
-		if err != nil {
-			return err
-		}
+		t.sum.Write(p)
+		t.have += int64(len(p))
+		t.report(false)
+		return nil
+	})
+	if err == nil && t.have < t.file.Size {
+		return io.ErrUnexpectedEOF
 	}
+	return err
 }
 
 // report tells the progress callback, not too often.

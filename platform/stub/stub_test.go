@@ -267,7 +267,7 @@ func TestBootMends(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name    string
-		break_  func(w *world)
+		fault   func(w *world)
 		console string
 	}{
 		{"cut in a layer", func(w *world) { w.wrong["base.squashfs"] = []http.HandlerFunc{cutAfter(300_000, w, "base.squashfs")} },
@@ -310,7 +310,7 @@ func TestBootMends(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			tt.break_(w)
+			tt.fault(w)
 			w.run()
 			w.wantConsole(tt.console, "Trying again in ", "Entering platform")
 			stages := w.stages()
@@ -368,7 +368,7 @@ func TestBootGivesUp(t *testing.T) {
 func TestBootFinal(t *testing.T) {
 	for _, tt := range []struct {
 		name, console string
-		break_        func(w *world)
+		fault         func(w *world)
 	}{
 		{"no configuration", "config.cpio was not loaded by iPXE", func(w *world) { w.stub.Paths.Config += "x" }},
 		{"bad configuration", "The boot configuration cannot be used", func(w *world) {
@@ -381,7 +381,7 @@ func TestBootFinal(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			tt.break_(w)
+			tt.fault(w)
 			w.run()
 			w.wantConsole(tt.console, "The server restarts in 30 s.")
 			if w.reboots != 1 {
