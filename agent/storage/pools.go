@@ -23,6 +23,10 @@ const (
 	propReset    = "nereid:reset"          // GUID of the pool, while a reset destroys it
 )
 
+// listLimit bounds how long a listing may take: commands hang on a pool whose
+// disks are gone.
+const listLimit = 30 * time.Second
+
 // refreshAfter bounds the age of sizes in Pools; health is never older than the call.
 const refreshAfter = 5 * time.Minute
 
@@ -104,45 +108,67 @@ func (s *Storage) states(ctx context.Context, fresh bool) ([]poolState, error) {
 	if s.valid && !fresh && print == s.print && time.Since(s.read) < refreshAfter {
 		return slices.Clone(s.pools), nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, listLimit)
+	defer cancel()
+	pools, vdevs, err := s.list(ctx)
+	if err != nil {
+		if fresh || len(s.pools) == 0 {
+			return nil, err
+		}
+		// A pool that hangs must not silence the server: what was known, with the
+		// health the kernel tells without asking the pool.
+		s.log().WarnContext(ctx, "list pools", "error", err)
+		for i, p := range s.pools {
+			for line := range strings.Lines(print) {
+				if name, state, _ := strings.Cut(strings.TrimSpace(line), "="); name == p.Name {
+					s.pools[i].Health = state
+				}
+			}
+		}
+		pools, vdevs = s.pools, s.vdevs
+	}
+	s.pools, s.vdevs, s.print, s.read, s.valid = pools, vdevs, print, time.Now(), len(pools) > 0
+	return slices.Clone(s.pools), nil
+}
+
+// list asks zpool and zfs.
+func (s *Storage) list(ctx context.Context) (pools []poolState, vdevs map[string][]string, err error) {
 	out, err := s.run(ctx, "zpool", "list", "-j", "-p", "-o", "size,allocated,health,guid")
 	if err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
+		return nil, nil, fmt.Errorf("list pools: %w", err)
 	}
 	list, err := parsePools(out)
 	if err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
+		return nil, nil, fmt.Errorf("list pools: %w", err)
 	}
 	if len(list) == 0 {
-		s.pools, s.vdevs, s.valid = nil, nil, false
-		return nil, nil
+		return nil, nil, nil
 	}
 	args := []string{"get", "-j", "-p", strings.Join([]string{propSystem, propSetup, propComplete, propServer, propPlan, propReset, "mountpoint"}, ",")}
 	for _, p := range list {
 		args = append(args, p.Name)
 	}
 	if out, err = s.run(ctx, "zfs", args...); err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
+		return nil, nil, fmt.Errorf("list pools: %w", err)
 	}
 	props, err := parseProperties(out)
 	if err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
+		return nil, nil, fmt.Errorf("list pools: %w", err)
 	}
 	if out, err = s.run(ctx, "zpool", "status", "-j", "-P"); err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
+		return nil, nil, fmt.Errorf("list pools: %w", err)
 	}
-	if s.vdevs, err = parseVdevs(out); err != nil {
-		return nil, fmt.Errorf("list pools: %w", err)
+	if vdevs, err = parseVdevs(out); err != nil {
+		return nil, nil, fmt.Errorf("list pools: %w", err)
 	}
-	s.pools = nil
 	for _, p := range list {
 		v := props[p.Name]
 		p.System, p.SetupID = v[propSystem] == "on", v[propSetup]
-		s.pools = append(s.pools, poolState{
+		pools = append(pools, poolState{
 			Pool: p, complete: v[propComplete], server: v[propServer], plan: v[propPlan], reset: v[propReset], mountpoint: v["mountpoint"],
 		})
 	}
-	s.print, s.read, s.valid = print, time.Now(), true
-	return slices.Clone(s.pools), nil
+	return pools, vdevs, nil
 }
 
 // forget makes the next call read the pools anew.

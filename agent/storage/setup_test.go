@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -213,69 +212,6 @@ func TestSetup(t *testing.T) {
 	}
 	if err := l.setup(t, api.SetupSpec{ID: "setup-2"}); !errors.Is(err, ErrSetUp) {
 		t.Errorf("another setup: %v", err)
-	}
-}
-
-func TestConfigFiles(t *testing.T) {
-	l := newLab(t, "vdb")
-	if _, err := l.ReadConfig(t.Context(), "spec.json"); !errors.Is(err, ErrNoPool) {
-		t.Errorf("without a pool: %v", err)
-	}
-	if err := l.setup(t, api.SetupSpec{ID: testSetup}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.ReadConfig(t.Context(), "spec.json"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("absent file: %v", err)
-	}
-	for _, text := range []string{"one", "two"} {
-		if err := l.WriteConfig(t.Context(), "spec.json", []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := l.ReadConfig(t.Context(), "spec.json"); err != nil || string(b) != text {
-			t.Errorf("read %q %v", b, err)
-		}
-	}
-	dir, err := l.ConfigDir(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 2 { // agent.key, spec.json
-		t.Errorf("files %v %v", files, err)
-	}
-	if info, err := os.Stat(filepath.Join(dir, "spec.json")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v %v", info.Mode(), err)
-	}
-}
-
-// TestPoolsCost: a list of pools that did not change runs no command.
-func TestPoolsCost(t *testing.T) {
-	l := newLab(t, "vdb")
-	if pools, err := l.Pools(t.Context()); err != nil || len(pools) != 0 || len(l.Calls()) != 0 {
-		t.Errorf("without pools: %v %v", pools, err)
-	}
-	if err := l.setup(t, api.SetupSpec{ID: testSetup}); err != nil {
-		t.Fatal(err)
-	}
-	pools, err := l.Pools(t.Context())
-	if err != nil || len(pools) != 1 || !pools[0].System || pools[0].Health != "ONLINE" || pools[0].SetupID != testSetup || pools[0].SizeBytes == 0 {
-		t.Fatalf("pools %+v %v", pools, err)
-	}
-	l.Calls()
-	for range 100 {
-		if _, err := l.Pools(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		l.InUse(t.Context())
-	}
-	if c := l.Calls(); len(c) != 0 {
-		t.Errorf("idle calls ran %v", c)
-	}
-	if err := l.SetHealth("zones", "DEGRADED"); err != nil {
-		t.Fatal(err)
-	}
-	if pools, err = l.Pools(t.Context()); err != nil || pools[0].Health != "DEGRADED" {
-		t.Errorf("after a change: %+v %v", pools, err)
 	}
 }
 
