@@ -161,22 +161,26 @@ func archName(arch uint16) string {
 // outcome says in one sentence what became of a boot, and whether it is good.
 // A server that waits for approval has booted well, and has not synced.
 func outcome(b api.Boot, zero time.Time, from string) (sentence string, good bool) {
-	synced, refusal := false, ""
+	var synced time.Time
+	refusal := ""
 	for _, e := range b.Events {
 		switch {
 		case e.Stage == api.StageFirstSync:
-			synced, refusal = true, ""
+			synced, refusal = e.Time, ""
 		case isRefusal(e):
 			refusal = string(e.Stage) + ": " + e.Detail
 		}
 	}
+	after := func(t time.Time) string { return fmt.Sprintf("%.1f s after %s", t.Sub(zero).Seconds(), from) }
 	switch {
 	case refusal != "":
 		return refusal, false
-	case b.Done != nil && synced:
-		return fmt.Sprintf("first sync %.1f s after %s", b.Done.Sub(zero).Seconds(), from), true
-	case b.Done != nil:
-		return fmt.Sprintf("enrolled %.1f s after %s, and waits for approval", b.Done.Sub(zero).Seconds(), from), true
+	case b.Done != nil && synced.IsZero():
+		return "enrolled " + after(*b.Done) + ", and waits for approval", true
+	case b.Done != nil && synced.Sub(*b.Done) > time.Second:
+		return fmt.Sprintf("enrolled %s; first sync, once approved, %.1f s later", after(*b.Done), synced.Sub(*b.Done).Seconds()), true
+	case !synced.IsZero():
+		return "first sync " + after(synced), true
 	case len(b.Events) == 0:
 		return "nothing seen of it", false
 	}
