@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"nereid/agent/clock"
 	"nereid/api"
 )
 
@@ -136,119 +134,6 @@ func TestCrashAnywhere(t *testing.T) {
 	}
 }
 
-func TestReboot(t *testing.T) {
-	for _, action := range []string{"reboot", "shutdown"} {
-		t.Run(action, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w, h := newWorld(), newHeadNode(t)
-				h.approved, h.spec = true, setupSpec("r1")
-				r := start(t, w, h, t.TempDir(), nil)
-				h.until("applied", func(s api.SyncRequest) bool { return s.Report.AppliedSpec == "r1" })
-				w.did()
-				spec := setupSpec("r2")
-				spec.Power = &api.PowerSpec{ID: "p0", Action: action, BootID: "boot0"}
-				h.set(func() { h.spec = spec })
-				h.until("applied", func(s api.SyncRequest) bool { return s.Report.AppliedSpec == "r2" })
-				if got := w.did(); got != "write spec.json" {
-					t.Errorf("a request for another boot did %q", got)
-				}
-				spec = setupSpec("r3")
-				spec.Power = &api.PowerSpec{ID: "p1", Action: action, BootID: "boot1"}
-				at := time.Now()
-				h.set(func() { h.spec = spec })
-				h.until("taken up", func(s api.SyncRequest) bool { return s.Report.Power != nil && s.Report.Power.ID == "p1" })
-				if got := w.did(); got != "" {
-					t.Errorf("did %q before it was said", got)
-				}
-				time.Sleep(2 * time.Second)
-				if got := w.did(); got != action || time.Since(at) > 5*time.Second {
-					t.Errorf("did %q after %s", got, time.Since(at))
-				}
-				// Services that do not stop are not waited for forever.
-				time.Sleep(4 * time.Minute)
-				if got := w.did(); got != action+", forced" {
-					t.Errorf("then did %q", got)
-				}
-				r.stop()
-				// The next boot is not rebooted, whatever the head node still says.
-				h.set(func() { h.boot.BootID = "boot2"; h.syncs = nil })
-				start(t, w, h, t.TempDir(), nil)
-				h.until("applied", func(s api.SyncRequest) bool { return s.Report.AppliedSpec == "r3" })
-				if got := w.did(); got != "write spec.json" {
-					t.Errorf("the next boot did %q", got)
-				}
-			})
-		})
-	}
-}
-
-// With the head node gone after it asked, the server still goes down.
-func TestRebootUntold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, h, dir := newWorld(), newHeadNode(t), t.TempDir()
-		h.approved = true
-		// A restart in between: the mark carries the request.
-		if err := writeJSON(filepath.Join(dir, powerFile), api.PowerSpec{ID: "p1", Action: "reboot", BootID: "boot1"}); err != nil {
-			t.Fatal(err)
-		}
-		h.down = true
-		start(t, w, h, dir, nil)
-		time.Sleep(30 * time.Second)
-		if got := w.did(); got != "reboot" {
-			t.Errorf("did %q", got)
-		}
-	})
-}
-
-func TestFactoryReset(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, h, dir := newWorld(), newHeadNode(t), t.TempDir()
-		h.approved, h.spec = true, setupSpec("r1")
-		r := start(t, w, h, dir, nil)
-		h.until("applied", func(s api.SyncRequest) bool { return s.Report.AppliedSpec == "r1" })
-		w.did()
-		reset := func(rev, id, guid string) {
-			spec := setupSpec(rev)
-			spec.Power = &api.PowerSpec{ID: id, Action: "reset", BootID: "boot1", PoolGUID: guid}
-			h.set(func() { h.spec = spec })
-		}
-		reset("r2", "p1", "78")
-		s := h.until("refused", func(s api.SyncRequest) bool { return s.Report.Power != nil && s.Report.Power.Error != "" })
-		if s.Report.Power.ID != "p1" || !strings.Contains(s.Report.Power.Error, "78") || len(w.pools) != 1 {
-			t.Errorf("report %+v", s.Report.Power)
-		}
-		w.did()
-		w.fails["destroy 77"] = errors.New("pool is busy")
-		reset("r3", "p2", "77")
-		s = h.until("failed", func(s api.SyncRequest) bool { return s.Report.Power != nil && s.Report.Power.ID == "p2" })
-		time.Sleep(time.Hour)
-		if got := w.did(); got != "destroy 77 fails" || !strings.Contains(s.Report.Power.Error, "pool is busy") {
-			t.Errorf("tried again by itself: %q, report %+v", got, s.Report.Power)
-		}
-		w.mu.Lock()
-		delete(w.fails, "destroy 77")
-		w.mu.Unlock()
-		reset("r4", "p3", "77")
-		h.until("taken up", func(s api.SyncRequest) bool {
-			return s.Report.Power != nil && s.Report.Power.ID == "p3" && s.Report.Power.Error == "" && len(s.Report.Pools) == 0 && s.Report.Setup == nil
-		})
-		time.Sleep(2 * time.Second)
-		if got := w.did(); got != "destroy 77\nreboot" {
-			t.Errorf("did %q", got)
-		}
-		r.stop()
-		// Killed on the way down: it still only goes down, and makes no new pool.
-		start(t, w, h, dir, nil)
-		time.Sleep(time.Minute)
-		if got := w.did(); got != "reboot" {
-			t.Errorf("the restart did %q", got)
-		}
-		if _, err := os.Stat(filepath.Join(dir, specFile)); err == nil {
-			t.Error("the last spec is still there")
-		}
-	})
-}
-
 func TestSetupOfAServerThatHasOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, h := newWorld(), newHeadNode(t)
@@ -331,78 +216,6 @@ func TestRenewal(t *testing.T) {
 	})
 }
 
-func TestWrongClock(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		off    time.Duration // of the server's clock
-		boot   bool          // the boot file says when it was made
-		noStep bool
-		ntp    bool
-	}{
-		{name: "dead battery", off: -20 * 365 * 24 * time.Hour, boot: true},
-		{name: "dead battery, no time in the boot file", off: -20 * 365 * 24 * time.Hour},
-		{name: "ahead, no time in the boot file", off: 5 * 365 * 24 * time.Hour},
-		{name: "a clock that cannot be set", off: -20 * 365 * 24 * time.Hour, noStep: true},
-		{name: "some seconds", off: 30 * time.Second, boot: true},
-		{name: "time servers", off: -40 * time.Second, boot: true, ntp: true},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w, h := newWorld(), newHeadNode(t)
-				h.approved, h.spec = true, setupSpec("r1")
-				w.clockOff, w.noStep = tt.off, tt.noStep
-				if !tt.boot {
-					h.boot.Time = time.Time{}
-				}
-				if tt.ntp {
-					h.boot.NTP = []string{"10.99.99.7"}
-				}
-				r := start(t, w, h, t.TempDir(), func(a *Agent) {
-					if tt.ntp {
-						a.NTP = func(context.Context, []string) (clock.Sample, error) {
-							return clock.Sample{Offset: -a.Clock.System.Now().Sub(time.Now()), Delay: time.Millisecond}, nil
-						}
-					}
-				})
-				s := h.until("applied", func(s api.SyncRequest) bool { return s.Report.AppliedSpec == "r1" })
-				if off := r.Clock.Now().Sub(time.Now()); off.Abs() > 2500*time.Millisecond {
-					t.Errorf("off by %s", off)
-				}
-				if tt.noStep != (len(s.Report.Problems) == 1) {
-					t.Errorf("problems %q", s.Report.Problems)
-				}
-			})
-		})
-	}
-}
-
-// A server key that was stolen and has expired cannot turn the clock back.
-func TestClockIsNotTurnedBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, h := newWorld(), newHeadNode(t)
-		h.close()
-		h.certTime = [2]time.Time{time.Now().Add(-1000 * time.Hour), time.Now().Add(-900 * time.Hour)}
-		h.serve()
-		h.approved = true
-		old := time.Now().Add(-950 * time.Hour).UTC().Format(http.TimeFormat)
-		h.broken = func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet || r.ContentLength > 0 || len(r.TLS.PeerCertificates) != 0 {
-				t.Errorf("%s with %d bytes over a connection that is good for the time only", r.URL, r.ContentLength)
-			}
-			w.Header().Set("Date", old)
-			answerJSON(w, 200, api.Capabilities{})
-		}
-		start(t, w, h, t.TempDir(), nil)
-		time.Sleep(10 * time.Minute)
-		if requests, _, enrols, _ := h.counts(); requests == 0 || enrols != 0 {
-			t.Errorf("%d requests, %d enrolments with an expired head node", requests, enrols)
-		}
-		if w.clockOff.Abs() > time.Minute {
-			t.Errorf("clock moved by %s", w.clockOff)
-		}
-	})
-}
-
 // A step that ignores its context is noticed: the watchdog hears no more.
 func TestWatchdog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -426,5 +239,81 @@ func TestWatchdog(t *testing.T) {
 		}
 		close(release)
 		h.until("complete", complete)
+	})
+}
+
+// What the kernel says of a pool reaches the head node with the next sync, and
+// what the reconciler changes at once.
+func TestNewsTravelFast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h, dir := newWorld(), newHeadNode(t), t.TempDir()
+		kstat := filepath.Join(dir, "proc/spl/kstat/zfs/zones")
+		if err := os.MkdirAll(kstat, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		health := func(s string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if len(w.pools) > 0 {
+				w.pools[0].Health = s
+			}
+			if err := os.WriteFile(filepath.Join(kstat, "state"), []byte(s+"\n"), 0o644); err != nil {
+				t.Error(err)
+			}
+		}
+		health("ONLINE")
+		h.approved, h.spec = true, setupSpec("r1")
+		start(t, w, h, dir, nil)
+		h.until("applied", func(s api.SyncRequest) bool { return complete(s) && s.Report.AppliedSpec == "r1" })
+		time.Sleep(5 * time.Second)
+		at := time.Now()
+		health("DEGRADED")
+		h.until("degraded", func(s api.SyncRequest) bool {
+			return len(s.Report.Pools) == 1 && s.Report.Pools[0].Health == "DEGRADED"
+		})
+		if d := time.Since(at); d > api.SyncHold+time.Second {
+			t.Errorf("the pool's health took %s", d)
+		}
+		time.Sleep(5 * time.Second)
+		at = time.Now()
+		spec := setupSpec("r2")
+		spec.Hostname = "cn02"
+		h.set(func() { h.spec = spec })
+		h.until("applied", func(s api.SyncRequest) bool { return s.Report.AppliedSpec == "r2" && s.Report.Hostname == "cn02" })
+		if d := time.Since(at); d > time.Second {
+			t.Errorf("the change took %s", d)
+		}
+	})
+}
+
+// A server whose pools cannot be listed syncs and says so.
+func TestPoolsCannotBeImported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := newWorld(), newHeadNode(t)
+		h.approved = true
+		w.fails["import"] = errors.New("pool zones was last used by another system")
+		start(t, w, h, t.TempDir(), nil)
+		h.until("a problem", func(s api.SyncRequest) bool {
+			return len(s.Report.Problems) == 1 && strings.Contains(s.Report.Problems[0], "another system")
+		})
+	})
+}
+
+// Hardware that cannot be read at first is read later; a server without a UUID
+// says so.
+func TestHardwareComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := newWorld(), newHeadNode(t)
+		h.approved = true
+		w.fails["hardware"] = errors.New("no /sys")
+		r := start(t, w, h, t.TempDir(), nil)
+		time.Sleep(time.Minute)
+		if got := r.console.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "no /sys") {
+			t.Errorf("console says %q", got)
+		}
+		w.mu.Lock()
+		delete(w.fails, "hardware")
+		w.mu.Unlock()
+		h.until("no problem", func(s api.SyncRequest) bool { return len(s.Report.Problems) == 0 })
 	})
 }
