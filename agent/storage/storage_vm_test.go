@@ -91,21 +91,26 @@ func newReal(t *testing.T) *real {
 	}
 	r := &real{}
 	for name := range strings.SplitSeq(names, ",") {
-		b, err := os.ReadFile("/sys/block/" + name + "/size")
-		if err != nil {
-			t.Fatal(err)
-		}
-		sectors, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.disks = append(r.disks, api.Disk{Name: name, SizeBytes: sectors * 512, ID: stableName(name)})
+		r.add(t, name)
 	}
 	r.restart(t, true)
 	for _, d := range r.disks {
 		r.clear(t, d.Name)
 	}
 	return r
+}
+
+func (r *real) add(t *testing.T, name string) {
+	t.Helper()
+	b, err := os.ReadFile("/sys/block/" + name + "/size")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sectors, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.disks = append(r.disks, api.Disk{Name: name, SizeBytes: sectors * 512, ID: stableName(name)})
 }
 
 func stableName(disk string) string {
@@ -316,4 +321,21 @@ func TestRealForeign(t *testing.T) {
 		t.Fatalf("setup with leave to wipe: %v", err)
 	}
 	r.check(t, testSetup)
+}
+
+// TestRealContinue sets up whatever state the disks are in, which may only be
+// one that a setup of this id left: the test to run after a power cut.
+func TestRealContinue(t *testing.T) {
+	r := &real{}
+	for name := range strings.SplitSeq(os.Getenv("NEREID_TEST_DISKS"), ",") {
+		r.add(t, name)
+	}
+	r.restart(t, false)
+	r.imported(t)
+	for range 2 {
+		if err := r.setup(t, testSetup); err != nil {
+			t.Fatal(err)
+		}
+		r.check(t, testSetup)
+	}
 }
