@@ -1,4 +1,3 @@
-// Command nereid-agent makes the server it runs on match its spec.
 package main
 
 import (
