@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,10 +44,15 @@ func Accel(t *testing.T) lab.Accel {
 	return lab.ProbeAccel(t.Context(), filepath.Join(env(t, "NEREID_PLATFORM"), "vmlinuz"))
 }
 
-// NewRack starts a head node and gives it a platform that carries a shell.
-func NewRack(t *testing.T) *Rack {
+// NewRack starts a head node and gives it a platform that carries a shell, and
+// the further files that the test wants in its servers.
+func NewRack(t *testing.T, extra ...map[string]string) *Rack {
 	t.Helper()
 	dir := t.TempDir()
+	files := lab.ShellLayer()
+	for _, m := range extra {
+		maps.Copy(files, m)
+	}
 	r := &Rack{T: t, Bin: env(t, "NEREID_BIN"), Platform: filepath.Join(dir, "platform"), Stamp: "20260101T000000Z"}
 	built := env(t, "NEREID_PLATFORM")
 	var err error
@@ -67,7 +73,7 @@ func NewRack(t *testing.T) *Rack {
 			t.Errorf("close the rack: %v", err)
 		}
 	})
-	if err := lab.Derive(t.Context(), built, r.Platform, r.Stamp, lab.ShellLayer()); err != nil {
+	if err := lab.Derive(t.Context(), built, r.Platform, r.Stamp, files); err != nil {
 		t.Fatal(err)
 	}
 	r.Start()
