@@ -3,6 +3,7 @@ package headnode
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -297,7 +298,10 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 			return err
 		}
 		if known {
-			req.Started = b.Started
+			// A server says nothing about another's boots.
+			if known = slices.Contains(rec.MACs, b.MAC) || b.UUID == in.UUID; known {
+				req.Started = b.Started
+			}
 		}
 		seen, err := inventory.Observe(tx, now, in.UUID, req)
 		if err != nil {

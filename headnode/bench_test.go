@@ -8,9 +8,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"nereid/api"
 	"nereid/headnode/answers"
+	"nereid/headnode/inventory"
+	"nereid/headnode/store"
 )
 
 func benchServer(b *testing.B) *Server {
@@ -77,6 +80,55 @@ func BenchmarkDiscover(b *testing.B) {
 	r.Kind, r.Requested = api.KindDiscover, netip.Addr{}
 	for b.Loop() {
 		if _, err := s.Boot(ctx, r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkListServers is a page of 200 servers with ten boots each.
+func BenchmarkListServers(b *testing.B) {
+	s := benchServer(b)
+	ctx := context.Background()
+	for n := range 200 {
+		mac := fmt.Sprintf("52:54:00:01:%02x:%02x", n>>8, n&255)
+		err := s.store.Update(ctx, func(tx store.Tx) error {
+			_, err := inventory.Enrol(tx, s.now(), inventory.Enrolment{UUID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n), BootMAC: mac,
+				Sysinfo: api.Sysinfo{NICs: []api.NIC{{MAC: mac}}}})
+			if err != nil {
+				return err
+			}
+			for i := range 10 {
+				r := api.BootRequest{Kind: api.KindDiscover, MAC: mac, VendorClass: "PXEClient"}
+				bt, _, err := s.pending.Begin(tx, r, s.now().Add(time.Duration(i)*time.Hour))
+				if err != nil {
+					return err
+				}
+				for _, st := range []api.BootStage{api.StageAck, api.StageScript, api.StageKernel, api.StageFirstSync} {
+					if _, err := s.pending.Record(tx, bt.ID, api.BootEvent{Stage: st}, s.now(), nil); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		err := s.store.View(ctx, func(tx store.Tx) error {
+			recs, _, err := inventory.List(tx, "", 200)
+			if err != nil {
+				return err
+			}
+			for _, r := range recs {
+				if _, err := s.view(tx, r); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
 			b.Fatal(err)
 		}
 	}

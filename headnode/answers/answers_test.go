@@ -118,6 +118,9 @@ func TestAskTakesDefaultsAndAsksAgain(t *testing.T) {
 	if got := strings.Count(out.String(), "Datacenter name"); got != 1 {
 		t.Errorf("the name was asked %d times, want 1", got)
 	}
+	if !strings.HasSuffix(out.String(), "DHCP lease time [12h]: ") {
+		t.Errorf("a wrong reply became the default:\n%s", out.String())
+	}
 	if !strings.Contains(out.String(), `"soon" is no duration`) {
 		t.Errorf("the fault is not shown:\n%s", out.String())
 	}

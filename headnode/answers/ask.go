@@ -13,7 +13,12 @@ import (
 type question struct {
 	key, text, dflt string
 	list            bool
+
+	reply string
 }
+
+// forget goes back to the default.
+func (q *question) forget() { q.reply = q.dflt }
 
 // Ask puts the questions to a person, each with a default taken by Enter, and
 // shows what is wrong and asks those questions again until the answers are
@@ -21,21 +26,22 @@ type question struct {
 // is noticed between questions.
 func Ask(ctx context.Context, in io.Reader, out io.Writer) (Answers, error) {
 	qs := []question{
-		{"datacenter", "Datacenter name", "coal", false},
-		{"dns_domain", "DNS domain of the servers (empty: none)", "", false},
-		{"admin.interface", "Network interface on the admin network", "admin0", false},
-		{"admin.address", "Head node's address there, with prefix length", "10.99.99.7/24", false},
-		{"admin.range", "First and last address for servers", "10.99.99.100 10.99.99.250", true},
-		{"admin.gateway", "Gateway (empty: none)", "", false},
-		{"admin.dns", "Name servers (empty: none)", "", true},
-		{"admin.ntp", "Time servers (empty: none)", "", true},
-		{"admin.lease", "DHCP lease time", "12h", false},
-		{"admin.clients", "Who is answered, pxe or all", "pxe", false},
+		{key: "datacenter", text: "Datacenter name", dflt: "coal"},
+		{key: "dns_domain", text: "DNS domain of the servers (empty: none)", dflt: ""},
+		{key: "admin.interface", text: "Network interface on the admin network", dflt: "admin0"},
+		{key: "admin.address", text: "Head node's address there, with prefix length", dflt: "10.99.99.7/24"},
+		{key: "admin.range", text: "First and last address for servers", dflt: "10.99.99.100 10.99.99.250", list: true},
+		{key: "admin.gateway", text: "Gateway (empty: none)", dflt: ""},
+		{key: "admin.dns", text: "Name servers (empty: none)", dflt: "", list: true},
+		{key: "admin.ntp", text: "Time servers (empty: none)", dflt: "", list: true},
+		{key: "admin.lease", text: "DHCP lease time", dflt: "12h"},
+		{key: "admin.clients", text: "Who is answered, pxe or all", dflt: "pxe"},
 	}
 	lines := bufio.NewScanner(in)
 	ask := map[string]bool{}
-	for _, q := range qs {
-		ask[q.key] = true
+	for i := range qs {
+		ask[qs[i].key] = true
+		qs[i].forget()
 	}
 	for {
 		for i := range qs {
@@ -54,9 +60,11 @@ func Ask(ctx context.Context, in io.Reader, out io.Writer) (Answers, error) {
 				return Answers{}, errors.New("the input ended before every question was answered; nothing was written; run init again or use --answers FILE")
 			}
 			if reply := strings.TrimSpace(lines.Text()); reply == "-" {
-				q.dflt = ""
+				q.reply = ""
 			} else if reply != "" {
-				q.dflt = reply
+				q.reply = reply
+			} else {
+				q.forget()
 			}
 		}
 		a, err := Parse(strings.NewReader(render(qs)), "replies")
@@ -83,11 +91,11 @@ func render(qs []question) string {
 			w, key = &admin, k
 		}
 		if !q.list {
-			fmt.Fprintf(w, "%s = %s\n", key, quote(q.dflt))
+			fmt.Fprintf(w, "%s = %s\n", key, quote(q.reply))
 			continue
 		}
 		var items []string
-		for _, s := range strings.FieldsFunc(q.dflt, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
+		for _, s := range strings.FieldsFunc(q.reply, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
 			items = append(items, quote(s))
 		}
 		fmt.Fprintf(w, "%s = [%s]\n", key, strings.Join(items, ", "))
