@@ -20,9 +20,14 @@ import (
 // TestHeadnode runs the archives of testdata/headnode: the program against the
 // head node itself, and machines that boot by it.
 func TestHeadnode(t *testing.T) {
-	testscript.Run(t, testscript.Params{
+	p := headnodeParams(t)
+	p.UpdateScripts = *update
+	testscript.Run(t, p)
+}
+
+func headnodeParams(t *testing.T) testscript.Params {
+	return testscript.Params{
 		Dir:                 "testdata/headnode",
-		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -47,7 +52,7 @@ func TestHeadnode(t *testing.T) {
 			env.Setenv("TLS_URL", "https://"+r.head.HTTPS().String())
 			return nil
 		},
-	})
+	}
 }
 
 // realHeadnode is a head node on loopback, and what runs beside it.
