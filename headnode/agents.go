@@ -133,6 +133,9 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 	if refused != nil {
 		return out, refused
 	}
+	if noted {
+		s.log.Info("server enrolled", "server", uuid, "hostname", out.Record.Hostname, "boot", req.BootID, "certificate", out.Granted)
+	}
 	if out.Refused != nil {
 		s.log.Warn("enrolment refused", "server", uuid, "boot", req.BootID, "code", string(out.Refused.Code), "why", out.Refused.Detail)
 		s.serverChanged(uuid, out.Record.Hostname)

@@ -143,8 +143,8 @@ func (s *Server) identity(tx store.Tx, b api.Boot) (host, claimed string, err er
 		host = rec.Hostname
 	}
 	claimed, ok := inventory.ParseUUID(b.UUID)
-	if !ok {
-		claimed = ""
+	if digits := strings.ReplaceAll(claimed, "-", ""); !ok || strings.Trim(digits, "0") == "" || strings.Trim(digits, "f") == "" {
+		claimed = "" // firmware that does not know its own sends zeros or ones
 	}
 	return host, claimed, nil
 }

@@ -239,6 +239,9 @@ func route[I, O any](s *Server, h huma.API, a access, method, path, summary stri
 			return
 		}
 		next(ctx)
+		if a == operators && method != http.MethodGet {
+			s.log.Info("operator's request", "operator", callerOf(ctx.Context()).operator, "method", method, "path", requestPath(ctx), "status", ctx.Status())
+		}
 	})
 	for _, o := range opts {
 		o(&op)
@@ -254,6 +257,11 @@ func route[I, O any](s *Server, h huma.API, a access, method, path, summary stri
 		}
 		return out, nil
 	})
+}
+
+func requestPath(ctx huma.Context) string {
+	u := ctx.URL()
+	return u.Path
 }
 
 // long is an operation without a time limit of its own.

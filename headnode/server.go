@@ -3,7 +3,6 @@ package headnode
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -157,19 +156,15 @@ func (s *Server) HTTPS() netip.AddrPort { return s.https }
 // CASHA256 is the digest agents and clients pin.
 func (s *Server) CASHA256() string { return s.ca.SHA256() }
 
-// Alive reports whether the store answers within a second; the watchdog is fed
-// by it.
+// Alive reports whether the store answers within five seconds and still takes
+// writes; the watchdog is fed by it. It writes nothing.
 func (s *Server) Alive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	err := s.store.View(ctx, func(tx store.Tx) error {
+	return s.store.Update(ctx, func(tx store.Tx) error {
 		_, err := store.Has(tx, answersKey)
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("read store: %w", err)
-	}
-	return nil
 }
 
 // apiURL is where agents find the API.
