@@ -93,6 +93,23 @@ func TestExpiredCertificate(t *testing.T) {
 	m.mustSync()
 }
 
+// The head node was away for so long that the certificate ended, weeks after the
+// boot: the server comes back with its boot's token, without a reboot.
+func TestCertificateEndedWhileAway(t *testing.T) {
+	h := startHead(t)
+	m := runningServer(h, 1)
+	h.advance(40 * 24 * time.Hour)
+	h.machine(2).powerOn() // mints another token, which prunes
+	m.cert = nil
+	if st, _, err := m.enrol(); st != http.StatusOK || err != nil {
+		t.Fatalf("enrol: %d %v", st, err)
+	}
+	m.mustSync()
+	if sv := h.server(m.uuid); sv.State != api.StateRunning {
+		t.Errorf("state %s", sv.State)
+	}
+}
+
 func TestProblems(t *testing.T) {
 	h := startHead(t)
 	tok, err := h.client.CreateToken(context.Background(), api.TokenCreate{Name: "me"})

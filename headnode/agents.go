@@ -109,7 +109,10 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 			return err
 		}
 		b, err := s.pending.Get(tx, bound.BootID)
-		if err != nil {
+		recorded := err == nil
+		if isNotFound(err) { // a server may run for longer than its boot's record is kept
+			b = api.Boot{ID: bound.BootID, MAC: bound.MAC}
+		} else if err != nil {
 			return err
 		}
 		out, err = inventory.Enrol(tx, now, inventory.Enrolment{
@@ -121,7 +124,9 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 		if out.Refused != nil {
 			return s.noteRefused(tx, b.ID, out.Refused, now)
 		}
-		noted, err = s.noteEnrolled(tx, b, out, now)
+		if recorded {
+			noted, err = s.noteEnrolled(tx, b, out, now)
+		}
 		return err
 	})
 	if err != nil {

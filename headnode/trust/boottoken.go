@@ -40,7 +40,7 @@ type bootToken struct {
 // MintBoot makes the token of a boot. An earlier one of the same boot is void
 // from then on, unless a key has used it: then there is no other.
 func MintBoot(tx store.Tx, now time.Time, b Binding) (string, error) {
-	if err := pruneBoot(tx, now); err != nil {
+	if err := pruneBoot(tx, now, b); err != nil {
 		return "", err
 	}
 	old, found, err := store.Lookup[bootToken](tx, bootPrefix+b.BootID)
@@ -91,16 +91,21 @@ func UseBoot(tx store.Tx, now time.Time, secret, bootID, key string, sameUUID fu
 // ForgetBoot removes the token of a boot.
 func ForgetBoot(tx store.Tx, bootID string) error { return tx.Delete(bootPrefix + bootID) }
 
-// pruneBoot removes tokens nobody will ask about again.
-func pruneBoot(tx store.Tx, now time.Time) error {
+// pruneBoot removes tokens nobody will ask about again: old ones that no key
+// used, and those of the earlier boots of the MAC. The token of the boot a server
+// runs in stays however long it runs: a certificate that ended while the head node
+// was away is replaced with it.
+func pruneBoot(tx store.Tx, now time.Time, b Binding) error {
 	for e, err := range store.Each[bootToken](tx, bootPrefix) {
 		if err != nil {
 			return err
 		}
-		if now.Sub(e.Value.Expires) > keepExpired {
-			if err := tx.Delete(e.Key); err != nil {
-				return err
-			}
+		t := e.Value
+		if now.Sub(t.Expires) <= keepExpired || t.BootID == b.BootID || t.Key != "" && t.MAC != b.MAC {
+			continue
+		}
+		if err := tx.Delete(e.Key); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -308,14 +308,24 @@ func TestBootToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	month := t0.Add(30 * 24 * time.Hour)
 	if err := update(t, st, func(tx store.Tx) error {
-		_, err := MintBoot(tx, t0.Add(30*24*time.Hour), Binding{BootID: "five"})
+		_, err := MintBoot(tx, month, Binding{BootID: "five", MAC: "m3"})
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if got := use(t0, one, "one", "k"); got != api.CodeTokenInvalid {
-		t.Errorf("an old token was not removed: %q", got)
+	for _, tt := range []struct {
+		what, secret, boot string
+		want               api.Code
+	}{
+		{"a token no key used", two, "two", api.CodeTokenInvalid},
+		{"the token of an earlier boot of the MAC", free, "free", api.CodeTokenInvalid},
+		{"the token of a boot that goes on", one, "one", ""},
+	} {
+		if got := use(month, tt.secret, tt.boot, "k"); got != tt.want {
+			t.Errorf("%s after a month: %q, want %q", tt.what, got, tt.want)
+		}
 	}
 }
 
