@@ -204,7 +204,6 @@ func (w *World) createPool(args []string) error {
 	}
 	p := w.newPool(name, disks)
 	p.vdevs, p.opts, p.imported = vdevs, opts, true
-	maps.Copy(p.sets[name].props, props)
 	for _, d := range disks {
 		if err := w.writeDisk(p, d, 0); err != nil {
 			return err
@@ -215,7 +214,17 @@ func (w *World) createPool(args []string) error {
 		return slices.ContainsFunc(o.disks, func(d string) bool { return slices.Contains(disks, d) })
 	})
 	w.pools = append(w.pools, p)
-	return errors.Join(w.show(p), w.mount(p, name))
+	if err := w.show(p); err != nil {
+		return err
+	}
+	// The kernel sets the properties in a later transaction.
+	if w.Hook != nil {
+		if err := w.Hook("zpool create, between pool and properties", true); err != nil {
+			return err
+		}
+	}
+	maps.Copy(p.sets[name].props, props)
+	return w.mount(p, name)
 }
 
 func (w *World) destroyPool(name string) error {

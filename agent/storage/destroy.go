@@ -115,7 +115,7 @@ func (s *Storage) finishWipes(ctx context.Context) (wiped bool, err error) {
 	var used map[string]string
 	for _, e := range entries {
 		name := e.Name()
-		if strings.HasPrefix(name, "loop") || strings.HasPrefix(name, "zd") || strings.HasPrefix(name, "sr") || !s.marked(name) {
+		if strings.HasPrefix(name, "loop") || strings.HasPrefix(name, "zd") || strings.HasPrefix(name, "sr") || !s.marked(name, markReset, "") {
 			continue
 		}
 		if used == nil {
@@ -139,9 +139,9 @@ func (s *Storage) finishWipes(ctx context.Context) (wiped bool, err error) {
 	return wiped, nil
 }
 
-// marked reports whether the disk carries a reset's mark of this server. A disk
-// that cannot be read carries none.
-func (s *Storage) marked(name string) bool {
+// marked reports whether the disk carries a mark of this kind and this server,
+// for this pool when it is named. A disk that cannot be read carries none.
+func (s *Storage) marked(name, kind, pool string) bool {
 	d, err := s.open(name, reading)
 	if err != nil {
 		return false
@@ -152,7 +152,7 @@ func (s *Storage) marked(name string) bool {
 		return false
 	}
 	m, err := decodeMark(b)
-	return err == nil && m.Kind == markReset && m.Server == s.UUID
+	return err == nil && m.Kind == kind && m.Server == s.UUID && (pool == "" || m.Pool == pool)
 }
 
 // finishWipe wipes a marked disk, when nothing but the destroyed pool is on it.

@@ -49,7 +49,8 @@ var (
 //  2. Plan, on what the disks hold now, and compare with spec.PlanDigest.
 //  3. Write a mark on every disk of the plan.
 //  4. Wipe their edges.
-//  5. Create the pool, with its properties in the same transaction.
+//  5. Create the pool, with its properties. A power cut in between leaves a
+//     pool without them, which the next call knows by the marks and destroys.
 //  6. Remove the marks: from here on the pool may hold something, and nothing
 //     but an operator's reset may destroy it.
 //  7. Make and mount the datasets.
@@ -111,6 +112,10 @@ func (u *setup) run(ctx context.Context, disks []api.Disk) error {
 	}
 	if !poolNameRE.MatchString(u.spec.Pool) || reservedName(u.spec.Pool) {
 		return fmt.Errorf("set up: pool name %q; want a letter, then letters, digits, _ or -, and none of the words of zpool", u.spec.Pool)
+	}
+	disks, err := u.clearHalfMade(ctx, disks)
+	if err != nil {
+		return err
 	}
 	states, err := u.states(ctx, true)
 	if err != nil {
@@ -189,6 +194,45 @@ func (u *setup) existing(states []poolState) (*poolState, error) {
 	}
 	u.spec.Pool = p.Name
 	return p, nil
+}
+
+// clearHalfMade destroys a pool that zpool create had made but not given its
+// properties when power went: the kernel does so in two transactions. It is
+// known by the mark of a setup of this server on each of its disks, which is
+// there only while the pool holds nothing. The disks come back as free.
+func (u *setup) clearHalfMade(ctx context.Context, disks []api.Disk) ([]api.Disk, error) {
+	states, err := u.states(ctx, true)
+	if err != nil {
+		return nil, fmt.Errorf("set up: %w", err)
+	}
+	disks = slices.Clone(disks)
+	for _, p := range states {
+		members := u.poolDisks(p.Name)
+		if p.System || p.SetupID != "" || len(members) == 0 ||
+			slices.ContainsFunc(members, func(name string) bool { return !u.marked(name, markSetup, p.Name) }) {
+			continue
+		}
+		sets, err := u.datasets(ctx, p.Name)
+		if err != nil {
+			return nil, err
+		}
+		if len(sets) != 1 {
+			return nil, fmt.Errorf("set up: pool %s looks like one that a setup left half made, but holds datasets (%w); destroy it by hand if they may go",
+				p.Name, ErrForeignData)
+		}
+		if err := u.step(ctx, "destroy half-made pool "+p.Name); err != nil {
+			return nil, err
+		}
+		if _, err := u.Storage.run(ctx, "zpool", "destroy", "-f", p.Name); err != nil {
+			return nil, fmt.Errorf("destroy half-made pool %s: %w", p.Name, err)
+		}
+		for i := range disks {
+			if slices.Contains(members, disks[i].Name) {
+				disks[i].InUseBy = ""
+			}
+		}
+	}
+	return disks, nil
 }
 
 // adopt continues with a pool that was created but not completed.
