@@ -16,6 +16,10 @@ var maskedUnits = []string{
 	"systemd-firstboot.service", "systemd-hwdb-update.service", "systemd-journal-catalog-update.service", "systemd-update-done.service",
 	"systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "systemd-random-seed.service", "ldconfig.service",
 	"systemd-machine-id-commit.service", "systemd-journal-flush.service", "systemd-growfs-root.service", "systemd-remount-fs.service",
+	// Accounts were made when the image was built; there are no credentials for udev.
+	"systemd-sysusers.service", "systemd-udev-load-credentials.service",
+	// Modules that load when they are used: graphics for seats, configfs, FUSE's control files.
+	"modprobe@drm.service", "modprobe@configfs.service", "modprobe@fuse.service", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount",
 	// TPM measurements of a boot this is not.
 	"systemd-pcrmachine.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-pcrphase-initrd.service",
 	"systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service",
