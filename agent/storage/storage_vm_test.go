@@ -323,6 +323,39 @@ func TestRealForeign(t *testing.T) {
 	r.check(t, testSetup)
 }
 
+// TestRealHalfMade: a power cut between the kernel's transactions of zpool create
+// leaves a pool without properties. It was seen; here it is made on purpose.
+func TestRealHalfMade(t *testing.T) {
+	r := newReal(t)
+	r.hook = func(step string) error {
+		if step == "create pool" {
+			return errCut
+		}
+		return nil
+	}
+	if err := r.setup(t, testSetup); !errors.Is(err, errCut) {
+		t.Fatal(err)
+	}
+	args := []string{"create", "-o", "cachefile=none", "zones"}
+	if len(r.disks) > 1 {
+		args = append(args, "mirror")
+	}
+	for _, d := range r.disks {
+		args = append(args, "/dev/"+d.Name)
+	}
+	r.command(t, "zpool", args...)
+	r.restart(t, true)
+	if im := r.imported(t); im.System != nil {
+		t.Fatalf("import %+v", im)
+	}
+	for range 2 {
+		if err := r.setup(t, testSetup); err != nil {
+			t.Fatal(err)
+		}
+		r.check(t, testSetup)
+	}
+}
+
 // TestRealContinue sets up whatever state the disks are in, which may only be
 // one that a setup of this id left: the test to run after a power cut.
 func TestRealContinue(t *testing.T) {
