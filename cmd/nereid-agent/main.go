@@ -105,7 +105,7 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 	st := &storage.Storage{UUID: hw.UUID, Log: log}
 	a := &agent.Agent{
 		Boot: boot, Dir: o.dir, Version: version,
-		Pools: st, Config: st, Hardware: &sysinfo.Reader{Content: st.Content},
+		Pools: st, Config: st, Hardware: &sysinfo.Reader{Content: st.Content, InUse: st.InUse},
 		Power: power.Manager{}, Host: agent.OS{},
 		Console: console, Log: log, Watchdog: period,
 		Notify: func(state string) error { _, err := daemon.SdNotify(false, state); return err },

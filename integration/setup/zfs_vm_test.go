@@ -34,16 +34,16 @@ func TestVMStorageOnRealZFS(t *testing.T) {
 	r.PowerOn(m)
 	r.WaitState(m, api.StatePending)
 	r.Shell(m, "systemctl stop nereid-agent")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
-	out, err := m.Shell(ctx, "cd /tmp && NEREID_TEST_DISKS=vda,vdb /usr/lib/lab/storage.test -test.v -test.timeout 9m -test.run '^TestReal'")
+	out, err := m.Shell(ctx, "cd /tmp && NEREID_TEST_DISKS=vda,vdb /usr/lib/lab/storage.test -test.v -test.timeout 19m -test.run '^TestReal'")
 	for line := range strings.Lines(out) {
 		t.Log(strings.TrimRight(line, "\n"))
 	}
 	if err != nil {
 		t.Error("the tests in the server failed")
 	}
-	if n := strings.Count(out, "--- PASS: TestReal"); n != 5 {
-		t.Errorf("%d tests passed in the server: want 5", n)
+	if n := strings.Count(out, "--- PASS: TestReal"); n != 6 {
+		t.Errorf("%d tests passed in the server: want 6", n)
 	}
 }
