@@ -21,6 +21,8 @@
 // Debian's signatures checked, and written to packages.json by name, version,
 // pool path and SHA-256. Chroots are then made from a local repository of exactly
 // those files, so that a build from a packages.json takes the same path as a
-// fresh one. Chroots live in a mount and PID namespace of their own: whatever
-// happens to the build, its mounts and processes end with it.
+// fresh one. To see that, build again with --from DIR/packages.json and an empty
+// --cache, and compare the digests the two builds print. Chroots live in a mount
+// and PID namespace of their own: whatever happens to the build, its mounts and
+// processes end with it.
 package platform
