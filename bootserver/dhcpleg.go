@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"nereid/api"
 	"nereid/bootserver/dhcp"
 )
 
@@ -52,5 +53,16 @@ func (s *Server) answered(ctx context.Context, out dhcp.Outcome) {
 	if a.BootID != "" && a.Address.IsValid() && out.Reply != nil {
 		s.leases.put(a.Address.Addr(), a.BootID)
 		s.macs.put(mac, a.BootID)
+	}
+}
+
+// Resume takes up boots that another process began to serve: what their machines
+// fetch next is recorded with them. Call it before Run.
+func (s *Server) Resume(boots []api.Boot) {
+	for _, b := range boots {
+		s.macs.put(b.MAC, b.ID)
+		if addr, err := netip.ParseAddr(b.Address); err == nil {
+			s.leases.put(addr, b.ID)
+		}
 	}
 }

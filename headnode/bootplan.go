@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"nereid/api"
 	"nereid/headnode/addresses"
@@ -189,6 +190,21 @@ func (s *Server) Record(ctx context.Context, bootID string, from netip.Addr, ev 
 	s.pending.Written(bootID)
 	s.hub.publish(api.Event{Kind: "boot", Server: b.UUID, Name: bootID})
 	return nil
+}
+
+// BootsUnderWay lists the boots that began within the last 15 minutes and have not
+// reached a first sync: what a boot server that starts anew goes on with.
+func (s *Server) BootsUnderWay(ctx context.Context) ([]api.Boot, error) {
+	var under []api.Boot
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		all, err := boots.Since(tx, s.now().Add(-15*time.Minute))
+		if err != nil {
+			return err
+		}
+		under = slices.DeleteFunc(all, func(b api.Boot) bool { return b.Done != nil })
+		return nil
+	})
+	return under, err
 }
 
 // Manifest returns a platform's manifest as it was signed.

@@ -81,6 +81,11 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 	if o.httpPort != 0 {
 		head.BootServer(boot.Address.Addr(), o.httpPort)
 		head.Explain = boot.Explain
+		under, err := head.BootsUnderWay(ctx)
+		if err != nil {
+			return err
+		}
+		boot.Resume(under)
 		ready = append(ready, boot.Ready())
 		g.Go(func() error { return boot.Run(ctx) })
 	}

@@ -227,6 +227,22 @@ func ByServer(tx store.Tx, uuid string, limit int) ([]api.Boot, error) {
 	return boots, nil
 }
 
+// Since lists the written boots that started at or after a time, oldest first.
+func Since(tx store.Tx, t time.Time) ([]api.Boot, error) {
+	var boots []api.Boot
+	for it, err := range tx.Scan(timePrefix, timePrefix+oldest(t)) {
+		if err != nil {
+			return nil, fmt.Errorf("boots since %v: %w", t, err)
+		}
+		b, err := read(tx, lastPart(it.Key))
+		if err != nil {
+			return nil, err
+		}
+		boots = append(boots, b)
+	}
+	return boots, nil
+}
+
 // Forget removes all boots of a MAC.
 func Forget(tx store.Tx, mac string) error {
 	boots, err := ByMAC(tx, mac, 0)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -214,6 +215,33 @@ func TestHeadNodeRestarts(t *testing.T) {
 }
 
 // TestTwoRecordsInOneUpdate: what is in memory is written once.
+func TestSince(t *testing.T) {
+	w := newWorld(t)
+	var ids []string
+	for i := range 3 {
+		r := api.BootRequest{Kind: api.KindRequest, MAC: fmt.Sprintf("52:54:00:00:00:0%d", i), UserClass: "iPXE"}
+		b, _ := w.begin(r, at(float64(10*i)))
+		w.record(b.ID, api.StageIPXEAck, at(float64(10*i)))
+		ids = append(ids, b.ID)
+	}
+	for _, c := range []struct {
+		since float64
+		want  []string
+	}{{0, ids}, {10, ids[1:]}, {10.5, ids[2:]}, {21, nil}} {
+		var got []string
+		w.view(func(tx store.Tx) error {
+			bs, err := Since(tx, at(c.since))
+			for _, b := range bs {
+				got = append(got, b.ID)
+			}
+			return err
+		})
+		if !slices.Equal(got, c.want) {
+			t.Errorf("since %v s: %v, want %v", c.since, got, c.want)
+		}
+	}
+}
+
 func TestTwoRecordsInOneUpdate(t *testing.T) {
 	w := newWorld(t)
 	b, _ := w.begin(firmware, at(0))

@@ -52,10 +52,11 @@ func TestVMPowerOnToRunning(t *testing.T) {
 // checkBoot wants every leg of a boot in its record, and no refusal.
 func checkBoot(t *testing.T, b api.Boot, fw lab.Firmware) {
 	t.Helper()
-	want := []api.BootStage{api.StageDiscover, api.StageScript, api.StageKernel, api.StageInitrd, api.StageConfig,
+	// The BIOS machine's NIC ROM is iPXE itself: no firmware's DISCOVER, no TFTP.
+	want := []api.BootStage{api.StageIPXEDiscover, api.StageScript, api.StageKernel, api.StageInitrd, api.StageConfig,
 		api.StageStub, api.StageRoot, api.StageSwitchRoot, api.StageEnrol, api.StageFirstSync}
 	if fw == lab.UEFI {
-		want = append(want, api.StageTFTP)
+		want = append(want, api.StageDiscover, api.StageTFTP)
 	}
 	for _, st := range want {
 		if !slices.ContainsFunc(b.Events, func(e api.BootEvent) bool { return e.Stage == st }) {
@@ -89,7 +90,7 @@ func checkSecrets(t *testing.T, r *labtest.Rack, m *lab.Machine) {
 			t.Errorf("the token is in %s", place)
 		}
 	}
-	for _, f := range []string{r.HeadnodeLog(), m.Console(), filepath.Join(r.DataDir(), "nereid.db")} {
+	for _, f := range []string{r.HeadnodeLog(), m.Console(), filepath.Join(r.DataDir(), "headnode.db")} {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
