@@ -57,7 +57,7 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := headnode.Config{Dir: o.dir, Socket: o.socket, Version: version(), Logger: log}
+	cfg := headnode.Config{Dir: o.dir, Socket: o.socket, Version: version, Logger: log}
 	if o.listen != "" {
 		if cfg.Listen, err = netip.ParseAddrPort(o.listen); err != nil {
 			return fmt.Errorf("--listen %q: want an address and a port, as 10.99.99.7:8443", o.listen)

@@ -63,7 +63,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := versions{Client: buildVersion()}
+			v := versions{Client: version}
 			if !clientOnly {
 				c, err := a.api()
 				if err != nil {

@@ -41,6 +41,7 @@ The signing key is made when it is not there. The head node must be told its pub
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Version = version
 			o.Progress, o.Live = a.stderr, isTerminal(a.stderr)
 			r, err := platform.Build(cmd.Context(), o)
 			if err != nil {

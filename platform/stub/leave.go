@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"nereid/api"
 )
 
 // Timings are seconds of the kernel's clock at points of the boot, left for the
@@ -55,8 +57,21 @@ func leaveIdentity(root, uuid, mac, hostname string) error {
 	return nil
 }
 
-// leaveRun writes what the agent reads: run is /run/nereid.
-func leaveRun(run string, config, manifest []byte, t Timings) error {
+// resolvConf is the resolvers' file (resolv.conf(5)), to which the platform's
+// /etc/resolv.conf links; without resolvers it has a comment only.
+func resolvConf(n api.BootNetwork) string {
+	s := "# by the boot's configuration\n"
+	if n.Domain != "" {
+		s += "search " + n.Domain + "\n"
+	}
+	for _, a := range n.DNS {
+		s += "nameserver " + a.String() + "\n"
+	}
+	return s
+}
+
+// leaveRun writes what the agent reads, and the resolvers: run is /run/nereid.
+func leaveRun(run string, config, manifest []byte, n api.BootNetwork, t Timings) error {
 	if err := os.MkdirAll(run, 0o755); err != nil {
 		return fmt.Errorf("write %s: %w", run, err)
 	}
@@ -68,6 +83,7 @@ func leaveRun(run string, config, manifest []byte, t Timings) error {
 		replace(filepath.Join(run, "boot.json"), config, 0o600),
 		replace(filepath.Join(run, "manifest.json"), manifest, 0o644),
 		replace(filepath.Join(run, "stub.json"), timings, 0o644),
+		replace(filepath.Join(run, "resolv.conf"), []byte(resolvConf(n)), 0o644),
 	)
 }
 

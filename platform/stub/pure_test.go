@@ -117,16 +117,18 @@ func TestLeave(t *testing.T) {
 		os.Symlink(outside, filepath.Join(root, "etc/hostname"))); err != nil {
 		t.Fatal(err)
 	}
+	network := api.BootNetwork{Domain: "coal.example.com", DNS: []netip.Addr{netip.MustParseAddr("10.99.99.7"), netip.MustParseAddr("2001:db8::1")}}
 	for range 2 {
 		if err := leaveIdentity(root, "", "52:54:00:12:34:56", "cn-1"); err != nil {
 			t.Fatal(err)
 		}
-		if err := leaveRun(filepath.Join(root, "run/nereid"), []byte("config"), []byte("manifest"), Timings{1, 2, 3}); err != nil {
+		if err := leaveRun(filepath.Join(root, "run/nereid"), []byte("config"), []byte("manifest"), network, Timings{1, 2, 3}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want := hostID("52:54:00:12:34:56")
 	for name, text := range map[string]string{"etc/hostid": string(want[:]), "etc/hostname": "cn-1\n", "run/nereid/boot.json": "config",
+		"run/nereid/resolv.conf":   "# by the boot's configuration\nsearch coal.example.com\nnameserver 10.99.99.7\nnameserver 2001:db8::1\n",
 		"run/nereid/manifest.json": "manifest", "run/nereid/stub.json": `{"stub_s":1,"root_s":2,"switch_root_s":3}`} {
 		if b, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(b) != text {
 			t.Errorf("%s: %q %v", name, b, err)

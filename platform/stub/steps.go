@@ -241,7 +241,7 @@ func (s *Stub) assemble(ctx context.Context) error {
 func (s *Stub) enter(ctx context.Context) error {
 	s.timings.SwitchRoot = s.Machine.Uptime()
 	s.report.flush(ctx, s.eventURL(), api.BootEvent{Stage: api.StageSwitchRoot, Seconds: s.timings.SwitchRoot}, lastReport)
-	if err := leaveRun(s.Paths.Run, s.raw, s.signed.Manifest, s.timings); err != nil {
+	if err := leaveRun(s.Paths.Run, s.raw, s.signed.Manifest, s.config.Network, s.timings); err != nil {
 		return problem("The notes for the agent could not be written", err.Error(), "", err)
 	}
 	s.Console.Say("Entering platform %s after %.1f s.", s.manifest.Stamp, s.timings.SwitchRoot)
