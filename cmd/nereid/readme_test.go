@@ -45,8 +45,13 @@ func documentedCommands(text string) (string, int) {
 	n := 0
 	var s strings.Builder
 	fmt.Fprintln(&s, "platform ./platform 20261122T101500Z")
+	if !strings.Contains(text, "nereid platform default") { // the page begins later
+		fmt.Fprintf(&s, "exec nereid platform key add mine ./platform/manifest.pub\nexec nereid platform import ./platform\n"+
+			"machine on 52:54:00:00:00:10 %s\nmachine await %s pending\n", uuid, uuid)
+	}
 	for line := range strings.SplitSeq(text, "\n") {
 		line, indented := strings.CutPrefix(line, "    ")
+		line = strings.TrimPrefix(line, "  ") // in a list
 		line, _, _ = strings.Cut(line, " #")
 		line = strings.TrimRight(strings.TrimPrefix(line, "$ "), " ")
 		if !indented || !strings.HasPrefix(line, "nereid ") {

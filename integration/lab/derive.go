@@ -37,7 +37,7 @@ func Derive(ctx context.Context, from, to, stamp string, files map[string]string
 			}
 		}
 	}
-	layer, err := makeLayer(ctx, to, files)
+	layer, err := makeLayer(ctx, to, "lab-"+stamp+".squashfs", files)
 	if err != nil {
 		return fmt.Errorf("derive platform: %w", err)
 	}
@@ -49,7 +49,7 @@ func Derive(ctx context.Context, from, to, stamp string, files map[string]string
 	return sign(to, m)
 }
 
-func makeLayer(ctx context.Context, dir string, files map[string]string) (api.File, error) {
+func makeLayer(ctx context.Context, dir, name string, files map[string]string) (api.File, error) {
 	tree, err := os.MkdirTemp(dir, "layer-")
 	if err != nil {
 		return api.File{}, err
@@ -72,7 +72,6 @@ func makeLayer(ctx context.Context, dir string, files map[string]string) (api.Fi
 			return api.File{}, err
 		}
 	}
-	const name = "lab.squashfs"
 	if err := run(ctx, "mksquashfs", tree, filepath.Join(dir, name), "-noappend", "-quiet", "-no-progress", "-all-root"); err != nil {
 		return api.File{}, err
 	}
