@@ -153,7 +153,7 @@ func (m *Machine) Args() []string {
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
 	}
 	if !s.NoNet {
-		nic := "virtio-net-pci,netdev=net0,bootindex=0,mac=" + s.MAC
+		nic := "virtio-net-pci,netdev=net0,bootindex=1,mac=" + s.MAC
 		if s.Firmware == UEFI {
 			nic += ",romfile="
 		}
