@@ -24,7 +24,9 @@ unit: ## tests without privileges, and the project's rules
 	go test ./...
 
 netns: ## tests against real kernels and foreign programs, in network namespaces (root)
-	@$(PACKAGES) build lab test
+	@$(PACKAGES) build lab test vagrant
+	@echo "== Vagrantfile"
+	vagrant validate
 	@echo "== netns tests"
 	go test -tags netns -run 'NetNS' -count=1 -p 1 -timeout 15m ./...
 

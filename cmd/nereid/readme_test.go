@@ -39,7 +39,7 @@ func TestReadme(t *testing.T) {
 }
 
 // documentedCommands turns the indented command lines of a page into a script,
-// and counts them. The placeholders are those of the pages.
+// and counts them. UUID and addresses are those of the pages.
 func documentedCommands(text string) (string, int) {
 	const uuid = "4e455245-4944-4000-8000-000000000010"
 	n := 0

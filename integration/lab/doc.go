@@ -2,7 +2,7 @@
 // stands for the admin network, a head node process in it, and QEMU machines
 // with real firmware that boot from it.
 //
-//	       namespace nereid-XXXX
+//	       namespace nereid-3f9a1c
 //	+---------------------------------------+
 //	|  nereid-headnode     10.99.99.7/24    |
 //	|        |                              |

@@ -101,10 +101,11 @@ func checkSecrets(t *testing.T, r *labtest.Rack, m *lab.Machine) {
 	}
 }
 
-// agentRestarts: killing or restarting the agent changes nothing on the server.
+// agentRestarts: killing, restarting or replacing the agent changes nothing on the server.
 func agentRestarts(t *testing.T, r *labtest.Rack, m *lab.Machine) {
 	before := r.WaitState(m, api.StateRunning)
-	for _, how := range []string{"systemctl kill -s KILL nereid-agent", "systemctl restart nereid-agent"} {
+	const upgrade = "cd /usr/lib/nereid && cp nereid-agent new && echo >>new && mv new nereid-agent && systemctl restart nereid-agent"
+	for _, how := range []string{"systemctl kill -s KILL nereid-agent", "systemctl restart nereid-agent", upgrade} {
 		pid := r.Shell(m, "systemctl show -p MainPID --value nereid-agent")
 		r.Shell(m, how)
 		after := r.Wait(m, "seen again after "+how, func(s api.Server) bool {
