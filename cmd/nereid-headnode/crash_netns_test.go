@@ -207,7 +207,7 @@ func (r *rack) importPlatform() {
 
 // The daemon is killed with SIGKILL between any two legs of a boot that foreign
 // programs make: what was acknowledged holds, and the boot goes on.
-func TestKilledBetweenLegs(t *testing.T) {
+func TestNetNSKilledBetweenLegs(t *testing.T) {
 	r := newRack(t)
 	r.importPlatform()
 	addr := r.lease()

@@ -22,7 +22,7 @@ import (
 
 // An import that does not fit on the head node's disk is refused, leaves nothing
 // of the file behind, and the head node goes on.
-func TestDiskFullOnImport(t *testing.T) {
+func TestNetNSDiskFullOnImport(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("the netns tier needs root")
 	}

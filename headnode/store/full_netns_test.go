@@ -13,9 +13,9 @@ import (
 	"nereid/headnode/store"
 )
 
-// TestRealDiskFull fills a real, small file system: Updates that do not fit are
+// TestNetNSRealDiskFull fills a real, small file system: Updates that do not fit are
 // refused as such, and nothing that was acknowledged is lost.
-func TestRealDiskFull(t *testing.T) {
+func TestNetNSRealDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatalf("mount a small tmpfs (this tier runs as root): %v", err)

@@ -253,3 +253,40 @@ func TestNothingOfThisMachine(t *testing.T) {
 		}
 	}
 }
+
+// TestTiersRunTheirTests: the Makefile picks a tier's tests by name, so that a
+// test in a tier's file that is named otherwise would never run.
+func TestTiersRunTheirTests(t *testing.T) {
+	// TestReal runs inside a server, started by integration/setup.
+	prefixes := map[string][]string{"netns": {"TestNetNS"}, "vm": {"TestVM", "TestBench", "TestReal"}}
+	for tier, may := range prefixes {
+		files, err := exec.Command("git", "-C", root(t), "ls-files", "-z", "*_"+tier+"_test.go").Output()
+		if err != nil {
+			t.Fatalf("git ls-files: %v", err)
+		}
+		if len(files) == 0 {
+			t.Errorf("no test in tier %s", tier)
+		}
+		for f := range strings.SplitSeq(strings.TrimRight(string(files), "\x00"), "\x00") {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root(t), f), nil, parser.ParseComments|parser.SkipObjectResolution)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(file.Comments) == 0 || !strings.HasPrefix(file.Comments[0].List[0].Text, "//go:build "+tier) {
+				t.Errorf("%s: no //go:build %s", f, tier)
+			}
+			for _, d := range file.Decls {
+				fn, ok := d.(*ast.FuncDecl)
+				if !ok || !strings.HasPrefix(fn.Name.Name, "Test") || fn.Name.Name == "TestMain" {
+					continue
+				}
+				if !slices.ContainsFunc(may, func(p string) bool { return strings.HasPrefix(fn.Name.Name, p) }) {
+					t.Errorf("%s: %s would not run in tier %s: want a name that begins with one of %v", f, fn.Name.Name, tier, may)
+				}
+			}
+		}
+	}
+}
