@@ -35,6 +35,7 @@ vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run 'VM' -count=1 -p 1 -timeout 45m -v ./integration/... ./bootserver
 
 bench: build platform ## speed and memory, against the alternatives, in one run
+	@$(PACKAGES) test
 	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run Bench -count=1 -p 1 -timeout 60m ./integration/bench
 	go test -run '^$$' -bench . ./headnode/... ./bootserver/... ./images/... ./agent/...
 

@@ -74,6 +74,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.watchSilence(gctx) })
 	g.Go(func() error {
+		t := time.NewTicker(collectEvery)
+		defer t.Stop()
+		return s.collectUnused(gctx, t.C)
+	})
+	g.Go(func() error {
 		<-gctx.Done()
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(gctx), drain)
 		defer cancel()

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"nereid/api"
 	"nereid/images"
@@ -164,5 +165,27 @@ func TestContentRange(t *testing.T) {
 		if (err == nil) != tt.ok || (tt.ok && (from != tt.from || to != tt.to || size != tt.size)) {
 			t.Errorf("%q: %d %d %d %v", tt.in, from, to, size, err)
 		}
+	}
+}
+
+// TestCollectUnused: unused platforms go without being asked, on every tick.
+func TestCollectUnused(t *testing.T) {
+	h := startHead(t)
+	for _, stamp := range []string{"20261122T101500Z", "20261122T101600Z", "20261122T101700Z", "20261122T101800Z"} {
+		h.platform(stamp)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	tick, done := make(chan time.Time), make(chan error)
+	go func() { done <- h.collectUnused(ctx, tick) }()
+	tick <- time.Time{}
+	tick <- time.Time{} // taken up once the first was done with
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.client.Platform(t.Context(), "20261122T101600Z")
+	wantCode(t, "collected platform", err, api.CodeNotFound)
+	if all, err := h.client.Platforms(t.Context()); err != nil || len(all) != 3 {
+		t.Errorf("%d platforms left, want 3: %v", len(all), err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -245,6 +246,28 @@ func (s *Server) verifyPlatform(ctx context.Context, in *stampPath) (*body[api.P
 	}
 	p, err := s.platform(ctx, in.Stamp)
 	return answer(p), err
+}
+
+// collectEvery is how often unused platforms are removed without being asked.
+const collectEvery = 24 * time.Hour
+
+// collectUnused collects on every tick until ctx ends. What it removes nobody runs, is
+// assigned or may fall back to; it can be imported again.
+func (s *Server) collectUnused(ctx context.Context, tick <-chan time.Time) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick:
+		}
+		out, err := s.collect(ctx, nil)
+		switch {
+		case err != nil:
+			s.log.Error("collect unused platforms; tried again in a day", "err", err)
+		case len(out.Body.Platforms)+out.Body.Files > 0:
+			s.log.Info("unused platforms collected", "platforms", out.Body.Platforms, "files", out.Body.Files, "freed_bytes", out.Body.FreedBytes)
+		}
+	}
 }
 
 // collect removes unused platforms, and files no platform consists of, as an

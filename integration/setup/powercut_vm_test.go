@@ -44,18 +44,27 @@ func TestVMPowerCutDuringSetup(t *testing.T) {
 	if err := r.Client().SetupServer(t.Context(), m.Spec.UUID, api.SetupSpec{Pool: "zones", Exclude: []string{"vdc"}}); err != nil {
 		t.Fatal(err)
 	}
+	boot, cuts := "", 0
 	for i := range 4 {
-		// From the moment the setup moves, a random part of the second or two
-		// that the pool takes under emulation.
-		r.Wait(m, "moving on with its setup", func(s api.Server) bool {
-			return s.State == api.StateRunning || s.Report != nil && s.Report.Setup != nil && s.Report.Setup.Error == "" && s.LastSeen != nil
+		// From the moment this boot's agent has taken the setup up, a random part
+		// of the few seconds that it takes under emulation.
+		now := r.Wait(m, "at work on its setup in a new boot", func(s api.Server) bool {
+			return s.BootID != boot && s.Setup != nil && s.Report != nil && s.Report.BootID == s.BootID &&
+				s.Report.Setup != nil && s.Report.Setup.ID == s.Setup.ID && s.Report.Setup.Error == ""
 		})
-		delay := time.Duration(rand.Int64N(int64(3 * time.Second)))
+		boot = now.BootID
+		delay := time.Duration(rand.Int64N(int64(time.Duration(i+1) * time.Second)))
 		<-time.After(delay)
-		t.Logf("power cut %d, %v after the setup moved", i, delay)
+		if last, err := r.Client().Server(t.Context(), m.Spec.UUID); err == nil && last.Report.Setup != nil && !last.Report.Setup.Complete {
+			cuts++
+			t.Logf("power cut %d, %v after the setup was taken up, in phase %q", i, delay, last.Report.Setup.Phase)
+		}
 		m.PowerOff()
 		same(t, m.Disk(2), foreign)
 		r.PowerOn(m)
+	}
+	if cuts == 0 {
+		t.Error("no power cut hit the setup: the test proved nothing")
 	}
 	s := r.Wait(m, "running after the power cuts", func(s api.Server) bool { return s.State == api.StateRunning })
 	if len(s.Report.Pools) != 1 || s.Report.Pools[0].Health != "ONLINE" {
