@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"nereid/api"
 	"nereid/integration/lab"
@@ -47,6 +48,7 @@ func TestVMPowerOnToRunning(t *testing.T) {
 	t.Run("agent killed and restarted", func(t *testing.T) { agentRestarts(t, r, bios) })
 	t.Run("reboot", func(t *testing.T) { reboot(t, r, bios) })
 	t.Run("factory reset", func(t *testing.T) { reset(t, r, uefi) })
+	t.Run("shutdown", func(t *testing.T) { shutdown(t, r, bios) })
 }
 
 // checkBoot wants every leg of a boot in its record, and no refusal.
@@ -162,5 +164,27 @@ func reset(t *testing.T, r *labtest.Rack, m *lab.Machine) {
 		if d.Content != "" {
 			t.Errorf("disk %s still carries %s", d.Name, d.Content)
 		}
+	}
+}
+
+// shutdown: the machine powers itself off, which is not mistaken for silence, and
+// comes back when it is powered on.
+func shutdown(t *testing.T, r *labtest.Rack, m *lab.Machine) {
+	before := r.WaitState(m, api.StateRunning)
+	if err := r.Client().ShutdownServer(t.Context(), m.Spec.UUID); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-m.Off():
+	case <-time.After(labtest.Limit):
+		t.Fatal("the machine is still on")
+	}
+	r.WaitState(m, api.StateOff)
+	r.PowerOn(m)
+	after := r.Wait(m, "running in a new boot", func(s api.Server) bool {
+		return s.State == api.StateRunning && s.BootID != before.BootID
+	})
+	if after.Report.Pools[0].GUID != before.Report.Pools[0].GUID || len(after.Alerts) != 0 {
+		t.Errorf("after the shutdown: pools %+v, alerts %q", after.Report.Pools, after.Alerts)
 	}
 }
