@@ -427,3 +427,38 @@ func TestSetupUneven(t *testing.T) {
 		}
 	}
 }
+
+// busyOnce fails the first zpool create as zpool does while udev has a disk open.
+type busyOnce struct {
+	Runner
+	left int
+}
+
+func (b *busyOnce) Run(ctx context.Context, name string, args ...string) ([]byte, error) {
+	if name == "zpool" && args[0] == "create" && b.left > 0 {
+		b.left--
+		return nil, errors.New("zpool create: cannot create 'zones': one or more devices is currently unavailable (exit status 1)")
+	}
+	return b.Runner.Run(ctx, name, args...)
+}
+
+// TestSetupBusyDisk: a disk that udev holds for a moment is tried again; one that
+// stays busy is said.
+func TestSetupBusyDisk(t *testing.T) {
+	for _, c := range []struct {
+		busy int
+		ok   bool
+	}{{1, true}, {createTries - 1, true}, {createTries, false}} {
+		l := newLab(t, "vda", "vdb")
+		l.Storage.Runner = &busyOnce{l.World, c.busy}
+		err := l.setup(t, api.SetupSpec{ID: testSetup})
+		if (err == nil) != c.ok {
+			t.Errorf("busy %d times: %v", c.busy, err)
+		}
+		if err != nil {
+			if err := l.setup(t, api.SetupSpec{ID: testSetup}); err != nil {
+				t.Errorf("busy %d times, asked again: %v", c.busy, err)
+			}
+		}
+	}
+}
