@@ -57,8 +57,10 @@ func (o *Offers) Peek(tx store.Tx, n Network, mac string, requested netip.Addr, 
 	return o.offer(tx, n, mac, requested, now, false)
 }
 
-// Done forgets the offer made to a MAC; call it when the Update with Commit has
-// returned, or the machine declined.
+// Done forgets the offer made to a MAC. Not after a Commit that succeeded: a
+// DISCOVER that is answered now, from a snapshot older than the lease, would be
+// offered the same address; that offer expires by itself. Call it when Commit
+// refused, or the machine declined.
 func (o *Offers) Done(mac string) {
 	mac, err := canonical(mac)
 	if err != nil {
