@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -82,6 +83,28 @@ func firstOf(texts ...string) string {
 		}
 	}
 	return ""
+}
+
+// withAPI is the work of a command that speaks to the head node.
+func (a *app) withAPI(do func(ctx context.Context, c *api.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c, err := a.api()
+		if err != nil {
+			return err
+		}
+		return do(cmd.Context(), c, args)
+	}
+}
+
+// withServer is the work of a command whose first argument names a server.
+func (a *app) withServer(do func(ctx context.Context, c *api.Client, s api.Server, args []string) error) func(*cobra.Command, []string) error {
+	return a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+		s, err := a.find(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		return do(ctx, c, s, args)
+	})
 }
 
 // api gives the client the flags and the environment ask for.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"nereid/api"
 )
 
 func (a *app) datacenterCommand() *cobra.Command {
@@ -17,12 +20,8 @@ digest of the CA that --ca-sha256 wants elsewhere.`,
 		Example:           lines("nereid datacenter show", "nereid datacenter show -o json | jq -r .ca_sha256"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			d, err := c.Datacenter(cmd.Context())
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, _ []string) error {
+			d, err := c.Datacenter(ctx)
 			if err != nil {
 				return err
 			}
@@ -49,7 +48,7 @@ digest of the CA that --ca-sha256 wants elsewhere.`,
 				}
 				return c.err
 			})
-		},
+		}),
 	}
 	return noun("datacenter", "The datacenter: settings, totals, alerts", lines("nereid datacenter show"), show)
 }

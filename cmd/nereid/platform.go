@@ -26,12 +26,8 @@ func (a *app) platformList() *cobra.Command {
 		Example:           lines("nereid platform list", "nereid platform list -o json | jq -r '.[].manifest.stamp'"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			ps, err := c.Platforms(cmd.Context())
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, _ []string) error {
+			ps, err := c.Platforms(ctx)
 			if err != nil {
 				return err
 			}
@@ -55,7 +51,7 @@ func (a *app) platformList() *cobra.Command {
 				}
 				return t.write(w)
 			})
-		},
+		}),
 	}
 }
 
@@ -78,17 +74,13 @@ func (a *app) platformGet() *cobra.Command {
 		Example:           lines("nereid platform get 20261122T101500Z", "nereid platform get 20261122T101500Z -o json | jq .manifest.layers"),
 		Args:              wants("STAMP"),
 		ValidArgsFunction: a.oneStamp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			p, err := c.Platform(cmd.Context(), args[0])
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			p, err := c.Platform(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			return a.emit(p, func(w io.Writer) error { return a.platformCard(w, p) })
-		},
+		}),
 	}
 }
 
@@ -142,12 +134,7 @@ boot of it reaches a first sync: after 3 boots that do not, or 10 minutes, the s
 			out, d := a.completePlatforms(cmd, args, part)
 			return append(out, cobra.CompletionWithDesc("default", "no assignment")), d
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			to := args[0]
 			if to == "default" {
 				to = ""
@@ -165,7 +152,7 @@ boot of it reaches a first sync: after 3 boots that do not, or 10 minutes, the s
 				}
 				return out
 			})
-		},
+		}),
 	}
 }
 
@@ -175,16 +162,12 @@ func (a *app) platformDefault() *cobra.Command {
 		Example:           lines("nereid platform default 20261122T101500Z"),
 		Args:              wants("STAMP"),
 		ValidArgsFunction: a.oneStamp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.api()
-			if err != nil {
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			if err := c.SetDefaultPlatform(ctx, args[0]); err != nil {
 				return err
 			}
-			if err := c.SetDefaultPlatform(cmd.Context(), args[0]); err != nil {
-				return err
-			}
-			return a.platformDone(cmd.Context(), c, args[0], "%s is the default; servers without an assignment boot it next", args[0])
-		},
+			return a.platformDone(ctx, c, args[0], "%s is the default; servers without an assignment boot it next", args[0])
+		}),
 	}
 }
 
@@ -208,12 +191,7 @@ func (a *app) platformDelete() *cobra.Command {
 		Example:           lines("nereid platform delete 20261101T080000Z", "nereid platform delete 20261101T080000Z --yes"),
 		Args:              wants("STAMP"),
 		ValidArgsFunction: a.oneStamp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			p, err := c.Platform(ctx, args[0])
 			if err != nil {
 				return err
@@ -225,7 +203,7 @@ func (a *app) platformDelete() *cobra.Command {
 				return err
 			}
 			return a.done(p, "platform %s is deleted", args[0])
-		},
+		}),
 	}
 	yesFlag(cmd, &yes)
 	return cmd
@@ -239,12 +217,7 @@ func (a *app) platformCollect() *cobra.Command {
 		Example:           lines("nereid platform collect", "nereid platform collect --yes"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, _ []string) error {
 			if err := a.confirm(ctx, yes, "delete every platform that nothing uses"); err != nil {
 				return err
 			}
@@ -256,7 +229,7 @@ func (a *app) platformCollect() *cobra.Command {
 				return a.done(got, "Nothing to delete: every platform and file is used.")
 			}
 			return a.done(got, "deleted %s (%s) and %s, %s freed", plural(len(got.Platforms), "platform"), firstOf(strings.Join(got.Platforms, " "), "none"), plural(got.Files, "file"), size(got.FreedBytes))
-		},
+		}),
 	}
 	yesFlag(cmd, &yes)
 	return cmd

@@ -27,12 +27,7 @@ each file's digest when it is complete.`,
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			p, err := a.importPlatform(ctx, c, args[0])
 			if err != nil {
 				return err
@@ -48,7 +43,7 @@ each file's digest when it is complete.`,
 				note = ", and is the default"
 			}
 			return a.done(p, "platform %s is imported (%s)%s", stamp, size(p.SizeBytes), note)
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&makeDefault, "default", false, "make it the default afterwards")
 	return cmd

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -78,12 +79,8 @@ func (a *app) platformKeyList() *cobra.Command {
 		Example:           lines("nereid platform key list"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			keys, err := c.PlatformKeys(cmd.Context())
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, _ []string) error {
+			keys, err := c.PlatformKeys(ctx)
 			if err != nil {
 				return err
 			}
@@ -97,7 +94,7 @@ func (a *app) platformKeyList() *cobra.Command {
 				}
 				return t.write(w)
 			})
-		},
+		}),
 	}
 }
 
@@ -107,15 +104,11 @@ func (a *app) platformKeyDelete() *cobra.Command {
 		Example:           lines("nereid platform key delete mine"),
 		Args:              wants("NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			if err := c.DeletePlatformKey(cmd.Context(), args[0]); err != nil {
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			if err := c.DeletePlatformKey(ctx, args[0]); err != nil {
 				return err
 			}
 			return a.done(map[string]string{"deleted": args[0]}, "key %s is deleted", args[0])
-		},
+		}),
 	}
 }

@@ -109,17 +109,9 @@ func (a *app) serverGet() *cobra.Command {
 			"nereid server get cn0 -o json | jq -r '.sysinfo.disks[].name'"),
 		Args:              wants("SERVER"),
 		ValidArgsFunction: a.completeServers(false),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			s, err := a.find(cmd.Context(), c, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, _ []string) error {
 			return a.emit(s, func(w io.Writer) error { return a.serverCard(w, s) })
-		},
+		}),
 	}
 }
 
@@ -131,22 +123,14 @@ func (a *app) serverRename() *cobra.Command {
 		Example:           lines("nereid server rename 52-54-00-00-00-10 cn0"),
 		Args:              wants("SERVER", "HOSTNAME"),
 		ValidArgsFunction: a.completeServers(false),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			s, err := a.find(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, args []string) error {
 			old := s.Hostname
-			if s, err = c.UpdateServer(ctx, s.UUID, api.ServerUpdate{Hostname: &args[1]}, s.Revision); err != nil {
+			s, err := c.UpdateServer(ctx, s.UUID, api.ServerUpdate{Hostname: &args[1]}, s.Revision)
+			if err != nil {
 				return err
 			}
 			return a.done(s, "%s is now %s", old, s.Hostname)
-		},
+		}),
 	}
 }
 
@@ -160,16 +144,7 @@ func (a *app) serverForget() *cobra.Command {
 		Example:           lines("nereid server forget cn7", "nereid server forget cn7 --yes"),
 		Args:              wants("SERVER"),
 		ValidArgsFunction: a.completeServers(false),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			s, err := a.find(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, _ []string) error {
 			if err := a.confirm(ctx, yes, "forget %s (%s, %s)", s.Hostname, s.UUID, s.State); err != nil {
 				return err
 			}
@@ -177,7 +152,7 @@ func (a *app) serverForget() *cobra.Command {
 				return err
 			}
 			return a.done(s, "%s (%s) is forgotten; its disks are as they were", s.Hostname, s.UUID)
-		},
+		}),
 	}
 	yesFlag(cmd, &yes)
 	return cmd

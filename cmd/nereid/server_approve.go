@@ -149,12 +149,7 @@ deletes the record.
 		Example:           lines("nereid server reject 52:54:00:00:00:99"),
 		Args:              wants("SERVER..."),
 		ValidArgsFunction: a.completeServers(true),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			return a.each(args, func(id string) (api.Server, error) {
 				s, err := a.find(ctx, c, id)
 				if err != nil {
@@ -165,7 +160,7 @@ deletes the record.
 				}
 				return c.Server(ctx, s.UUID)
 			}, func(s api.Server) string { return fmt.Sprintf("%s (%s) is rejected", named(s), s.UUID) })
-		},
+		}),
 	}
 }
 

@@ -30,12 +30,8 @@ will boot. "trial" means that this platform has yet to reach a first sync on thi
 			"nereid server list -o json | jq -r '.[] | select(.state==\"running\") | .hostname'"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			servers, err := listServers(cmd.Context(), c, func(s api.Server) bool {
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, _ []string) error {
+			servers, err := listServers(ctx, c, func(s api.Server) bool {
 				return len(states) == 0 || slices.ContainsFunc(states, func(st string) bool {
 					return strings.EqualFold(strings.ReplaceAll(st, "-", " "), string(s.State))
 				})
@@ -50,7 +46,7 @@ will boot. "trial" means that this platform has yet to reach a first sync on thi
 				}
 				return a.serverTable(servers, wide).write(w)
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&wide, "wide", false, "whole UUIDs, MAC addresses and notes")
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only servers in these states")

@@ -48,16 +48,7 @@ func (a *app) powerCommand(p power) *cobra.Command {
 		Use: p.verb + " SERVER", Short: p.short, Long: p.long + "\n\n" + serverIDs, Example: lines(p.examples...),
 		Args:              wants("SERVER"),
 		ValidArgsFunction: a.completeServers(false),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			s, err := a.find(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, _ []string) error {
 			if err := a.confirm(ctx, yes, "%s %s (%s, %s)", p.verb, named(s), s.UUID, s.State); err != nil {
 				return err
 			}
@@ -65,7 +56,7 @@ func (a *app) powerCommand(p power) *cobra.Command {
 				return err
 			}
 			return a.finish(ctx, c, s, wait, p.goal(s), p.asked, p.done)
-		},
+		}),
 	}
 	yesFlag(cmd, &yes)
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has happened")
@@ -144,21 +135,13 @@ There is no way back, so the server's hostname has to be typed, or given with --
 		Example:           lines("nereid server reset cn0", "nereid server reset cn0 --confirm cn0 --wait"),
 		Args:              wants("SERVER"),
 		ValidArgsFunction: a.completeServers(false),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			s, err := a.find(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, _ []string) error {
 			if confirm == "" {
 				if !isTerminal(a.stdin) {
 					return usagef("reset %s: this destroys its pool, and there is no terminal to ask on; add --confirm %s", named(s), named(s))
 				}
 				fmt.Fprintf(a.stderr, "This destroys %s on %s (%s) and all that is on it.\n", poolWords(s), oneLine(named(s)), s.UUID)
+				var err error
 				if confirm, err = a.ask(ctx, "Type the server's hostname to go on: "); err != nil {
 					return err
 				}
@@ -170,7 +153,7 @@ There is no way back, so the server's hostname has to be typed, or given with --
 				return err
 			}
 			return a.finish(ctx, c, s, wait, resetGoal(s), "%s is asked to reset itself", "%s is reset")
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&confirm, "confirm", "", "the server's hostname, so that it is not asked for")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has booted again without a pool")

@@ -29,12 +29,7 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 		Example: lines("nereid server watch", "nereid server watch cn0 cn1",
 			"nereid server watch -o json | jq -r 'select(.state==\"pending\") | .uuid'"),
 		ValidArgsFunction: a.completeServers(true),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			only := map[string]bool{}
 			for _, id := range args {
 				s, err := a.find(ctx, c, id)
@@ -60,7 +55,7 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 			}, func(err error) {
 				fmt.Fprintf(a.stderr, "nereid: %s; still watching\n", oneLine(err.Error()))
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&wide, "wide", false, "whole UUIDs, MAC addresses and notes")
 	return cmd

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -99,12 +100,8 @@ func (a *app) tokenList() *cobra.Command {
 		Example:           lines("nereid token list"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
-			tokens, err := c.Tokens(cmd.Context())
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, _ []string) error {
+			tokens, err := c.Tokens(ctx)
 			if err != nil {
 				return err
 			}
@@ -128,7 +125,7 @@ func (a *app) tokenList() *cobra.Command {
 				}
 				return t.write(w)
 			})
-		},
+		}),
 	}
 }
 
@@ -138,13 +135,9 @@ func (a *app) tokenRevoke() *cobra.Command {
 		Example:           lines("nereid token revoke k7f3q2"),
 		Args:              wants("ID..."),
 		ValidArgsFunction: a.completeTokens,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.api()
-			if err != nil {
-				return err
-			}
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			for _, id := range args {
-				if err := c.RevokeToken(cmd.Context(), id); err != nil {
+				if err := c.RevokeToken(ctx, id); err != nil {
 					return fmt.Errorf("revoke %s: %w", id, err)
 				}
 				if a.output == "table" {
@@ -157,6 +150,6 @@ func (a *app) tokenRevoke() *cobra.Command {
 				return nil
 			}
 			return a.done(map[string][]string{"revoked": args}, "")
-		},
+		}),
 	}
 }
