@@ -20,6 +20,7 @@ demo: build platform ## a head node and two blank servers, from power-on to runn
 test: unit netns vm ## all three tiers
 
 unit: ## tests without privileges, and the project's rules
+	@$(PACKAGES) build
 	@echo "== unit tests"
 	go test ./...
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what Nereid's build, lab and tests need on Debian 12 or 13, and
-# nothing that is there already. Run as root; run again at any time.
+# nothing that is there already. Root is needed only where something is missing.
+# Can be run again at any time.
 #
 #   packages.sh [build|lab|headnode|test|vagrant]...     (default: build lab)
 set -eu
@@ -11,7 +12,6 @@ headnode="ipxe ca-certificates"
 test="udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables"
 vagrant="vagrant vagrant-libvirt"
 
-[ "$(id -u)" = 0 ] || { echo "packages.sh: needs root to install packages; run: sudo $0 $*" >&2; exit 1; }
 [ $# -gt 0 ] || set -- build lab
 
 want=""
@@ -47,6 +47,7 @@ case " $want " in *" qemu-system-x86 "*)
 esac
 
 [ -n "$missing" ] || { echo "packages: all there ($*)"; exit 0; }
+[ "$(id -u)" = 0 ] || { echo "packages.sh: needs root to install$missing; run: sudo $0 $*" >&2; exit 1; }
 echo "packages: installing$missing"
 
 export DEBIAN_FRONTEND=noninteractive
