@@ -50,6 +50,7 @@ platform: build ## the platform image, into the cache
 	@$(PACKAGES) build lab
 	@echo "== platform image -> $(PLATFORM)"
 	bin/nereid platform build --out $(PLATFORM) --cache $(CACHE) --key $(CACHE)/platform-key.pem
+	@bin/nereid-demo --bin bin --platform $(PLATFORM) --measure
 
 fuzz: ## every fuzz target for 30 s each
 	@go list -f '{{.Dir}} {{.ImportPath}}' ./... | while read -r dir pkg; do \

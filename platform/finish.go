@@ -225,7 +225,7 @@ func (b *build) result(m api.Manifest, signed api.SignedManifest, pub ed25519.Pu
 		verdict = "MISSED"
 	}
 	b.show.say("root filesystem without QEMU %s compressed (target under %s: %s)", mb(res.LayerSum-qemu), mb(targetLayers), verdict)
-	b.show.say("RAM: the layers stay in memory, %s; a running node needs that and what systemd, the agent and the kernel use (target under %s)", mb(res.LayerSum), mb(targetRAM))
+	b.show.say("RAM: the layers stay in memory, %s; what a running node uses in all is measured by booting it (target under %s)", mb(res.LayerSum), mb(targetRAM))
 	b.show.say("signed with %s; its public key, for the head node: %s", b.Key, res.PublicKey)
 	return res
 }

@@ -43,6 +43,7 @@ func run(ctx context.Context, args []string) error {
 	platform := flags.String("platform", "", "directory of a built platform image")
 	dir := flags.String("dir", "", "state directory, kept when given (a new temporary one)")
 	keep := flags.Bool("keep", false, "leave everything running until Ctrl-C")
+	measure := flags.Bool("measure", false, "only boot the platform once and print the RAM it uses")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -67,7 +68,11 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer d.rack.Close()
-	if err := d.story(ctx, *platform); err != nil {
+	play := d.story
+	if *measure {
+		play = d.measure
+	}
+	if err := play(ctx, *platform); err != nil {
 		return fmt.Errorf("%w\n  head node's log: %s (with --dir it is kept)", err, d.rack.HeadnodeLog())
 	}
 	if *keep {
