@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -35,6 +36,7 @@ type MachineSpec struct {
 	UUID     string   // SMBIOS UUID
 	Extra    []string // further QEMU arguments
 	NoNet    bool     // no network device at all
+	DataMACs []string // MACs of further NICs, all on the rack's data network
 }
 
 // Machine is a QEMU machine. Its disks outlive power cycles, as real ones do.
@@ -71,20 +73,45 @@ func (r *Rack) AddMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 		}
 	}
 	if !spec.NoNet {
-		for _, args := range [][]string{
-			{"tuntap", "add", "dev", spec.Name, "mode", "tap"},
-			{"link", "set", spec.Name, "master", "admin0"},
-			{"link", "set", spec.Name, "up"},
-		} {
-			if err := r.ip(ctx, args...); err != nil {
-				return nil, fmt.Errorf("add machine %s: %w", spec.Name, err)
-			}
+		if err := r.addTap(ctx, spec.Name, "admin0"); err != nil {
+			return nil, fmt.Errorf("add machine %s: %w", spec.Name, err)
+		}
+	}
+	for i := range spec.DataMACs {
+		tap := dataTap(spec.Name, i)
+		if err := errors.Join(r.addTap(ctx, tap, "data0"), r.ip(ctx, "link", "set", tap, "mtu", "9000")); err != nil {
+			return nil, fmt.Errorf("add machine %s: %w", spec.Name, err)
 		}
 	}
 	r.mu.Lock()
 	r.machines = append(r.machines, m)
 	r.mu.Unlock()
 	return m, nil
+}
+
+// addTap makes a tap device on a bridge of the rack.
+func (r *Rack) addTap(ctx context.Context, name, bridge string) error {
+	for _, args := range [][]string{
+		{"tuntap", "add", "dev", name, "mode", "tap"},
+		{"link", "set", name, "master", bridge},
+		{"link", "set", name, "up"},
+	} {
+		if err := r.ip(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func dataTap(machine string, i int) string { return machine + "d" + strconv.Itoa(i) }
+
+// DataLink takes the cable of a further NIC out, or puts it in.
+func (m *Machine) DataLink(ctx context.Context, i int, up bool) error {
+	state := "down"
+	if up {
+		state = "up"
+	}
+	return m.rack.ip(ctx, "link", "set", dataTap(m.Spec.Name, i), state)
 }
 
 // makeDisk makes a sparse raw disk, unless it is there: data stays.
@@ -158,6 +185,11 @@ func (m *Machine) Args() []string {
 			nic += ",romfile="
 		}
 		args = append(args, "-netdev", "tap,id=net0,ifname="+s.Name+",script=no,downscript=no", "-device", nic)
+	}
+	for i, mac := range s.DataMACs {
+		args = append(args,
+			"-netdev", fmt.Sprintf("tap,id=data%d,ifname=%s,script=no,downscript=no", i, dataTap(s.Name, i)),
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=data%d,romfile=,mac=%s", i, mac))
 	}
 	for i := range s.Disks {
 		args = append(args,

@@ -103,6 +103,8 @@ func New(ctx context.Context, opts Options) (*Rack, error) {
 		{"link", "add", "admin0", "type", "bridge"},
 		{"link", "set", "admin0", "up"},
 		{"addr", "add", "10.99.99.7/24", "dev", "admin0"},
+		{"link", "add", "data0", "mtu", "9000", "type", "bridge"},
+		{"link", "set", "data0", "up"},
 	} {
 		if err := r.ip(ctx, args...); err != nil {
 			return nil, errors.Join(fmt.Errorf("make a rack: %w", err), r.Close())
