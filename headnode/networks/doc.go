@@ -1,0 +1,33 @@
+// Package networks keeps the datacenter's networks: NIC tags and which NICs and
+// bonds of servers provide them, networks and pools, NICs and their addresses.
+//
+// It is a subject: functions over a store.Tx. A function that returns an error may
+// have written before; the transaction is then to be given up, which returning the
+// error from Store.Update does. Refusals are *api.Problem. Functions that change
+// what has a Revision take the revision that the caller has seen (If-Match; empty:
+// any) and refuse with api.CodeStale when it is another one by now.
+//
+// Keys, all below "networks/" (hex addresses have 8 digits for IPv4, 32 for IPv6):
+//
+//   - tag/NAME, network/UUID, pool/UUID, bond/SERVER/NAME, nic/MAC, settings: the
+//     objects, as package api has them
+//   - name/NAME, fabric-name/OWNER/NAME: what has that name
+//   - segment/tag/TAG/VLAN/UUID, segment/vni/VNI/UUID, fabric/OWNER/UUID,
+//     subnet/HEX/BITS/UUID: networks by where they are; pool-of/NETWORK/POOL
+//   - phys/SERVER/MAC, phys-mac/MAC, provider/TAG/SERVER: physical NICs and what
+//     provides a tag
+//   - nic-by/{o,b,s,n}/UUID/MAC: NICs by owner, by what they belong to, by server
+//     and by network; vni/VNI/SERVER/MAC; underlay/SERVER/FAMILY, underlay-of/NETWORK/MAC
+//   - ip/NETWORK/HEX: an address that is in use, reserved, or was given back
+//   - free/NETWORK/HEX of a span's last address: its first address
+//   - freed/NETWORK/TIME/HEX: addresses given back, the oldest first
+//   - mac-counter: how many MACs were made
+//
+// Every address that a network may give out is in exactly one place: in a free
+// span, in the queue of those given back, or in a record of its use. A span is
+// keyed by its last address, so that the one which holds or follows an address is
+// found by one seek; giving out an address reads the first span and writes it
+// back one shorter, whatever the size of the network. An address given back waits
+// in the queue for Rest before it joins the spans, and is used earlier only when
+// there are no spans left.
+package networks

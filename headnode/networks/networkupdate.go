@@ -1,0 +1,183 @@
+package networks
+
+import (
+	"fmt"
+	"net/netip"
+
+	"nereid/api"
+	"nereid/headnode/store"
+)
+
+// UpdateNetwork changes a network and gives it as it was and as it is. Addresses
+// in use stay where they are when the provision range no longer covers them. A
+// gateway cannot be the address of a NIC, unless that belongs to something other
+// than servers and instances. Removing an owner keeps its NICs.
+func UpdateNetwork(tx store.Tx, id string, u api.NetworkUpdate, ifMatch string) (before, after api.Network, err error) {
+	defer named(&err, "change network %s", id)
+	if before, err = GetNetwork(tx, id); err != nil {
+		return before, after, err
+	}
+	if err := match("network", before.Name, before.Revision, ifMatch); err != nil {
+		return before, after, err
+	}
+	old, err := normal(before)
+	if err != nil {
+		return before, after, err
+	}
+	limit, why, err := mtuLimit(tx, before)
+	if err != nil {
+		return before, after, err
+	}
+	changed := apply(before, u)
+	if changed.MTU == 0 {
+		changed.MTU = limit
+	}
+	n, err := normal(changed)
+	if err != nil {
+		return before, after, err
+	}
+	if n.MTU != old.MTU {
+		if err := mtuFits(n, limit, why); err != nil {
+			return before, after, err
+		}
+	}
+	if n.Fabric && n.owner() != old.owner() {
+		return before, after, conflict("make a network in the other account's fabric", "fabric network %s is in the fabric of %s and stays there", n.Name, old.owner())
+	}
+	if err := rename(tx, old, n); err != nil {
+		return before, after, err
+	}
+	if err := gatewayFits(tx, old, n); err != nil {
+		return before, after, err
+	}
+	if err := moveFree(tx, old, n); err != nil {
+		return before, after, err
+	}
+	n.Revision = newRevision()
+	if err := store.Put(tx, netPrefix+n.UUID, n.Network); err != nil {
+		return before, after, err
+	}
+	if n.MTU < old.MTU {
+		err = overlayFits(tx, fmt.Sprintf("network %s cannot have MTU %d", n.Name, n.MTU))
+	}
+	return before, n.Network, err
+}
+
+// apply gives the network with the fields of an update set.
+func apply(n api.Network, u api.NetworkUpdate) api.Network {
+	set(&n.Name, u.Name)
+	set(&n.ProvisionStart, u.ProvisionStart)
+	set(&n.ProvisionEnd, u.ProvisionEnd)
+	set(&n.Gateway, u.Gateway)
+	set(&n.Resolvers, u.Resolvers)
+	set(&n.Routes, u.Routes)
+	set(&n.Owners, u.Owners)
+	set(&n.MTU, u.MTU)
+	set(&n.Description, u.Description)
+	set(&n.InternetNAT, u.InternetNAT)
+	return n
+}
+
+// set changes a field where an update has it.
+func set[T any](field *T, to *T) {
+	if to != nil {
+		*field = *to
+	}
+}
+
+func rename(tx store.Tx, old, n network) error {
+	if old.Name == n.Name {
+		return nil
+	}
+	if err := takeNetworkName(tx, n); err != nil {
+		return err
+	}
+	return dropNetworkName(tx, old)
+}
+
+// gatewayFits refuses a new gateway that is the address of a NIC.
+func gatewayFits(tx store.Tx, old, n network) error {
+	if n.gateway == old.gateway || !n.gateway.IsValid() {
+		return nil
+	}
+	rec, _, err := store.Lookup[ipRecord](tx, ipKey(n.UUID, n.gateway))
+	if err != nil || rec.MAC == "" {
+		return err
+	}
+	nic, err := store.Get[api.NetworkNIC](tx, nicPrefix+rec.MAC)
+	if err != nil || nic.BelongsToType == api.BelongsToOther {
+		return err
+	}
+	return refuse(409, api.CodeInUse, "take another address for the gateway, or delete the NIC first",
+		"%s cannot be the gateway of network %s: it is the address of NIC %s of %s %s", n.gateway, n.Name, rec.MAC, nic.BelongsToType, nic.BelongsTo)
+}
+
+// moveFree makes the free spans and the queue those of the changed network: first
+// what is not given out any more leaves them, then what is now joins them.
+func moveFree(tx store.Tx, old, n network) error {
+	for _, h := range n.held {
+		if old.pooled(h) {
+			if err := drop(tx, n, h); err != nil {
+				return err
+			}
+		}
+	}
+	gone := difference(span{old.first, old.last}, span{n.first, n.last})
+	for _, s := range gone {
+		if err := cutFree(tx, n.UUID, s.first, s.last); err != nil {
+			return err
+		}
+	}
+	if len(gone) > 0 {
+		err := freed(tx, n.UUID, func(f freedAddr) (bool, error) {
+			if n.pooled(f.addr) {
+				return true, nil
+			}
+			return true, drop(tx, n, f.addr)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, s := range difference(span{n.first, n.last}, span{old.first, old.last}) {
+		if err := addFree(tx, n, s.first, s.last); err != nil {
+			return err
+		}
+	}
+	for _, h := range old.held {
+		if between(old.first, h, old.last) && n.pooled(h) {
+			if err := addFree(tx, n, h, h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// drop takes a free address out of the spans or the queue; one in use or reserved
+// stays as it is.
+func drop(tx store.Tx, n network, a netip.Addr) error {
+	rec, found, err := store.Lookup[ipRecord](tx, ipKey(n.UUID, a))
+	if err != nil || found && rec.Freed == 0 {
+		return err
+	}
+	if err := takeOut(tx, n, a, rec); err != nil {
+		return err
+	}
+	return tx.Delete(ipKey(n.UUID, a))
+}
+
+// difference is what of s is not in t.
+func difference(s, t span) []span {
+	if t.last.Less(s.first) || s.last.Less(t.first) {
+		return []span{s}
+	}
+	var out []span
+	if s.first.Less(t.first) {
+		out = append(out, span{s.first, t.first.Prev()})
+	}
+	if t.last.Less(s.last) {
+		out = append(out, span{t.last.Next(), s.last})
+	}
+	return out
+}

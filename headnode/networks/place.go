@@ -1,0 +1,180 @@
+package networks
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"nereid/api"
+	"nereid/headnode/store"
+)
+
+// subnetKey finds networks by an address in them: there are at most 33 (IPv4) or
+// 129 (IPv6) prefixes that an address can be in.
+func subnetKey(p netip.Prefix) string {
+	return fmt.Sprintf("%s%s/%03d/", subnetPrefix, hexOf(p.Masked().Addr()), p.Bits())
+}
+
+// placeKeys are the keys by which a network is found where it is.
+func placeKeys(n network) []string {
+	keys := []string{segmentPrefix + n.segment() + n.UUID, subnetKey(n.subnet) + n.UUID}
+	if n.Fabric {
+		keys = append(keys, fabricPrefix+n.owner()+"/"+n.UUID)
+	}
+	return keys
+}
+
+func placeNetwork(tx store.Tx, n network) error {
+	for _, k := range placeKeys(n) {
+		if err := tx.Put(k, []byte(n.Subnet)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unplaceNetwork(tx store.Tx, n network) error {
+	for _, k := range placeKeys(n) {
+		if err := tx.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// placeFits refuses a network that overlaps another on its segment or, in a
+// fabric, another of its owner, or whose VNI is that of another fabric VLAN.
+func placeFits(tx store.Tx, n network) error {
+	where := []string{segmentPrefix + n.segment()}
+	if n.Fabric {
+		where = append(where, fabricPrefix+n.owner()+"/")
+	}
+	for i, prefix := range where {
+		for it, err := range tx.Scan(prefix, "") {
+			if err != nil {
+				return err
+			}
+			p, err := netip.ParsePrefix(string(it.Value))
+			if err != nil {
+				return fmt.Errorf("read %q: %w", it.Key, err)
+			}
+			overlaps, sameVNI := p.Overlaps(n.subnet), n.Fabric && i == 0
+			if !overlaps && !sameVNI {
+				continue
+			}
+			o, err := load(tx, it.Key[len(prefix):])
+			if err != nil {
+				return err
+			}
+			if overlaps {
+				return conflict("take another subnet", "subnet %s overlaps %s of network %s (%s) on %s", n.Subnet, o.Subnet, o.Name, o.UUID, o.where())
+			}
+			if o.owner() != n.owner() || o.VLAN != n.VLAN {
+				return conflict("take the VNI of its fabric VLAN", "VNI %d is that of VLAN %d of %s", n.VNI, o.VLAN, o.owner())
+			}
+		}
+	}
+	return nil
+}
+
+// containing gives the networks whose subnet an address is in, the smallest
+// subnets first.
+func containing(tx store.Tx, a netip.Addr) ([]network, error) {
+	var out []network
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		p, err := a.Prefix(bits)
+		if err != nil {
+			return nil, err
+		}
+		for uuid, err := range below(tx, subnetKey(p)) {
+			if err != nil {
+				return nil, err
+			}
+			n, err := load(tx, uuid)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// eachFabric calls fn for all fabric networks until it says false.
+func eachFabric(tx store.Tx, fn func(network) bool) error {
+	for key, err := range below(tx, fabricPrefix) {
+		if err != nil {
+			return err
+		}
+		_, uuid, _ := strings.Cut(key, "/")
+		n, err := load(tx, uuid)
+		if err != nil {
+			return err
+		}
+		if !fn(n) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// networksBelow loads the networks whose UUIDs are keys below prefix.
+func networksBelow(tx store.Tx, prefix string) ([]api.Network, error) {
+	var out []api.Network
+	for uuid, err := range below(tx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		n, err := load(tx, uuid)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n.Network)
+	}
+	return out, nil
+}
+
+// NetworksOfVNI gives the networks of a fabric VLAN, by UUID.
+func NetworksOfVNI(tx store.Tx, vni uint32) (_ []api.Network, err error) {
+	defer named(&err, "list networks of VNI %d", vni)
+	return networksBelow(tx, segmentPrefix+network{Network: api.Network{Fabric: true, VNI: vni}}.segment())
+}
+
+// FabricNetworks gives the fabric networks of an account, by UUID.
+func FabricNetworks(tx store.Tx, owner string) (_ []api.Network, err error) {
+	defer named(&err, "list fabric networks of %s", owner)
+	return networksBelow(tx, fabricPrefix+strings.ToLower(owner)+"/")
+}
+
+// UnderlayNetworks gives the networks that servers have underlay addresses on.
+func UnderlayNetworks(tx store.Tx) (_ []api.Network, err error) {
+	defer named(&err, "list underlay networks")
+	var uuids []string
+	for after := ""; ; {
+		key := ""
+		for it, err := range tx.Scan(underlayOfPrefix, after) {
+			if err != nil {
+				return nil, err
+			}
+			key = it.Key
+			break
+		}
+		if key == "" {
+			break
+		}
+		uuid, _, _ := strings.Cut(key[len(underlayOfPrefix):], "/")
+		uuids = append(uuids, uuid)
+		after = underlayOfPrefix + uuid + "0" // behind all keys that go on with "/"
+	}
+	slices.Sort(uuids)
+	out := make([]api.Network, 0, len(uuids))
+	for _, uuid := range uuids {
+		n, err := load(tx, uuid)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n.Network)
+	}
+	return out, nil
+}
