@@ -1,0 +1,256 @@
+package svp
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Port is the TCP port that SmartOS nodes connect to.
+const Port = 1296
+
+// Limits that a Server has unless it is told others.
+const (
+	DefaultMaxConns     = 4096
+	DefaultMaxPerClient = 16
+	DefaultIdle         = 2 * time.Minute // varpd asks for its log every 10 s or sooner
+	DefaultTimeout      = 10 * time.Second
+)
+
+// Sizes of a connection's buffers, in bytes. Only LOG_RM and LOG_ACK can be larger
+// than a small message.
+const (
+	bufferSize   = 4096
+	smallMessage = 256
+)
+
+// Server answers SmartOS nodes. Its fields are not to be changed once it serves.
+type Server struct {
+	Lookup Lookup
+	Allow  func(netip.Addr) bool // whether an address is a node's: of a peer, and of the log it asks for; nil: none is
+	Log    *slog.Logger          // nil: nothing is logged
+
+	MaxConns     int           // 0: DefaultMaxConns
+	MaxPerClient int           // connections from one address; 0: DefaultMaxPerClient
+	Idle         time.Duration // a connection that is silent for so long is closed; 0: DefaultIdle
+	Timeout      time.Duration // for the rest of a message, a look-up, and a write; 0: DefaultTimeout
+
+	counters counters
+
+	mu    sync.Mutex
+	conns map[netip.Addr]int // connections by address
+	total int
+}
+
+// Serve answers the connections of l until ctx ends. It closes l, lets requests in
+// work end, waits for all connections, and then returns nil; an error is that of a
+// listener that broke.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	defer l.Close()
+	for {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = c.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() || isExhausted(err) {
+				s.log().Warn("cannot accept a SmartOS node's connection", "err", err)
+				if wait(ctx, 100*time.Millisecond) {
+					continue
+				}
+				return nil
+			}
+			return fmt.Errorf("accept SVP connection: %w", err)
+		}
+		peer, ok := s.admit(c)
+		if !ok {
+			_ = c.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer s.leave(peer)
+			s.serve(ctx, c, peer)
+		})
+	}
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+// wait is false when ctx ended meanwhile.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// allowed says whether an address may be a node's.
+func (s *Server) allowed(a netip.Addr) bool { return s.Allow != nil && s.Allow(a.Unmap()) }
+
+// admit counts a connection in, or says why it is refused.
+func (s *Server) admit(c net.Conn) (peer netip.Addr, ok bool) {
+	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	peer = ap.Addr().Unmap().WithZone("")
+	if err != nil || !s.allowed(peer) {
+		s.counters.refused.Add(1)
+		s.log().Debug("SVP connection refused: not from a server's address", "peer", c.RemoteAddr().String())
+		return peer, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = make(map[netip.Addr]int)
+	}
+	if s.total >= or(s.MaxConns, DefaultMaxConns) || s.conns[peer] >= or(s.MaxPerClient, DefaultMaxPerClient) {
+		s.counters.refused.Add(1)
+		s.log().Debug("SVP connection refused: too many", "peer", peer.String(), "of_peer", s.conns[peer], "total", s.total)
+		return peer, false
+	}
+	s.conns[peer]++
+	s.total++
+	return peer, true
+}
+
+func (s *Server) leave(peer netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total--
+	if s.conns[peer]--; s.conns[peer] == 0 {
+		delete(s.conns, peer)
+	}
+}
+
+func or[T int | time.Duration](v, def T) T {
+	if v <= 0 {
+		return def
+	}
+	return v
+}
+
+// serve answers one connection's requests in their order, and closes it.
+func (s *Server) serve(ctx context.Context, c net.Conn, peer netip.Addr) {
+	defer c.Close()
+	// A read that waits for the next request ends when ctx does.
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err := s.converse(ctx, c)
+	switch {
+	case err == nil, errors.Is(err, io.EOF), ctx.Err() != nil:
+	case errors.Is(err, ErrCRC):
+		s.counters.badCRC.Add(1)
+		s.log().Warn("SVP connection closed", "peer", peer.String(), "err", err)
+	default:
+		s.log().Debug("SVP connection closed", "peer", peer.String(), "err", err)
+	}
+}
+
+func (s *Server) converse(ctx context.Context, c net.Conn) error {
+	timeout := or(s.Timeout, DefaultTimeout)
+	r, w := bufio.NewReaderSize(c, bufferSize), bufio.NewWriterSize(deadlineWriter{ctx, c, timeout}, bufferSize)
+	in, out := make([]byte, smallMessage), make([]byte, 0, smallMessage)
+	for {
+		if err := readWithin(ctx, c, or(s.Idle, DefaultIdle)); err != nil {
+			return err
+		}
+		if _, err := r.Peek(1); err != nil {
+			return err
+		}
+		if err := readWithin(ctx, c, timeout); err != nil {
+			return err
+		}
+		f, err := Read(r, in)
+		if err != nil && !errors.Is(err, ErrFormat) {
+			return err
+		}
+		reply, last, err := s.answerWithin(ctx, timeout, f)
+		if err != nil {
+			s.log().Error("answer SmartOS node", "peer", c.RemoteAddr().String(), "err", err)
+		}
+		if reply != nil {
+			if _, err := w.Write(Append(out, f.ID, reply)); err != nil {
+				return fmt.Errorf("write answer: %w", err)
+			}
+		}
+		if last || !hasMessage(r) {
+			if err := w.Flush(); err != nil {
+				return fmt.Errorf("write answer: %w", err)
+			}
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+// hasMessage says whether the next message is there as a whole, so that the answer
+// to it can be sent with the one before.
+func hasMessage(r *bufio.Reader) bool {
+	if r.Buffered() < HeaderSize {
+		return false
+	}
+	header, err := r.Peek(HeaderSize)
+	if err != nil {
+		return false
+	}
+	size, err := payloadSize(header)
+	return err == nil && r.Buffered() >= HeaderSize+size
+}
+
+// readWithin gives the next read its time, unless ctx has ended.
+func readWithin(ctx context.Context, c net.Conn, d time.Duration) error {
+	if err := c.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	return ctx.Err() // looked at after: at its end the deadline is set too
+}
+
+// answerWithin bounds the time of a look-up. One that has begun is not broken off
+// by the end of the server.
+func (s *Server) answerWithin(ctx context.Context, d time.Duration, f Frame) (Message, bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	defer cancel()
+	return s.answer(ctx, f)
+}
+
+// deadlineWriter gives each write the same time, and less when the server stops.
+type deadlineWriter struct {
+	ctx context.Context
+	c   net.Conn
+	d   time.Duration
+}
+
+func (w deadlineWriter) Write(p []byte) (int, error) {
+	d := w.d
+	if w.ctx.Err() != nil {
+		d = min(d, time.Second)
+	}
+	if err := w.c.SetWriteDeadline(time.Now().Add(d)); err != nil {
+		return 0, err
+	}
+	return w.c.Write(p)
+}
