@@ -9,7 +9,7 @@ set -eu
 build="mmdebstrap squashfs-tools zstd xz-utils cpio kmod ca-certificates"
 lab="qemu-system-x86 qemu-utils seabios ovmf ipxe iproute2 procps"
 headnode="ipxe ca-certificates"
-test="udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables"
+test="iputils-ping iproute2 procps udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables"
 vagrant="vagrant vagrant-libvirt"
 
 [ $# -gt 0 ] || set -- build lab
