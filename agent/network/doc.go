@@ -1,0 +1,33 @@
+// Package network makes one server's network as its spec says: bonds, NIC tags,
+// VLANs, bridges, the underlay, VXLAN segments and instances' NICs.
+//
+//	spec ──> plan(spec, state) ──> steps ──> System.Do ──> kernel
+//	              ^                                          │
+//	              └────────── System.Read (dumps) <──────────┘
+//
+// Facts to know before changing it:
+//
+//   - A plan is a pure function of the spec and of what three netlink dumps say is
+//     there. Every step is safe to stop after: the next plan does what is left.
+//   - What was made here says so in its ifalias. Only that is ever removed. Other
+//     links are used as the spec says (a NIC is put into a bridge) and never deleted;
+//     a foreign link with a name that is needed is a problem, not an obstacle to be
+//     cleared away. Addresses and routes made here carry Protocol.
+//   - In a VNI nothing is learnt and nothing unknown is sent. Forwarding entries and
+//     neighbours come from the map (RFC 7348 without its multicast part). ARP and
+//     neighbour discovery for what is elsewhere are answered by the bridge
+//     (neigh_suppress on the VXLAN port), ARP for what is here too (proxy_arp_wifi
+//     on instances' ports). Neighbour solicitations for what is here are flooded
+//     to instances' ports of the same VNI on this server, and answered by their
+//     owner: net/bridge/br_arp_nd_proxy.c answers only for ports that themselves
+//     have neigh_suppress, and never to such a port.
+//   - The host has no IP on bridges that are not its own: no link-local address,
+//     no router advertisements, ARP is not answered (arp_ignore 8) and strict
+//     reverse path filtering drops IPv4. IPv6 must stay enabled on a VNI's bridge,
+//     because its neighbour table answers; the firewall has to drop what comes in
+//     there for the host.
+//   - An entry costs no request of its own: batches of messages go to the kernel in
+//     one sendmsg, and one acknowledgement ends each (see batch_linux.go).
+//   - A change that touches the way to the head node is written to a file first and
+//     undone unless the head node answers after it (see guard.go).
+package network

@@ -1,0 +1,267 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+
+	"nereid/api"
+)
+
+var _ System = (*Kernel)(nil)
+
+// Network is one server's network. Fields are set before the first call and not
+// changed afterwards. Methods may be called from several goroutines.
+type Network struct {
+	System System
+	// Admin is the server's address on the admin network. A change that touches
+	// the links by which it is reached is guarded. Invalid: nothing is guarded.
+	Admin netip.Addr
+	// Dir is the run directory, where a guarded change is written down.
+	Dir string
+	// Confirm waits until the head node has answered something that was asked
+	// after the call, and then returns nil. ctx ends after GuardTime. Nil:
+	// changes are not guarded.
+	Confirm func(ctx context.Context) error
+	// Sys is where sysfs is; empty: /sys.
+	Sys string
+	// Changed, when set, is called by Watch after a repair.
+	Changed func()
+	// Log gets what is done; nil discards.
+	Log *slog.Logger
+
+	change sync.Mutex // held while links are changed
+	spec   *api.NetworkSpec
+
+	mu       sync.Mutex // guards what follows
+	problems []string
+	applied  bool
+	tags     map[string][]string // of the last Apply, by link
+
+	maps     sync.Mutex // guards segments, and is held while entries are changed
+	segments map[uint32]*segmentMap
+}
+
+// rounds is how often one Apply plans. The second finds what the kernel changed on
+// its own, such as a bond0 that came with the module.
+const rounds = 4
+
+// Problems is an Apply that left something undone. The rest was done.
+type Problems []string
+
+func (p Problems) Error() string {
+	if len(p) == 1 {
+		return p[0]
+	}
+	return fmt.Sprintf("%s (and %d more)", p[0], len(p)-1)
+}
+
+func (n *Network) log() *slog.Logger {
+	if n.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return n.Log
+}
+
+// Apply makes the network as the spec says, and stays at it: Watch repairs what
+// is changed by others. What cannot be done is in the error, of type Problems;
+// the rest is done nevertheless, but for bonds that make no sense: then nothing
+// is changed. When a change had to be undone because it cut the server off, the
+// error is a *RolledBack. Applying a spec twice changes nothing the second time.
+func (n *Network) Apply(ctx context.Context, spec api.NetworkSpec) error {
+	n.change.Lock()
+	defer n.change.Unlock()
+	n.spec = &spec
+	err := n.apply(ctx, spec)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.applied, n.problems = err == nil, nil
+	var p Problems
+	switch {
+	case errors.As(err, &p):
+		n.problems = slices.Clone(p)
+	case err != nil:
+		n.problems = []string{err.Error()}
+	}
+	return err
+}
+
+func (n *Network) apply(ctx context.Context, spec api.NetworkSpec) error {
+	state, err := n.System.Read(ctx)
+	if err != nil {
+		return fmt.Errorf("read network: %w", err)
+	}
+	if err := checkBonds(spec, state); err != nil {
+		return err
+	}
+	guard, err := n.openGuard(spec)
+	if err != nil {
+		return err
+	}
+	spec, refused := guard.inForce(spec)
+	var problems Problems
+	var last *plan
+	for range rounds {
+		last = makePlan(spec, state)
+		problems = append(slices.Clone(refused), last.problems...)
+		if last.fault != nil {
+			problems = append(problems, last.fault.Error()+".")
+		}
+		steps := last.steps
+		if risky := touching(steps, adminPath(state, n.Admin)); len(risky) > 0 {
+			withhold, err := guard.before(state, risky)
+			if err != nil {
+				return err
+			}
+			if withhold {
+				steps = without(steps, risky)
+			}
+		}
+		if len(steps) == 0 {
+			break
+		}
+		failed, done := n.run(guard.shield(ctx), steps)
+		problems = append(problems, failed...)
+		if state, err = n.System.Read(ctx); err != nil {
+			return fmt.Errorf("read network: %w", err)
+		}
+		if done == 0 {
+			break
+		}
+	}
+	if err := guard.after(ctx, spec); err != nil {
+		return err
+	}
+	n.remember(last)
+	if err := n.settleMaps(ctx, spec, state); err != nil {
+		problems = append(problems, err.Error()+".")
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	return nil
+}
+
+// run does steps. One that fails takes with it those that are about the same
+// link, as they would fail for the same reason.
+func (n *Network) run(ctx context.Context, steps []Step) (problems []string, done int) {
+	failed := map[string]bool{}
+	for _, s := range steps {
+		if failed[s.on()] || failed[leansOn(s)] {
+			continue
+		}
+		if ctx.Err() != nil {
+			return append(problems, ctx.Err().Error()), done
+		}
+		if err := n.System.Do(ctx, s); err != nil {
+			n.log().Warn("network step", "step", s.String(), "err", err)
+			problems = append(problems, fmt.Sprintf("%s: %v.", s, err))
+			failed[s.on()] = true
+			continue
+		}
+		n.log().Debug("network step", "step", s.String())
+		done++
+	}
+	return problems, done
+}
+
+// leansOn is another link that a step needs.
+func leansOn(s Step) string {
+	switch s := s.(type) {
+	case CreateLink:
+		return s.Link.Parent
+	case SetMaster:
+		return s.Master
+	case Move:
+		return s.To
+	}
+	return "\x00" // no link has that name
+}
+
+// remember keeps what the report says of the last plan.
+func (n *Network) remember(p *plan) {
+	tags := map[string][]string{}
+	for _, t := range p.spec.Tags {
+		if r, ok := p.tags[t.Name]; ok {
+			tags[r.link] = append(tags[r.link], t.Name)
+		}
+	}
+	for _, t := range tags {
+		slices.Sort(t)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tags = tags
+}
+
+// repair applies the last spec again.
+func (n *Network) repair(ctx context.Context) error {
+	n.change.Lock()
+	spec := n.spec
+	n.change.Unlock()
+	if spec == nil {
+		return nil
+	}
+	return n.Apply(ctx, *spec)
+}
+
+// touching are the steps that change one of these links. Further names and the
+// like do not count.
+func touching(steps []Step, links map[string]bool) []Step {
+	var t []Step
+	for _, s := range steps {
+		switch s.(type) {
+		case AltName, SetAlias:
+			continue
+		}
+		if links[s.on()] {
+			t = append(t, s)
+		}
+	}
+	return t
+}
+
+func without(steps, not []Step) []Step {
+	return slices.DeleteFunc(slices.Clone(steps), func(s Step) bool {
+		return slices.ContainsFunc(not, func(o Step) bool { return reflect.DeepEqual(s, o) })
+	})
+}
+
+// adminPath are the links by which an address is reached: the one that has it,
+// those that it is made of, and those that are made of it.
+func adminPath(s *State, admin netip.Addr) map[string]bool {
+	path := map[string]bool{}
+	if !admin.IsValid() {
+		return path
+	}
+	var add func(l *Link)
+	add = func(l *Link) {
+		if l == nil || path[l.Name] {
+			return
+		}
+		path[l.Name] = true
+		add(s.Links[l.Parent])
+		if m := s.Links[l.Master]; m != nil {
+			path[m.Name] = true
+		}
+		for _, port := range s.ports(l.Name) {
+			if l.Kind == "bond" || l.Kind == "bridge" && uplink(port, l) {
+				add(port)
+			}
+		}
+	}
+	for _, l := range s.Links {
+		if slices.ContainsFunc(l.Addrs, func(a Addr) bool { return a.Prefix.Addr() == admin }) {
+			add(l)
+		}
+	}
+	return path
+}

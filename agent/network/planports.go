@@ -1,0 +1,155 @@
+package network
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// ports makes the instances' NICs.
+func (p *plan) ports() {
+	for _, port := range p.spec.Ports {
+		mac, err := parseMAC(port.MAC)
+		if err != nil {
+			p.problem("A NIC of instance %s was not made: %v.", port.Instance, err)
+			continue
+		}
+		port.MAC = mac
+		what := fmt.Sprintf("NIC %s of instance %s", mac, port.Instance)
+		flags := openPort
+		var bridge string
+		if port.VNI != 0 {
+			flags = fabricPort
+			// What it sends from further MACs can only be found by learning.
+			flags.Learning, flags.Flood = port.AllowMACSpoofing, port.AllowMACSpoofing
+			bridge = BridgeOfVNI(port.VNI)
+			if !p.keep[bridge] {
+				p.problem("%s was not made: VNI %d is not there; see the other problems.", what, port.VNI)
+				continue
+			}
+		} else {
+			seg := p.segment(port.Tag, port.VLAN)
+			if seg == nil || !p.keep[seg.home] {
+				p.problem("%s was not made: NIC tag %s, VLAN %d is not there; let a NIC or bond of this server provide the tag.", what, port.Tag, port.VLAN)
+				continue
+			}
+			bridge = seg.home
+		}
+		guest, err := guestOf(port)
+		if err != nil {
+			p.problem("%s was not made: %v.", what, err)
+			continue
+		}
+		want := Link{Name: PortDevice(mac), Kind: "veth", Alias: portAlias(port.Instance, guest), MTU: port.MTU, Master: bridge, Flags: flags, Closed: true, Up: true}
+		l := p.now.Links[want.Name]
+		if l != nil && l.class() != classPort && !fresh(p.now, l, "veth") {
+			p.problem("%s was not made: a link named %s is there that the agent did not make; rename or remove it.", what, want.Name)
+			continue
+		}
+		if l == nil || l.Alias != want.Alias {
+			p.add(Connect{Link{Name: want.Name, Kind: want.Kind, Alias: want.Alias, MTU: want.MTU}, guest})
+			l = p.now.Links[want.Name]
+		}
+		p.keep[want.Name] = true
+		p.settle(l, want)
+	}
+}
+
+// portAlias says what a NIC is of, and with a digest how its inside was made: it
+// is written last, so that nothing inside has to be looked at again.
+func portAlias(instance string, g Guest) string {
+	b, err := json.Marshal(g)
+	if err != nil { // there is nothing in a Guest that cannot be marshalled
+		b = fmt.Append(nil, g)
+	}
+	sum := sha256.Sum256(b)
+	return fmt.Sprintf("%sNIC %s of %.64s (%s)", prefix, g.MAC, instance, hex.EncodeToString(sum[:4]))
+}
+
+// remove takes away what was made here and is not in the spec.
+func (p *plan) remove() {
+	for _, c := range []class{classPort, classVXLAN, classBridge, classTag, classVLAN, classBond} {
+		for _, name := range slices.Sorted(maps.Keys(p.now.Links)) {
+			l := p.now.Links[name]
+			if l == nil || l.class() != c || p.keep[name] {
+				continue
+			}
+			switch c {
+			case classPort:
+				p.add(Disconnect{name, "nic-" + strings.TrimPrefix(name, "np")})
+				continue
+			case classTag:
+				p.releaseBridge(l)
+			case classBond:
+				p.releaseBond(l)
+			case classVLAN:
+				p.moveHost(name, p.home(name))
+			}
+			p.add(DeleteLink{name})
+		}
+	}
+}
+
+// releaseBridge takes the uplink out of a tag's bridge that goes away. The host's
+// addresses go before, to where they belong then.
+func (p *plan) releaseBridge(bridge *Link) {
+	heir := ""
+	for _, port := range p.now.ports(bridge.Name) {
+		if uplink(port, bridge) { // others the kernel lets go of
+			heir = port.Name
+		}
+	}
+	if heir == "" {
+		heir = p.member(bridge)
+	}
+	if heir == "" {
+		return
+	}
+	p.moveHost(bridge.Name, p.home(heir))
+	if p.now.Links[heir].Master == bridge.Name {
+		p.add(SetMaster{heir, ""})
+	}
+}
+
+// uplink reports whether a port of a tag's bridge is the NIC, bond or VLAN device
+// that connects it: it gave the bridge its MAC.
+func uplink(port, bridge *Link) bool {
+	switch port.class() {
+	case classPort:
+		return false
+	case classVLAN, classBond:
+		return true
+	}
+	return port.Kind == "" || port.device() && sameMAC(port.MAC, bridge.MAC)
+}
+
+// releaseBond takes the members out of a bond that goes away; the host's
+// addresses go to the one that gave it its MAC.
+func (p *plan) releaseBond(bond *Link) {
+	heir := ""
+	for _, m := range p.now.ports(bond.Name) {
+		p.add(SetMaster{m.Name, ""}, SetUp{m.Name, true})
+		if heir == "" || sameMAC(m.hardware(), bond.MAC) {
+			heir = m.Name
+		}
+	}
+	if heir == "" {
+		heir = p.member(bond)
+	}
+	if heir != "" {
+		p.moveHost(bond.Name, p.home(heir))
+	}
+}
+
+// member finds the NIC that gave a bond or bridge its MAC, when it is out of it
+// already.
+func (p *plan) member(l *Link) string {
+	if l, _ := p.now.device(l.MAC); l != nil {
+		return l.Name
+	}
+	return ""
+}
