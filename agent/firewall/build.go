@@ -1,0 +1,136 @@
+package firewall
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+)
+
+const (
+	setIsolated  = "isolated"
+	setUnderlay4 = "underlay4"
+	setUnderlay6 = "underlay6"
+
+	countVXLAN    = "vxlan"
+	countIsolated = "isolated"
+)
+
+// build makes the ruleset for a spec. before is the ruleset that it will replace,
+// or nil, and n the numbers which that was made with.
+func build(s *spec, n *numbers, before *ruleset, tracked bool) (*ruleset, *numbers, error) {
+	n = n.successor()
+	es, err := compileRules(s, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	if n.next > math.MaxUint32-4*maxElements {
+		return nil, nil, fmt.Errorf("the numbers of groups and patterns are used up; restart the agent")
+	}
+	if n.zones, err = assignZones(n.zones, firewalledBridges(s)); err != nil {
+		return nil, nil, err
+	}
+	if before != nil && slices.ContainsFunc(judgeSets(), func(a set) bool { return !maps.Equal(before.elements[a.name], es[a.name]) }) {
+		n.nextGeneration()
+	}
+	maps.Copy(es, guardElements(s.ports))
+	maps.Copy(es, trackElements(s, n))
+	maps.Copy(es, hostElements(s))
+
+	pre, local := guardHooks()
+	preRules := []rule{pre}
+	if tracked {
+		preRules = append(preRules, zoneRules()...)
+	}
+	r := &ruleset{
+		elements: es,
+		sets:     slices.Concat(guardSets(), judgeSets(), trackSets(), hostSets()),
+		counters: append(guardCounters(), counterName{bridgeTable, countBlockedIn}, counterName{bridgeTable, countBlockedOut},
+			counterName{bridgeTable, countInvalid}, counterName{inetTable, countVXLAN}, counterName{inetTable, countIsolated}),
+		chains: slices.Concat(
+			[]chain{
+				{bridgeTable, "guard_port", prerouting, guardPriority, preRules},
+				{bridgeTable, "guard_local", input, guardPriority, []rule{local}},
+			},
+			guardChains(), judgeChains(tracked), logChains(n), hostChains(s)),
+	}
+	return r, n, nil
+}
+
+func firewalledBridges(s *spec) []string {
+	bridges := make(map[string]bool)
+	for _, p := range s.ports {
+		if p.firewall {
+			bridges[p.bridge] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(bridges))
+}
+
+// logChains write a line for what rules decide and then do it.
+func logChains(n *numbers) []chain {
+	keys := slices.SortedFunc(maps.Keys(n.logs), func(a, b logKey) int { return int(n.logs[a]) - int(n.logs[b]) })
+	var chains []chain
+	for _, k := range keys {
+		end := returnIt
+		switch {
+		case k.allow:
+		case k.direction == in:
+			end = goTo(chainBlockIn)
+		default:
+			end = goTo(chainBlockOut)
+		}
+		word := map[bool]string{true: "allow", false: "block"}[k.allow]
+		chains = append(chains, chain{table: bridgeTable, name: "log_" + k.String(), rules: []rule{
+			when(then(limit{10}, logs{fmt.Sprintf("nereid %s %s %s ", k.rule, k.direction, word)})),
+			when(then(end)),
+		}})
+	}
+	return chains
+}
+
+func hostSets() []set {
+	return []set{
+		{inetTable, setIsolated, []field{ifname}, noField, false},
+		{inetTable, setUnderlay4, []field{ipv4Addr}, noField, true},
+		{inetTable, setUnderlay6, []field{ipv6Addr}, noField, true},
+	}
+}
+
+// hostChains judge what reaches the server itself. VXLAN has no authentication: who
+// can send to its port can put frames into any tenant's network (RFC 7348, section 7).
+func hostChains(s *spec) []chain {
+	c := func(name string, rules ...rule) chain { return chain{table: inetTable, name: name, rules: rules} }
+	family := func(number byte, set string, offset, size int) rule {
+		return when(then(loadMeta{nfproto, 8}, equal{reg: 8, value: []byte{number}}, loadHeader{networkHeader, offset, size, 0}, contains{set: set, reg: 0}, returnIt))
+	}
+	base := chain{inetTable, "host", input, guardPriority, []rule{
+		when(from(setIsolated), dropAs(countIsolated)),
+	}}
+	if len(s.underlay) > 0 {
+		base.rules = append(base.rules, when(transports(protoUDP), bytesAre(transportHeader, 2, 4789>>8, 4789&0xff), then(goTo("vxlan"))))
+	}
+	return []chain{base, c("vxlan",
+		family(2, setUnderlay4, 12, 4), // NFPROTO_IPV4
+		family(10, setUnderlay6, 8, 16),
+		when(dropAs(countVXLAN)),
+	)}
+}
+
+func hostElements(s *spec) map[string]elements {
+	es := make(map[string]elements)
+	for _, set := range hostSets() {
+		es[set.name] = make(elements)
+	}
+	for _, b := range s.isolated {
+		es[setIsolated][string(encodeName(b))] = element{}
+	}
+	for _, p := range s.underlay {
+		set := setUnderlay6
+		if p.Addr().Is4() {
+			set = setUnderlay4
+		}
+		es[set][string(p.Addr().AsSlice())] = element{end: string(lastAddr(p).AsSlice())}
+	}
+	return es
+}

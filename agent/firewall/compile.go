@@ -1,0 +1,272 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// maxElements is how many elements the firewall's sets may have together, about
+// 100 MB of the kernel's memory; maxSteps is how many rules may be looked at for
+// patterns of addresses, some seconds of work.
+const (
+	maxElements = 1 << 20
+	maxSteps    = 1 << 24
+)
+
+// compiler turns rules into elements:
+//
+//	port (interface name)          -> group      setInGroups, setOutGroups
+//	address                        -> pattern    setHosts4..., setNets4...
+//	group, pattern                 -> behaviour  setBehaviours
+//	behaviour, protocol, port      -> outcome    setSingles, setRanges
+//	group, protocol, port          -> outcome    the same sets: rules for every peer
+//	outcome                        -> verdict    setDecisions
+//
+// What a behaviour has no outcome for is decided by the group, and what the group
+// has none for by default.
+type compiler struct {
+	spec     *spec
+	n        *numbers // changed
+	es       map[string]elements
+	elements int
+	steps    int
+}
+
+// compileRules fills the firewall's sets.
+func compileRules(s *spec, n *numbers) (map[string]elements, error) {
+	c := &compiler{spec: s, n: n, es: make(map[string]elements)}
+	for _, set := range judgeSets() {
+		c.es[set.name] = make(elements)
+	}
+	c.logs()
+	addresses := mapAddresses(s)
+	groups := append(groupPorts(s, in), groupPorts(s, out)...)
+	groupNumbers := c.numberGroups(groups)
+	patternNumbers := c.numberPatterns(addresses)
+	bySet := make([][]int, len(s.sets)) // the patterns that a set is in
+	for i, p := range addresses.patterns {
+		for _, set := range p {
+			bySet[set] = append(bySet[set], i)
+		}
+	}
+	behaviours := newBehaviours()
+	for i, g := range groups {
+		if err := c.group(g, groupNumbers[i], addresses.patterns, patternNumbers, bySet, behaviours); err != nil {
+			return nil, err
+		}
+	}
+	behaviours.number(n)
+	for pair, content := range behaviours.of {
+		c.put(setBehaviours, key(encodeNumber(pair[0]), encodeNumber(pair[1])), n.behaviours[content])
+	}
+	for content, o := range behaviours.contents {
+		c.outcomes(n.behaviours[content], o)
+	}
+	for a, p := range addresses.hosts {
+		set := setHosts6
+		if a.Is4() {
+			set = setHosts4
+		}
+		c.put(set, string(a.AsSlice()), patternNumbers[p])
+	}
+	for _, r := range addresses.ranges {
+		set := setNets6
+		if r.first.Is4() {
+			set = setNets4
+		}
+		c.es[set][string(r.first.AsSlice())] = element{string(r.last.AsSlice()), string(encodeResult(patternNumbers[r.pattern]))}
+	}
+	c.elements += len(addresses.hosts) + len(addresses.ranges)
+	if c.elements > maxElements {
+		return nil, fmt.Errorf("the address sets have %d different members: at most %d fit", len(addresses.hosts)+len(addresses.ranges), maxElements)
+	}
+	return c.es, nil
+}
+
+func (c *compiler) put(set, key string, number uint32) {
+	c.es[set][key] = element{data: string(encodeResult(number))}
+}
+
+// logs numbers the outcomes of rules that log.
+func (c *compiler) logs() {
+	var keys []logKey
+	for _, r := range c.spec.rules {
+		if r.log {
+			keys = append(keys, logKey{r.id, r.direction, r.allow})
+		}
+	}
+	c.n.logs = renumber(c.n, c.n.logs, keys)
+	for o, chain := range map[uint32]verdict{outcomeAllow: returnIt, outcomeBlockIn: goTo(chainBlockIn), outcomeBlockOut: goTo(chainBlockOut)} {
+		c.es[setDecisions][string(encodeNumber(o))] = element{data: chain.String()}
+	}
+	for k, o := range c.n.logs {
+		c.es[setDecisions][string(encodeNumber(o))] = element{data: goTo("log_" + k.String()).String()}
+	}
+}
+
+// outcome is what is done with what a rule decides about.
+func (c *compiler) outcome(rule int) uint32 {
+	r := &c.spec.rules[rule]
+	switch {
+	case r.log:
+		return c.n.logs[logKey{r.id, r.direction, r.allow}]
+	case r.allow:
+		return outcomeAllow
+	}
+	return defaultOf(r.direction, false)
+}
+
+// defaultOf is what allowing or blocking is in a direction.
+func defaultOf(d direction, allow bool) uint32 {
+	switch {
+	case allow:
+		return outcomeAllow
+	case d == in:
+		return outcomeBlockIn
+	}
+	return outcomeBlockOut
+}
+
+// numberGroups gives each group the number that one of its ports brought along.
+func (c *compiler) numberGroups(groups []group) []uint32 {
+	var keys []groupKey
+	for _, g := range groups {
+		for _, p := range g.ports {
+			keys = append(keys, groupKey{g.direction, c.spec.ports[p].mac})
+		}
+	}
+	c.n.groups = renumber(c.n, c.n.groups, keys)
+	ids := make([]uint32, len(groups))
+	for i, g := range groups {
+		set := setInGroups
+		if g.direction == out {
+			set = setOutGroups
+		}
+		for _, p := range g.ports {
+			if id := c.n.groups[groupKey{g.direction, c.spec.ports[p].mac}]; ids[i] == 0 || id < ids[i] {
+				ids[i] = id
+			}
+		}
+		for _, p := range g.ports {
+			c.put(set, string(encodeName(c.spec.ports[p].name)), ids[i])
+		}
+	}
+	return ids
+}
+
+// numberPatterns numbers patterns by the names of their sets.
+func (c *compiler) numberPatterns(a *addressMap) []uint32 {
+	keys := make([]string, len(a.patterns))
+	for i, p := range a.patterns {
+		names := make([]string, len(p))
+		for j, s := range p {
+			names[j] = c.spec.sets[s].name
+		}
+		slices.Sort(names)
+		var b []byte
+		for _, n := range names {
+			b = append(append(b, n...), ' ')
+		}
+		keys[i] = string(b)
+	}
+	c.n.patterns = renumber(c.n, c.n.patterns, slices.Sorted(slices.Values(keys)))
+	ids := make([]uint32, len(keys))
+	for i, k := range keys {
+		ids[i] = c.n.patterns[k]
+	}
+	return ids
+}
+
+// group compiles the rules of one group of ports.
+func (c *compiler) group(g group, id uint32, patterns []pattern, numbers []uint32, bySet [][]int, behaviours *behaviours) error {
+	var common []int
+	rulesOf := make(map[int][]int) // by set
+	var sets []int
+	for _, r := range g.rules {
+		rule := &c.spec.rules[r]
+		if rule.any {
+			common = append(common, r)
+		}
+		for _, s := range rule.peers {
+			if rulesOf[s] == nil {
+				sets = append(sets, s)
+			}
+			rulesOf[s] = append(rulesOf[s], r)
+		}
+	}
+	byDefault := defaultOf(g.direction, g.direction == out)
+	forAll := paint(c.spec.rules, common)
+	c.outcomes(id, except(forAll, nil, c.outcome, byDefault))
+	seen := make(map[int]bool)
+	known := make(map[string]string) // list of rules to content
+	for _, s := range sets {
+		for _, p := range bySet[s] {
+			if seen[p] {
+				continue
+			}
+			seen[p] = true
+			rules, name := c.rulesOf(patterns[p], rulesOf)
+			content, done := known[name]
+			if !done {
+				content = behaviours.add(except(paint(c.spec.rules, rules), forAll, c.outcome, byDefault))
+				c.elements += len(behaviours.contents[content])
+				known[name] = content
+			}
+			if content != "" {
+				behaviours.of[[2]uint32{id, numbers[p]}] = content
+				c.elements++
+			}
+			if c.elements > maxElements || c.steps > maxSteps {
+				return c.tooMuch(g, bySet)
+			}
+		}
+	}
+	return nil
+}
+
+// rulesOf lists the rules of a group that name one of a pattern's sets, strongest
+// first, and names that list.
+func (c *compiler) rulesOf(p pattern, bySet map[int][]int) (rules []int, name string) {
+	for _, s := range p {
+		rules = append(rules, bySet[s]...)
+	}
+	c.steps += len(p) + len(rules)
+	slices.Sort(rules)
+	rules = slices.Compact(rules)
+	b := make([]byte, 0, 4*len(rules))
+	for _, r := range rules {
+		b = binary.NativeEndian.AppendUint32(b, uint32(r))
+	}
+	return rules, string(b)
+}
+
+// outcomes adds elements for what is decided under a number.
+func (c *compiler) outcomes(id uint32, o outcomes) {
+	for _, d := range o {
+		k := key(encodeNumber(id), []byte{d.protocol}, encodePort(d.first))
+		if d.first == d.last {
+			c.put(setSingles, k, d.outcome)
+			continue
+		}
+		c.es[setRanges][k] = element{key(encodeNumber(id), []byte{d.protocol}, encodePort(d.last)), string(encodeResult(d.outcome))}
+	}
+}
+
+// tooMuch names the rule of a group that most of the elements come from.
+func (c *compiler) tooMuch(g group, bySet [][]int) error {
+	worst, most := 0, -1
+	for _, r := range g.rules {
+		rule := &c.spec.rules[r]
+		n := 0
+		for _, s := range rule.peers {
+			n += len(bySet[s]) * len(rule.spans)
+		}
+		if n > most {
+			worst, most = r, n
+		}
+	}
+	r := &c.spec.rules[worst]
+	return fmt.Errorf("rule %s (%s) is too much together with the %d others of %d ports: it meets %d combinations of address sets, and all rules may become %d elements; name fewer tags or fewer ranges of ports in it",
+		r.id, r.direction, len(g.rules)-1, len(g.ports), most, maxElements)
+}

@@ -1,0 +1,85 @@
+// Package firewall keeps what instances may send and receive: anti-spoofing of every
+// NIC and the firewall of those that have one, in nf_tables at the bridge, and what
+// may reach the server from VXLAN's port.
+//
+//	ports, rules, options ─> parseInput ─> spec ─> build ─> ruleset ─> difference ─> transaction ─> kernel
+//	                                                 │
+//	             guard.go: who sends it   judge.go, track.go: may it pass   compile.go: sets from rules
+//
+// Everything up to the transaction is a pure function. The ruleset is chains of
+// expressions, which are the same for one port and for two thousand, and elements of
+// sets, which are all that a change changes.
+//
+// # The edge
+//
+// Transactions are netlink messages, not text for nft -f, for three reasons. A rule
+// can keep the results of maps in registers and look them up together, which is what
+// makes the cost of a packet independent of the number of rules; nft's language has no
+// such thing. A change is as small as it is: nft reads the sets it adds to before it
+// adds. And the number of a transaction can be asked for, so that it costs nothing to
+// know that nobody touched our tables (VerifyOrRepair). The messages are encoded here
+// because github.com/google/nftables v0.3.0 cannot ask for addresses of a connection
+// in the bridge family (NFT_CT_SRC_IP with a direction), has each message of a batch
+// acknowledged, and does not say which of them failed. nft list ruleset shows all of
+// it; rules that nft cannot show well carry a comment.
+//
+// # Anti-spoofing
+//
+// It is in the bridge family's prerouting hook, before the bridge learns a sender and
+// before connection tracking, and not at netdev ingress: a rule by interface name is
+// there before the interface is, while a netdev chain goes with its device. A port
+// sends from its MAC; from its addresses and allowed_ips, in IPv4, ARP and IPv6;
+// from 0.0.0.0 as a DHCP client and in ARP probes; from :: what RFC 4862 needs.
+//
+// Of link-local addresses it has one, that made from its MAC (RFC 4291, appendix A).
+// If any were allowed, a port could answer for the router's. A system that makes its
+// link-local address otherwise (RFC 7217) needs it in allowed_ips.
+//
+// Neighbour discovery has at most one option, the port's own link-layer address (or a
+// nonce in solicitations), and no extension header: nf_tables cannot walk a list.
+// Advertisements are for the port's own addresses. Frames to 01:80:c2:00:00:0e (LLDP)
+// pass no hook and are never forwarded, but the bridge learns their sender: ports
+// should have learning off.
+//
+// # The firewall
+//
+// Ports with the same rules are a group, and addresses in the same sets have the same
+// pattern. compiler has the maps that lead from interface, address, protocol and port
+// to an outcome. Single addresses and ports are in hash tables; CIDRs and ranges of
+// ports in trees, whose cost is the logarithm of their number. The tables grow with
+// the members of sets once, not once for each rule or port, and with the different
+// things that groups do about patterns. Rules that would make more than 1,048,576
+// elements are refused, and the error names the one most is due to.
+//
+// ARP and neighbour discovery always pass, being judged by anti-spoofing; other
+// EtherTypes reach a port only if it may itself send them. Protocols that no rule can
+// name are decided by default. In IPv6 AH is an extension header, for the kernel too:
+// what it protects is judged, and a rule about AH matches nothing.
+//
+// Connections are tracked in one zone per bridge, so that accounts with the same
+// addresses never share an entry. Which packet of a connection it is does not matter:
+// judged is always the packet that opened it, as tracking remembers it (ct original).
+//
+// # After a change
+//
+// A connection that passed is stamped with the generation of the rules (ct mark), and
+// as long as that is the current one, its packets pass on that alone. A change of the
+// rules is a new generation in the same transaction. So every connection is judged
+// once more by its next packet from either side, and one that is now blocked stops at
+// once. Deleting entries from the table of connections instead would not do that: the
+// next packet of a blocked connection may be the instance's answer, which would open
+// it anew as an outgoing one, allowed by default and with it all that comes back. It
+// would also be a second step that can fail after the first.
+//
+// The generation that a packet is judged under travels in its own mark (skb->mark)
+// from before the judging to the stamp, where it is set to 0.
+//
+// # What must be so around it
+//
+//   - Kernel: nf_tables, nft_ct, nf_conntrack_bridge and nft_meta_bridge (Linux 5.3 or
+//     later). Without these the transaction is refused, and no rules are in force.
+//   - net.bridge.bridge-nf-call-iptables, -ip6tables and -arptables are 0 where
+//     br_netfilter is loaded; it would track bridged packets once more, without zones.
+//   - A full table of connections drops new ones (nf_conntrack_max); traffic of fabric
+//     ports without a firewall is not tracked and cannot fill it.
+package firewall

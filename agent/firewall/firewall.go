@@ -1,0 +1,249 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"nereid/api"
+)
+
+// Firewall keeps the anti-spoofing and firewall rules of one server's kernel. The
+// zero value is ready to use. Its methods may be called from any goroutine.
+type Firewall struct {
+	Log *slog.Logger // nil: nothing is logged
+
+	kernel    kernel // nil: the system's
+	stateless bool   // tests only: see judgeChains
+
+	mu      sync.Mutex
+	numbers *numbers
+	applied *ruleset // nil: nothing yet by this process
+	seen    uint32   // the kernel's generation when the tables were last known to be right; 0: unknown
+	program program  // of the tables as they were made; zero: unknown
+}
+
+// kernel is nf_tables of the system.
+type kernel interface {
+	// commit does a transaction, or returns an error and has done nothing.
+	commit(context.Context, *transaction) error
+	// generation counts the transactions of all who use nf_tables; never 0.
+	generation(context.Context) (uint32, error)
+	// read lists what is in the tables; with sets, the elements of these too.
+	read(ctx context.Context, sets []set) (*contents, error)
+	// counted reads the counters of the tables.
+	counted(context.Context) (map[string]counted, error)
+}
+
+// program identifies chains and rules, as the kernel numbers them.
+type program [32]byte
+
+// contents is what is in the tables.
+type contents struct {
+	program  program
+	elements map[string]elements
+}
+
+type counted struct{ packets, bytes uint64 }
+
+// Apply makes the kernel's rules those of ports and spec, in one transaction that
+// changes no more than it must, and in none when nothing has to change. After an
+// error the old rules are in force, all of them.
+//
+// The first Apply of a process replaces what a process before it left: atomically,
+// the counters going on, connections being judged again.
+//
+// Errors: the input is malformed or too large (the rule is named), or the kernel
+// refuses; errors.ErrUnsupported where there is no nf_tables.
+func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec, o Options) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	start := time.Now()
+	s, err := parseInput(ports, fw, o)
+	if err != nil {
+		return fmt.Errorf("read the firewall's spec: %w", err)
+	}
+	n := f.numbers
+	if n == nil {
+		if n, err = f.begin(ctx); err != nil {
+			return err
+		}
+	}
+	r, n, err := build(s, n, f.applied, !f.stateless)
+	if err != nil {
+		return fmt.Errorf("compile the firewall: %w", err)
+	}
+	compiled := time.Since(start)
+	t, small := (*transaction)(nil), false
+	if f.applied != nil {
+		t, small = difference(f.applied, r)
+	}
+	if small && t.empty() {
+		f.numbers = n
+		return nil
+	}
+	if small {
+		if err = f.commit(ctx, t); err != nil {
+			// Somebody has changed our tables, so that they do not take the change.
+			f.log().WarnContext(ctx, "firewall: replacing all rules", "because", err)
+			small = false
+		}
+	}
+	if !small {
+		if t, err = f.replace(ctx, r); err != nil {
+			return err
+		}
+	}
+	f.numbers, f.applied = n, r
+	f.log().InfoContext(ctx, "firewall applied", "ports", len(s.ports), "rules", len(s.rules), "sent", t.size(), "replaced", t.replace, "compiled", compiled, "took", time.Since(start))
+	return nil
+}
+
+// begin makes the numbers of a process. Zones are those of the process before:
+// with another zone a bridge's connections would be unknown.
+func (f *Firewall) begin(ctx context.Context) (*numbers, error) {
+	n := newNumbers(rand.Uint32())
+	zones, _ := (&ruleset{sets: trackSets()}).set(setZones)
+	c, err := f.system().read(ctx, []set{zones})
+	if err != nil {
+		return nil, fmt.Errorf("read the firewall's tables: %w", err)
+	}
+	n.zones = make(map[string]uint16)
+	for k, e := range c.elements[setZones] {
+		if len(e.data) == zone.size() {
+			n.zones[ifname.format([]byte(k))] = decodeZone(e.data)
+		}
+	}
+	return n, nil
+}
+
+// replace makes the tables anew.
+func (f *Firewall) replace(ctx context.Context, r *ruleset) (*transaction, error) {
+	counted, err := f.system().counted(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the firewall's counters: %w", err)
+	}
+	t := replacement(r, counted)
+	if err := f.commit(ctx, t); err != nil {
+		return nil, fmt.Errorf("replace the firewall's tables: %w", err)
+	}
+	return t, nil
+}
+
+// commit does a transaction and remembers by what to know that nobody else did one
+// to our tables.
+func (f *Firewall) commit(ctx context.Context, t *transaction) error {
+	k := f.system()
+	before, err := k.generation(ctx)
+	if err != nil {
+		return fmt.Errorf("read the generation of nf_tables: %w", err)
+	}
+	if err := k.commit(ctx, t); err != nil {
+		return err
+	}
+	// What fails from here on costs the next VerifyOrRepair more, and nothing else.
+	trusted := t.replace || f.seen == before
+	f.seen = 0
+	made := f.program
+	if t.replace || len(t.addChains)+len(t.delChains) > 0 {
+		f.program = program{}
+		c, err := k.read(ctx, nil)
+		if err != nil {
+			f.log().WarnContext(ctx, "firewall: cannot read what was applied", "error", err)
+			return nil
+		}
+		made = c.program
+	}
+	after, err := k.generation(ctx)
+	if err != nil {
+		f.log().WarnContext(ctx, "firewall: cannot read the generation of nf_tables", "error", err)
+		return nil
+	}
+	// Otherwise somebody else was active in between, perhaps in our tables.
+	if trusted && after == before+1 {
+		f.seen, f.program = after, made
+	}
+	return nil
+}
+
+// VerifyOrRepair sees whether our tables are as they were applied, and replaces
+// them when not. It costs one small request when nobody has used nf_tables since.
+func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.applied == nil {
+		return false, nil
+	}
+	k := f.system()
+	now, err := k.generation(ctx)
+	if err != nil {
+		return false, fmt.Errorf("read the generation of nf_tables: %w", err)
+	}
+	if now == f.seen {
+		return false, nil
+	}
+	c, err := k.read(ctx, f.applied.sets)
+	if err != nil {
+		return false, fmt.Errorf("read the firewall's tables: %w", err)
+	}
+	if f.program != (program{}) && c.program == f.program && maps.EqualFunc(c.elements, f.applied.elements, maps.Equal[elements, elements]) {
+		f.seen = now
+		return false, nil
+	}
+	if _, err := f.replace(ctx, f.applied); err != nil {
+		return false, err
+	}
+	f.log().WarnContext(ctx, "firewall: the rules had been changed by somebody else and are repaired")
+	return true, nil
+}
+
+// Counters are packets dropped since the tables were first made, by reason: mac,
+// ipv4, arp, ipv6, nd, dhcp, ra and ethertype of anti-spoofing; vxlan from outside
+// the underlay; isolated, from a bridge to the server; blocked_in, blocked_out and
+// invalid of the firewall.
+func (f *Firewall) Counters(ctx context.Context) (map[string]uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all, err := f.system().counted(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the firewall's counters: %w", err)
+	}
+	packets := make(map[string]uint64, len(all))
+	for name, c := range all {
+		packets[name] = c.packets
+	}
+	return packets, nil
+}
+
+// Remove deletes everything this package has in the kernel: nothing is judged then.
+func (f *Firewall) Remove(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.system().commit(ctx, &transaction{replace: true}); err != nil {
+		return fmt.Errorf("remove the firewall's tables: %w", err)
+	}
+	f.applied, f.numbers, f.seen, f.program = nil, nil, 0, program{}
+	return nil
+}
+
+func (f *Firewall) system() kernel {
+	if f.kernel != nil {
+		return f.kernel
+	}
+	return system{}
+}
+
+func (f *Firewall) log() *slog.Logger {
+	if f.Log != nil {
+		return f.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// ErrUnsupported is what all methods return where there is no nf_tables.
+var ErrUnsupported = fmt.Errorf("the firewall needs Linux's nf_tables: %w", errors.ErrUnsupported)

@@ -1,0 +1,172 @@
+package firewall
+
+// judgePriority is where filtering of bridges belongs (NF_BR_PRI_FILTER_BRIDGED).
+const judgePriority = -200
+
+// judged holds when the interface of one side has a firewall.
+func judged(side meta) []expression {
+	return []expression{loadMeta{side, 0}, contains{set: setJudged, reg: 0}}
+}
+
+func connIs(k conn, value ...byte) []expression {
+	return []expression{loadConn{k, 8}, equal{reg: 8, value: value}}
+}
+
+func stateIs(state uint32) []expression {
+	return []expression{loadConn{connState, 8}, equal{reg: 8, value: encodeNumber(state)}}
+}
+
+// judgeChains is the firewall's program. Without tracked, every packet is judged by
+// itself: that is for kernels whose bridges have no connection tracking, and used
+// by tests only.
+func judgeChains(tracked bool) []chain {
+	c := func(name string, rules ...rule) chain { return chain{table: bridgeTable, name: name, rules: rules} }
+	isARP := when(bytesAre(linkHeader, 12, 0x08, 0x06), then(acceptIt))
+	var known []rule // connections that the current rules have let pass
+	if tracked {
+		known = []rule{when(then(loadConn{connMark, 0}, contains{set: setCurrent, reg: 0}, acceptIt))}
+	}
+	chains := []chain{
+		{bridgeTable, "forward", forward, judgePriority, append(append([]rule{isARP}, known...),
+			when(judged(iifname), then(goTo("judge"))),
+			when(judged(oifname), then(goTo("judge"))))},
+		// To and from the host itself.
+		{bridgeTable, "input", input, judgePriority, append(append([]rule{isARP}, known...),
+			when(judged(iifname), then(jumpTo("from_port"))))},
+		{bridgeTable, "output", output, judgePriority, append(append([]rule{isARP}, known...),
+			when(judged(oifname), then(jumpTo("to_port"))))},
+		c("judge", judgeRules(tracked)...),
+		c("from_port", portRules("from_port", when(then(returnIt)))...),
+		c("to_port", portRules("to_port",
+			// Another protocol than IP, ARP or a VLAN, past a firewall for IP.
+			when(then(loadMeta{oifname, 0}, contains{set: setFreeEtherType, reg: 0}, returnIt)),
+			when(then(goTo(chainBlockIn))))...),
+		c(chainBlockIn, when(dropAs(countBlockedIn))),
+		c(chainBlockOut, when(dropAs(countBlockedOut))),
+	}
+	for _, ip6 := range []bool{false, true} {
+		chains = append(chains, familyChains(ip6, tracked)...)
+	}
+	return chains
+}
+
+// judgeRules judge a frame on behalf of the port it comes from and the one it goes
+// to. The generation that it is judged under is taken before and stamped on the
+// connection after: a change in between makes that an old one.
+func judgeRules(tracked bool) []rule {
+	judge := []rule{
+		when(judged(iifname), then(jumpTo("from_port"))),
+		when(judged(oifname), then(jumpTo("to_port"))),
+	}
+	if !tracked {
+		return judge
+	}
+	begin := when(then(put{0, encodeNumber(0)}, translate{setGeneration, 0, 1}, storeMark{1}))
+	clear := []expression{put{0, encodeNumber(0)}, storeMark{0}, acceptIt}
+	return append(append([]rule{begin}, judge...),
+		// A copy that is flooded to another port than the one it is for was not judged
+		// on behalf of that one.
+		when(then(loadHeader{linkHeader, 0, 6, 0}, contains{set: setFirewalled, reg: 0},
+			loadMeta{oifname, 0}, loadHeader{linkHeader, 0, 6, 4}, contains{setMAC, 0, true}), clear),
+		when(then(loadMeta{mark, 0}, storeConnMark{0}), clear),
+	)
+}
+
+// portRules send IP on to the chain of its family; neighbour discovery was judged
+// by the guard.
+func portRules(name string, other ...rule) []rule {
+	return append([]rule{
+		when(bytesAre(linkHeader, 12, 0x08, 0x00), then(goTo(name+"_ip4"))),
+		when(bytesAre(linkHeader, 12, 0x86, 0xdd), transports(protoICMP6), then(loadHeader{transportHeader, 0, 1, 8}, contains{set: setDiscovery, reg: 8}, returnIt)),
+		when(bytesAre(linkHeader, 12, 0x86, 0xdd), then(goTo(name+"_ip6"))),
+	}, other...)
+}
+
+// familyChains choose the view for a packet of one family. What comes from a port
+// is out for it when it opens a connection; a reply belongs to one that is in.
+func familyChains(ip6, tracked bool) []chain {
+	family, icmp := "_ip4", byte(protoICMP)
+	if ip6 {
+		family, icmp = "_ip6", protoICMP6
+	}
+	var chains []chain
+	for _, port := range []struct {
+		name         string
+		side         meta
+		first, other direction
+	}{
+		{"from_port", iifname, out, in},
+		{"to_port", oifname, in, out},
+	} {
+		head := view{port.first, port.side, ip6, fromHeaders}
+		ping := view{port.first, port.side, ip6, fromICMP}
+		untracked := []rule{
+			when(transports(icmp), then(goTo(ping.name()))),
+			when(then(goTo(head.name()))),
+		}
+		views := []view{head, ping}
+		name := port.name + family
+		rules := untracked
+		if tracked {
+			first := view{port.first, port.side, ip6, fromConn}
+			other := view{port.other, port.side, ip6, fromConn}
+			views = append(views, first, other)
+			rules = []rule{
+				when(stateIs(stateUntracked), then(goTo(name+"_untracked"))),
+				when(stateIs(stateInvalid), dropAs(countInvalid)),
+				when(connIs(connDirection, original), then(goTo(first.name()))),
+				when(connIs(connDirection, reply), then(goTo(other.name()))),
+				when(dropAs(countInvalid)),
+			}
+			chains = append(chains, chain{table: bridgeTable, name: name + "_untracked", rules: untracked})
+		}
+		chains = append(chains, chain{table: bridgeTable, name: name, rules: rules})
+		for _, v := range views {
+			chains = append(chains, v.chains()...)
+		}
+	}
+	return chains
+}
+
+// zoneRules put each packet that concerns a firewall into the zone of its bridge,
+// and keep the rest of a fabric out of the table of connections. They come before
+// connection tracking of bridges.
+func zoneRules() []rule {
+	zoned := []expression{loadMeta{ibrname, 0}, translate{setZones, 0, 8}, storeZone{8}, acceptIt}
+	return []rule{
+		when(judged(iifname), zoned),
+		when(then(loadHeader{linkHeader, 0, 6, 0}, contains{set: setFirewalled, reg: 0}), zoned),
+		when(then(loadMeta{ibrname, 0}, contains{set: setManyMACs, reg: 0}), zoned),
+		when(then(loadMeta{ibrname, 0}, contains{set: setFabrics, reg: 0}, noTrack{})),
+	}
+}
+
+// trackElements fills the sets of connection tracking.
+func trackElements(s *spec, n *numbers) map[string]elements {
+	es := make(map[string]elements)
+	for _, set := range trackSets() {
+		es[set.name] = make(elements)
+	}
+	for t := byte(ndRouterSolicitation); t <= ndRedirect; t++ {
+		es[setDiscovery][string([]byte{t})] = element{}
+	}
+	for _, p := range s.ports {
+		bridge := string(encodeName(p.bridge))
+		if p.vni {
+			es[setFabrics][bridge] = element{}
+		}
+		if !p.firewall {
+			continue
+		}
+		es[setJudged][string(encodeName(p.name))] = element{}
+		es[setFirewalled][string(p.mac[:])] = element{}
+		es[setZones][bridge] = element{data: string(encodeZone(n.zones[p.bridge]))}
+		if p.flags.AllowMACSpoofing {
+			es[setManyMACs][bridge] = element{}
+		}
+	}
+	generation := string(encodeNumber(n.generation))
+	es[setCurrent][generation] = element{}
+	es[setGeneration][string(encodeNumber(0))] = element{data: generation}
+	return es
+}
