@@ -64,12 +64,14 @@ type Host interface {
 // Agent is one server's agent. Fields are set before Run and not changed after.
 type Agent struct {
 	Boot     api.BootConfig // from ReadBoot
+	UUID     string         // of this server, as sysinfo gives it
 	Dir      string         // run directory, in RAM
 	Version  string
 	Pools    Pools
 	Config   Config
 	Hardware Hardware
 	Power    Power
+	Net      Net
 	Host     Host
 	Clock    *clock.Clock                                                         // nil: the system's
 	NTP      func(ctx context.Context, servers []string) (clock.Sample, error)    // nil: clock.Best
@@ -81,6 +83,7 @@ type Agent struct {
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // nil: TCP
 
 	key          atomic.Pointer[ecdsa.PrivateKey]
+	cert         atomic.Pointer[identity.Certificate]
 	board        *board
 	health       *health
 	say          *announcer
@@ -172,6 +175,8 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	}
 	a.key.Store(key)
 
+	trust := identity.Trust{CASHA256: a.Boot.CASHA256, Host: base.Hostname(), Now: a.Clock.Now}
+	net := a.startNetwork(ctx, g, base, trust)
 	box := newMailbox()
 	r := newReconciler(a, a.board, box, a.poked, key)
 	r.imported(im)
@@ -184,15 +189,42 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 		if len(s.NTP) > 0 {
 			r.ntp = s.NTP
 		}
+		net.put(s)
 	}
 	l := &link{
-		a: a, board: a.board, box: box, say: a.say, base: base, key: key,
-		trust: identity.Trust{CASHA256: a.Boot.CASHA256, Host: base.Hostname(), Now: a.Clock.Now},
-		first: t.FirstSync > 0,
+		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
+		trust: trust, first: t.FirstSync > 0,
 	}
 	g.Go(func() error { return r.run(ctx) })
 	g.Go(func() error { return l.run(ctx) })
 	return nil
+}
+
+// startNetwork starts what works at the network: nothing where there are no Links.
+func (a *Agent) startNetwork(ctx context.Context, g *errgroup.Group, base *url.URL, trust identity.Trust) *networker {
+	n := newNetworker(a, a.board)
+	if a.Net.Links == nil {
+		return n
+	}
+	m := &mapper{a: a, n: n, base: base, trust: trust}
+	g.Go(func() error { return n.run(ctx) })
+	g.Go(func() error { return m.run(ctx) })
+	for what, task := range map[string]func(context.Context) error{
+		"Changes of the network made by hand are not noticed":  func(ctx context.Context) error { return a.Net.Links.Watch(ctx, nil) },
+		"Gateway servers are not watched, and none takes over": a.Net.Monitor,
+	} {
+		if task == nil {
+			continue
+		}
+		g.Go(func() error {
+			if err := task(ctx); err != nil && ctx.Err() == nil {
+				a.Log.Error("network", "err", err)
+				a.board.problem(what, what+": "+err.Error()+"; restart the agent.")
+			}
+			return nil
+		})
+	}
+	return n
 }
 
 // startClock makes the clock good enough for certificates before anything else:

@@ -18,8 +18,9 @@ import (
 	"nereid/api"
 )
 
-// maxAnswer bounds what is read of an answer.
-const maxAnswer = 4 << 20
+// maxAnswer bounds what is read of an answer: the map of a VNI with half a million
+// addresses.
+const maxAnswer = 64 << 20
 
 // dialFunc opens a connection.
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)

@@ -32,6 +32,7 @@ type link struct {
 	a     *Agent
 	board *board
 	box   mailbox
+	net   *networker
 	say   *announcer
 	trust identity.Trust
 	base  *url.URL
@@ -132,6 +133,7 @@ func (l *link) use(c *identity.Certificate) {
 	l.cert, l.rejected = c, false
 	l.mutual = newHead(l.base, l.trust, c, false, l.a.Dial)
 	l.mutual.date = l.date
+	l.a.cert.Store(c)
 }
 
 // date sets the clock by an answer's Date, unless a time server was heard.

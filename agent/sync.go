@@ -31,6 +31,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		Report:          report,
 		Usage:           usage(l.a.ProcRoot),
 	}
+	req.Usage.Network = l.a.networkUsage(pctx)
 	if l.wantInv {
 		req.Inventory = &l.inv.info
 	}
@@ -63,6 +64,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		if resp.Revision != l.seen {
 			l.seen = resp.Revision
 			l.box.put(resp.Spec)
+			l.net.put(resp.Spec)
 		}
 	}
 	// A head node that neither holds the poll nor has news is not asked in a loop.

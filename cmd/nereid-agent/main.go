@@ -104,13 +104,18 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 	}
 	st := &storage.Storage{UUID: hw.UUID, Log: log}
 	a := &agent.Agent{
-		Boot: boot, Dir: o.dir, Version: version,
+		Boot: boot, UUID: hw.UUID, Dir: o.dir, Version: version,
 		Pools: st, Config: st, Hardware: &sysinfo.Reader{Content: st.Content, InUse: st.InUse},
 		Power: power.Manager{}, Host: agent.OS{},
 		Console: console, Log: log, Watchdog: period,
 		Notify: func(state string) error { _, err := daemon.SdNotify(false, state); return err },
 	}
 	st.BeforeComplete = a.StoreKey
+	stop, err := joinNetwork(a)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	log.Info("starting", "version", version, "server", hw.UUID, "boot", boot.BootID, "platform", boot.Platform)
 	return a.Run(ctx)
 }

@@ -1,0 +1,304 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"nereid/agent/firewall"
+	"nereid/agent/identity"
+	"nereid/agent/network"
+	"nereid/agent/router"
+	"nereid/api"
+)
+
+// Times of the networker.
+const (
+	networkLimit = 3 * time.Minute // one Apply; a guarded change alone may take network.GuardTime
+	networkLook  = time.Minute     // rules that somebody changed are noticed
+	confirmTry   = 4 * time.Second // one try to reach the head node over a changed network
+)
+
+// Links are the server's links, segments and ports; *network.Network is one.
+type Links interface {
+	Recover(ctx context.Context) error
+	Apply(ctx context.Context, spec api.NetworkSpec) error
+	ApplyMap(ctx context.Context, vni uint32, m api.FabricMap) error
+	Watch(ctx context.Context, ready func()) error
+	Report(ctx context.Context) (api.NetworkReport, error)
+}
+
+// Maps say which version of a VNI's map is in use; *network.Network does.
+type Maps interface {
+	MapState(vni uint32) (epoch string, since uint64, known bool)
+}
+
+// Routers are the accounts' gateways; *router.Routers is one.
+type Routers interface {
+	Apply(ctx context.Context, specs []api.RouterSpec, env router.Env) error
+	Drops(ctx context.Context) (map[string]uint64, error)
+}
+
+// Filter is anti-spoofing and the firewall; *firewall.Firewall is one.
+type Filter interface {
+	Apply(ctx context.Context, ports []firewall.Port, fw api.FirewallSpec, o firewall.Options) error
+	VerifyOrRepair(ctx context.Context) (repaired bool, err error)
+	Counters(ctx context.Context) (map[string]uint64, error)
+}
+
+// Net is the server's network. Without Links the agent leaves the network alone.
+type Net struct {
+	Links   Links
+	Maps    Maps
+	Routers Routers
+	Filter  Filter
+	Monitor func(ctx context.Context) error // of gateway servers; nil: none
+}
+
+// networker is the one goroutine that changes the server's network.
+type networker struct {
+	a     *Agent
+	board *board
+	box   mailbox
+	spec  api.Spec                 // its Network is not nil, once there is one
+	vnis  atomic.Pointer[[]uint32] // of the spec that was applied last
+	news  chan struct{}            // one slot: vnis changed
+	retry backoff
+}
+
+func newNetworker(a *Agent, b *board) *networker {
+	n := &networker{a: a, board: b, box: newMailbox(), news: make(chan struct{}, 1),
+		retry: backoff{min: 2 * time.Second, max: 2 * time.Minute}}
+	n.vnis.Store(&[]uint32{})
+	return n
+}
+
+// put hands over the newest spec. One without a network says nothing about it.
+// There is one writer.
+func (n *networker) put(s api.Spec) {
+	if s.Network != nil && n.a.Net.Links != nil {
+		n.box.put(s)
+	}
+}
+
+// run applies specs until ctx ends.
+func (n *networker) run(ctx context.Context) error {
+	if err := n.a.Net.Links.Recover(ctx); err != nil && ctx.Err() == nil {
+		n.problem(fmt.Errorf("finish the change that was under way: %w", err))
+	}
+	look := time.NewTicker(networkLook)
+	defer look.Stop()
+	var again <-chan time.Time
+	for ctx.Err() == nil {
+		select {
+		case n.spec = <-n.box:
+			n.retry.reset()
+		case <-again:
+		case <-look.C:
+			n.look(ctx)
+			continue
+		case <-ctx.Done():
+			return nil
+		}
+		done := n.a.health.busy("network", networkLimit+stepLimit)
+		actx, cancel := context.WithTimeout(ctx, networkLimit)
+		err := n.apply(actx, *n.spec.Network)
+		cancel()
+		done()
+		if ctx.Err() != nil {
+			return nil
+		}
+		n.problem(err)
+		if err == nil {
+			revision := n.spec.Revision
+			n.board.update(func(r *api.Report) { r.AppliedNetwork = revision })
+		}
+		again = nil
+		var undone *network.RolledBack
+		if err != nil && !errors.As(err, &undone) { // what cut the server off is not tried again by itself
+			again = time.After(n.retry.next())
+		}
+	}
+	return nil
+}
+
+// apply makes the network as a spec says. The rules come first, so that no port is
+// ever there without them, and when they cannot be made, nothing else is.
+func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
+	if n.a.Net.Filter != nil {
+		if err := n.a.Net.Filter.Apply(ctx, filterPorts(s), s.Firewall, n.filterOptions(s)); err != nil {
+			return fmt.Errorf("apply firewall: %w; no port was changed", err)
+		}
+	}
+	linksErr := n.a.Net.Links.Apply(ctx, s)
+	if linksErr != nil {
+		linksErr = fmt.Errorf("apply network: %w", linksErr)
+	}
+	n.follow(s)
+	if n.a.Net.Routers == nil {
+		return linksErr
+	}
+	err := n.a.Net.Routers.Apply(ctx, s.Routers, n.routerEnv(s))
+	if err != nil {
+		err = fmt.Errorf("apply routers: %w", err)
+	}
+	return errors.Join(linksErr, err)
+}
+
+// follow tells the mapper which VNIs there are.
+func (n *networker) follow(s api.NetworkSpec) {
+	vnis := make([]uint32, len(s.VNIs))
+	for i, v := range s.VNIs {
+		vnis[i] = v.VNI
+	}
+	if slices.Equal(vnis, *n.vnis.Load()) {
+		return
+	}
+	n.vnis.Store(&vnis)
+	select {
+	case n.news <- struct{}{}:
+	default:
+	}
+}
+
+// look sees whether somebody changed the rules; links are watched by their events.
+func (n *networker) look(ctx context.Context) {
+	if n.spec.Network == nil || n.a.Net.Filter == nil {
+		return
+	}
+	repaired, err := n.a.Net.Filter.VerifyOrRepair(ctx)
+	if err != nil && ctx.Err() == nil {
+		n.problem(fmt.Errorf("look at the firewall: %w", err))
+	}
+	if repaired {
+		n.a.Log.Warn("the firewall's rules had been changed, and were made again")
+	}
+}
+
+// problem puts what is wrong into the report, or takes it out.
+func (n *networker) problem(err error) {
+	if err == nil {
+		n.board.problem("network", "")
+		return
+	}
+	n.a.Log.Error("network", "err", err)
+	n.board.problem("network", "The network is not all as it should be: "+strings.ReplaceAll(err.Error(), "\n", "; ")+".")
+}
+
+// Confirm waits until the head node has answered something that was asked over a new
+// connection. Any answer will do: what it proves is the way there.
+func (a *Agent) Confirm(ctx context.Context) error {
+	base, err := url.Parse(a.Boot.API)
+	if err != nil {
+		return fmt.Errorf("confirm network: %w", err)
+	}
+	for {
+		h := newHead(base, identity.Trust{CASHA256: a.Boot.CASHA256, Host: base.Hostname(), Now: a.Clock.Now}, nil, false, a.Dial)
+		cctx, cancel := context.WithTimeout(ctx, confirmTry)
+		_, err := h.call(cctx, http.MethodGet, "/v1", nil, nil, nil)
+		cancel()
+		h.close()
+		var p *api.Problem
+		if err == nil || errors.As(err, &p) {
+			return nil
+		}
+		if !pause(ctx, confirmTry/4) {
+			return fmt.Errorf("confirm network: the head node did not answer: %w", err)
+		}
+	}
+}
+
+// filterPorts are the ports of a spec with the names of their devices.
+func filterPorts(s api.NetworkSpec) []firewall.Port {
+	ports := make([]firewall.Port, len(s.Ports))
+	for i, p := range s.Ports {
+		ports[i] = firewall.Port{Interface: network.PortDevice(p.MAC), Bridge: bridgeOf(p), PortSpec: p}
+	}
+	return ports
+}
+
+func bridgeOf(p api.PortSpec) string {
+	if p.VNI != 0 {
+		return network.BridgeOfVNI(p.VNI)
+	}
+	return network.BridgeOfTag(p.Tag, p.VLAN)
+}
+
+// filterOptions keeps the server itself out of reach of instances, but for segments
+// on which it has an address of its own.
+func (n *networker) filterOptions(s api.NetworkSpec) firewall.Options {
+	var o firewall.Options
+	own := map[string]bool{network.BridgeOfTag("admin", 0): true}
+	if s.Underlay != nil {
+		o.Underlay = s.Underlay.Subnets
+		own[network.BridgeOfTag(s.Underlay.Tag, s.Underlay.VLAN)] = true
+	}
+	for _, v := range s.VNIs {
+		o.Isolated = append(o.Isolated, network.BridgeOfVNI(v.VNI))
+	}
+	for _, p := range s.Ports {
+		if b := bridgeOf(p); p.VNI == 0 && !own[b] {
+			own[b] = true
+			o.Isolated = append(o.Isolated, b)
+		}
+	}
+	return o
+}
+
+// routerEnv is what routers must know of the server.
+func (n *networker) routerEnv(s api.NetworkSpec) router.Env {
+	e := router.Env{Server: n.a.UUID, Bridge: func(tag string, vlan int) string {
+		if !slices.ContainsFunc(s.Tags, func(t api.TagSpec) bool { return t.Name == tag }) {
+			return ""
+		}
+		return network.BridgeOfTag(tag, vlan)
+	}}
+	if p := n.a.Boot.Network.Address; p.IsValid() {
+		e.Deny = append(e.Deny, p.Masked())
+	}
+	if s.Underlay != nil {
+		for _, text := range s.Underlay.Subnets {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				e.Deny = append(e.Deny, p.Masked())
+			}
+		}
+	}
+	return e
+}
+
+// networkUsage is what changes all the time of the network.
+func (a *Agent) networkUsage(ctx context.Context) *api.NetworkReport {
+	if a.Net.Links == nil {
+		return nil
+	}
+	r, err := a.Net.Links.Report(ctx)
+	if err != nil {
+		a.Log.Debug("report network", "err", err)
+		return nil
+	}
+	if a.Net.Filter != nil {
+		if drops, err := a.Net.Filter.Counters(ctx); err == nil {
+			r.Drops = drops
+		}
+	}
+	if a.Net.Routers != nil {
+		if drops, err := a.Net.Routers.Drops(ctx); err == nil && len(drops) > 0 {
+			r.Drops = maps.Clone(r.Drops)
+			if r.Drops == nil {
+				r.Drops = map[string]uint64{}
+			}
+			for reason, n := range drops {
+				r.Drops["router_"+reason] = n
+			}
+		}
+	}
+	return &r
+}
