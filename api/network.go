@@ -101,21 +101,23 @@ const (
 // NetworkNIC is a NIC with addresses: of an instance, of a server (its underlay
 // address), or of something else that the datacenter must know.
 type NetworkNIC struct {
-	MAC           string       `json:"mac" doc:"empty in a request: one is made from the datacenter's prefix"`
-	Owner         string       `json:"owner_uuid"`
-	BelongsTo     string       `json:"belongs_to_uuid"`
-	BelongsToType string       `json:"belongs_to_type" enum:"zone,server,other"`
-	Server        string       `json:"server,omitempty" doc:"UUID of the server it is on; empty: none yet"`
-	Addresses     []NICAddress `json:"addresses" doc:"all on one layer-2 segment; at most 16"`
-	NICTag        string       `json:"nic_tag,omitempty" doc:"read-only, as vlan_id, vni and mtu: of its networks"`
-	VLAN          int          `json:"vlan_id"`
-	VNI           uint32       `json:"vni,omitempty"`
-	MTU           int          `json:"mtu,omitempty"`
-	Primary       bool         `json:"primary,omitempty"`
-	Underlay      bool         `json:"underlay,omitempty" doc:"a server's address on the underlay: VXLAN packets come from and go to it"`
-	State         string       `json:"state,omitempty" enum:"provisioning,stopped,running"`
-	Created       time.Time    `json:"created,omitzero"`
-	Revision      string       `json:"revision,omitempty" doc:"ETag"`
+	MAC           string            `json:"mac" doc:"empty in a request: one is made from the datacenter's prefix"`
+	Owner         string            `json:"owner_uuid"`
+	BelongsTo     string            `json:"belongs_to_uuid"`
+	BelongsToType string            `json:"belongs_to_type" enum:"zone,server,other"`
+	Server        string            `json:"server,omitempty" doc:"UUID of the server it is on; empty: none yet"`
+	Addresses     []NICAddress      `json:"addresses" doc:"all on one layer-2 segment; at most 16"`
+	NICTag        string            `json:"nic_tag,omitempty" doc:"read-only, as vlan_id, vni and mtu: of its networks"`
+	VLAN          int               `json:"vlan_id"`
+	VNI           uint32            `json:"vni,omitempty"`
+	MTU           int               `json:"mtu,omitempty"`
+	Primary       bool              `json:"primary,omitempty"`
+	Underlay      bool              `json:"underlay,omitempty" doc:"a server's address on the underlay: VXLAN packets come from and go to it"`
+	State         string            `json:"state,omitempty" enum:"provisioning,stopped,running"`
+	Tags          map[string]string `json:"tags,omitempty" doc:"firewall tags of what it belongs to; NICs of one instance have the same"`
+	NoFirewall    bool              `json:"no_firewall,omitempty" doc:"everything may come in and go out"`
+	Created       time.Time         `json:"created,omitzero"`
+	Revision      string            `json:"revision,omitempty" doc:"ETag"`
 	SpoofFlags
 }
 
@@ -138,12 +140,14 @@ type SpoofFlags struct {
 
 // NICUpdate changes a NIC; absent fields stay.
 type NICUpdate struct {
-	Owner     *string     `json:"owner_uuid,omitempty"`
-	BelongsTo *string     `json:"belongs_to_uuid,omitempty"`
-	Server    *string     `json:"server,omitempty" doc:"moves the NIC to another server, with its addresses"`
-	Primary   *bool       `json:"primary,omitempty"`
-	State     *string     `json:"state,omitempty"`
-	Flags     *SpoofFlags `json:"flags,omitempty" doc:"all five, as a whole"`
+	Owner      *string            `json:"owner_uuid,omitempty"`
+	BelongsTo  *string            `json:"belongs_to_uuid,omitempty"`
+	Server     *string            `json:"server,omitempty" doc:"moves the NIC to another server, with its addresses"`
+	Primary    *bool              `json:"primary,omitempty"`
+	State      *string            `json:"state,omitempty"`
+	Tags       *map[string]string `json:"tags,omitempty" doc:"as a whole"`
+	NoFirewall *bool              `json:"no_firewall,omitempty"`
+	Flags      *SpoofFlags        `json:"flags,omitempty" doc:"all five, as a whole"`
 }
 
 // IPAddress is what is known of one address of a network.
@@ -195,11 +199,30 @@ type MapEntry struct {
 }
 
 // FabricMap is a VNI's map, or what changed in it. Versions of a VNI only grow,
-// also over a restart of the head node; another Epoch means that they began anew.
+// also over a restart of the head node. A follower takes the Epoch of each answer
+// over, and gives it back with the version it has.
 type FabricMap struct {
 	VNI     uint32     `json:"vni"`
 	Epoch   string     `json:"epoch"`
 	Version uint64     `json:"version" doc:"what to pass as since next time"`
 	Full    bool       `json:"full" doc:"a snapshot: what is not in it is gone. Otherwise a delta since the version asked for"`
 	Entries []MapEntry `json:"entries"`
+}
+
+// MapFollow is what a server knows of a VNI's map: epoch and version of the last
+// FabricMap it took in; none yet when Epoch is empty.
+type MapFollow struct {
+	VNI   uint32 `json:"vni"`
+	Epoch string `json:"epoch,omitempty"`
+	Since uint64 `json:"since,omitempty"`
+}
+
+// MapsRequest follows the maps of all VNIs that a server hosts in one poll.
+type MapsRequest struct {
+	Follow []MapFollow `json:"follow"`
+}
+
+// MapsResponse has the maps with news; 204 when there was none.
+type MapsResponse struct {
+	Maps []FabricMap `json:"maps"`
 }

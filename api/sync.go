@@ -10,6 +10,8 @@ type Spec struct {
 	NTP      []string   `json:"ntp,omitempty" doc:"time servers; without any the agent sets its clock from the API's Date"`
 	Setup    *SetupSpec `json:"setup,omitempty"`
 	Power    *PowerSpec `json:"power,omitempty"`
+
+	Network *NetworkSpec `json:"network,omitempty" doc:"absent: the head node says nothing about it, and it stays as it is"`
 }
 
 // SetupSpec asks for the system pool and its first datasets.
@@ -34,17 +36,18 @@ type PowerSpec struct {
 
 // Report is what the agent observed, but for what changes all the time (Usage).
 type Report struct {
-	BootID       string       `json:"boot_id"`
-	Platform     string       `json:"platform"`
-	Hostname     string       `json:"hostname"`
-	AgentVersion string       `json:"agent_version"`
-	AppliedSpec  string       `json:"applied_spec,omitempty" doc:"revision of the spec last applied in full"`
-	Pools        []Pool       `json:"pools,omitempty"`
-	Setup        *SetupReport `json:"setup,omitempty"`
-	Power        *PowerReport `json:"power,omitempty"`
-	Boot         BootTimings  `json:"boot"`
-	Problems     []string     `json:"problems,omitempty" doc:"what is wrong on the server, one sentence each"`
-	Unexpected   []string     `json:"unexpected,omitempty" doc:"what is there and not in the spec; never removed for that"`
+	BootID         string       `json:"boot_id"`
+	Platform       string       `json:"platform"`
+	Hostname       string       `json:"hostname"`
+	AgentVersion   string       `json:"agent_version"`
+	AppliedSpec    string       `json:"applied_spec,omitempty" doc:"revision of the spec last applied in full"`
+	AppliedNetwork string       `json:"applied_network,omitempty" doc:"revision of the spec whose network was last applied in full"`
+	Pools          []Pool       `json:"pools,omitempty"`
+	Setup          *SetupReport `json:"setup,omitempty"`
+	Power          *PowerReport `json:"power,omitempty"`
+	Boot           BootTimings  `json:"boot"`
+	Problems       []string     `json:"problems,omitempty" doc:"what is wrong on the server, one sentence each"`
+	Unexpected     []string     `json:"unexpected,omitempty" doc:"what is there and not in the spec; never removed for that"`
 }
 
 // Pool is a ZFS pool of a server.
@@ -89,6 +92,8 @@ type Usage struct {
 	Load1           float64 `json:"load1"`
 	AgentRSSBytes   int64   `json:"agent_rss_bytes"`
 	AgentCPUSeconds float64 `json:"agent_cpu_s" doc:"user and system time of the agent since it started"`
+
+	Network *NetworkReport `json:"network,omitempty"`
 }
 
 // SyncRequest carries liveness, observed state and what was seen.

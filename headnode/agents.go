@@ -218,16 +218,22 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
 	for {
-		var r inventory.Record
-		err := s.store.View(ctx, func(tx store.Tx) (err error) {
-			r, err = s.authorised(tx, c, in.UUID)
+		var spec *api.Spec
+		err := s.store.View(ctx, func(tx store.Tx) error {
+			spec = nil
+			r, err := s.authorised(tx, c, in.UUID)
+			if err == nil && (need || r.Revision != in.Body.Seen) {
+				sp := r.Spec(s.ntp())
+				sp.Network, err = s.networkSpec(tx, r.UUID)
+				spec = &sp
+			}
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		if need || r.Revision != in.Body.Seen {
-			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &api.SyncResponse{Revision: r.Revision, Spec: r.Spec(s.ntp()), NeedInventory: need}}, nil
+		if spec != nil {
+			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &api.SyncResponse{Revision: spec.Revision, Spec: *spec, NeedInventory: need}}, nil
 		}
 		select {
 		case <-changed:

@@ -73,6 +73,7 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error { return s.watchSilence(gctx) })
+	g.Go(func() error { return s.maps.Run(gctx) })
 	g.Go(func() error {
 		t := time.NewTicker(collectEvery)
 		defer t.Stop()
@@ -156,6 +157,10 @@ func (s *Server) handler() http.Handler {
 	s.routeServers(h)
 	s.routePlatforms(h)
 	s.routeAgents(h)
+	s.routeNetworks(h)
+	s.routeNICs(h)
+	s.routeFabrics(h)
+	s.routeFirewall(h)
 	s.routeStreams(h, mux)
 	for _, unused := range []string{"ErrorModel", "ErrorDetail"} { // huma's own; errors are Problems
 		delete(h.OpenAPI().Components.Schemas.Map(), unused)

@@ -16,6 +16,7 @@ import (
 	"nereid/headnode/addresses"
 	"nereid/headnode/answers"
 	"nereid/headnode/boots"
+	"nereid/headnode/fabric"
 	"nereid/headnode/store"
 	"nereid/headnode/trust"
 	"nereid/images"
@@ -66,7 +67,10 @@ type Server struct {
 	pending *boots.Pending
 	live    live
 	hub     hub
-	files   sync.RWMutex // read: an upload; written: a collection
+
+	maps     *fabric.Hub
+	resolver resolver
+	files    sync.RWMutex // read: an upload; written: a collection
 
 	rangeFull struct {
 		sync.Mutex
@@ -135,6 +139,10 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.offers = addresses.NewOffers(maxOffers)
 	s.pending = boots.NewPending(maxPending)
 	s.live.seen = map[string]liveServer{}
+	s.maps = fabric.NewHub(s.store)
+	if err := s.store.Update(ctx, fabric.Begin); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"nereid/headnode/addresses"
 	"nereid/headnode/boots"
 	"nereid/headnode/inventory"
+	"nereid/headnode/networks"
 	"nereid/headnode/platforms"
 	"nereid/headnode/store"
 	"nereid/headnode/trust"
@@ -216,6 +217,18 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 			}
 		}
 		if err := platforms.Forget(tx, r.UUID); err != nil && !isNotFound(err) {
+			return err
+		}
+		nics, err := networks.ForgetServer(tx, s.now(), r.UUID)
+		if err != nil {
+			return err
+		}
+		for _, c := range nics {
+			if _, err := s.nicChanged(tx, c, nil); err != nil {
+				return err
+			}
+		}
+		if err := forgetNAT(tx, r.UUID); err != nil {
 			return err
 		}
 		gone = r

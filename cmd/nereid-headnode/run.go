@@ -18,13 +18,14 @@ import (
 
 	"nereid/bootserver"
 	"nereid/headnode"
+	"nereid/headnode/svp"
 )
 
 // options are the flags of run.
 type options struct {
 	dir, socket, ipxe, level, format string
 	listen                           string
-	httpPort                         int
+	httpPort, svpPort                int
 }
 
 func runCommand(dir *string, stderr io.Writer) *cobra.Command {
@@ -45,6 +46,7 @@ func runCommand(dir *string, stderr io.Writer) *cobra.Command {
 	f.StringVar(&o.socket, "socket", "", "Unix socket of the API (default headnode.sock in the data directory)")
 	f.StringVar(&o.listen, "listen", "", "address and port of HTTPS (default the admin address, port 8443)")
 	f.IntVar(&o.httpPort, "http-port", 80, "port of the boot files; 0 runs no boot server")
+	f.IntVar(&o.svpPort, "svp-port", svp.Port, "TCP port at which SmartOS nodes ask for the fabrics' maps; 0: none")
 	f.StringVar(&o.ipxe, "ipxe-dir", "", "directory of iPXE's programs (default where Debian has them)")
 	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.format, "log-format", "text", "text or json")
@@ -65,6 +67,9 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 	}
 	if o.httpPort < 0 || o.httpPort > 65535 {
 		return fmt.Errorf("--http-port %d: want 0 to 65535", o.httpPort)
+	}
+	if o.svpPort < 0 || o.svpPort > 65535 {
+		return fmt.Errorf("--svp-port %d: want 0 to 65535", o.svpPort)
 	}
 	boot := &bootserver.Server{IPXEDir: o.ipxe, Logger: log, Ports: bootserver.Ports{HTTP: o.httpPort}}
 	head, err := headnode.Open(ctx, cfg)
@@ -88,6 +93,9 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 		boot.Resume(under)
 		ready = append(ready, boot.Ready())
 		g.Go(func() error { return boot.Run(ctx) })
+	}
+	if o.svpPort != 0 {
+		g.Go(func() error { return head.RunSVP(ctx, netip.AddrPortFrom(admin.Address.Addr(), uint16(o.svpPort))) })
 	}
 	g.Go(func() error { return head.Run(ctx) })
 	g.Go(func() error { return tell(ctx, head, ready, log) })

@@ -1,0 +1,387 @@
+package headnode
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"nereid/api"
+	"nereid/headnode/fabric"
+	"nereid/headnode/networks"
+	"nereid/headnode/store"
+)
+
+// How an account's networks with internet_nat reach what is outside. A server that
+// provides the NIC tag of the NAT network does it itself, with one external address
+// for all accounts. For the others there are gatewayCount servers that do, reached
+// over the account's transit VNI.
+//
+//	nat/index/<server>           number of the server's transit address
+//	nat/gateway/<server>/<owner> the server is a gateway of the account
+const (
+	natIndexPrefix   = "nat/index/"
+	natIndexCounter  = "nat/indexes"
+	natGatewayPrefix = "nat/gateway/"
+	gatewayCount     = 2
+)
+
+// transitNet is the subnet of all transit VNIs: addresses that are neither private
+// nor anybody's (RFC 6598).
+var transitNet = netip.MustParsePrefix("100.64.0.0/10")
+
+// transitAddr is a server's address on transit VNIs, the same on all of them.
+func transitAddr(tx store.Tx, server string) (netip.Addr, error) {
+	n, found, err := store.Lookup[uint32](tx, natIndexPrefix+server)
+	if err == nil && !found {
+		if n, _, err = store.Lookup[uint32](tx, natIndexCounter); err == nil {
+			n++
+			err = store.Put(tx, natIndexCounter, n)
+		}
+		if err == nil {
+			err = store.Put(tx, natIndexPrefix+server, n)
+		}
+	}
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("transit address of server %s: %w", server, err)
+	}
+	first := transitNet.Addr().As4()
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(first[:])+n)
+	return netip.AddrFrom4(b), nil
+}
+
+// transitMAC is the MAC that a router makes of its transit address.
+func transitMAC(a netip.Addr) string {
+	b := a.As4()
+	return fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
+}
+
+// renat brings an account's NAT up to date with its networks and NICs, and touches
+// the servers that begin or cease to be its gateways.
+func (s *Server) renat(tx store.Tx, owner string) error {
+	if owner == "" {
+		return nil
+	}
+	was, err := gatewaysOf(tx, owner)
+	if err != nil {
+		return err
+	}
+	here, can, err := natServers(tx, owner)
+	if err != nil {
+		return err
+	}
+	var away, gateways []string
+	for _, server := range here {
+		if slices.Contains(can, server) {
+			if err := s.ensureExternal(tx, server); err != nil {
+				return err
+			}
+		} else {
+			away = append(away, server)
+		}
+	}
+	if len(away) > 0 {
+		gateways = chooseGateways(owner, can)
+	}
+	for _, server := range gateways {
+		if err := s.ensureExternal(tx, server); err != nil {
+			return err
+		}
+		if err := store.Put(tx, natGatewayPrefix+server+"/"+owner, struct{}{}); err != nil {
+			return err
+		}
+	}
+	for _, server := range was {
+		if !slices.Contains(gateways, server) {
+			if err := tx.Delete(natGatewayPrefix + server + "/" + owner); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.mapTransit(tx, owner, append(away, gateways...)); err != nil {
+		return err
+	}
+	if slices.Equal(was, gateways) {
+		return nil
+	}
+	return touch(tx, slices.Concat(was, gateways, here)...)
+}
+
+// natServers are the servers with NICs of an account that has a network with
+// internet_nat, and all servers that can do NAT; none when NAT is not wanted or not
+// set up.
+func natServers(tx store.Tx, owner string) (here, can []string, err error) {
+	settings, err := networks.GetSettings(tx)
+	if err != nil || settings.NATNetwork == "" {
+		return nil, nil, err
+	}
+	nets, err := networks.FabricNetworks(tx, owner)
+	if err != nil || !slices.ContainsFunc(nets, func(n api.Network) bool { return n.InternetNAT && n.Gateway != "" }) {
+		return nil, nil, err
+	}
+	nics, _, err := networks.ListNICs(tx, networks.NICFilter{Owner: owner}, "", 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range nics {
+		if n.VNI != 0 && n.Server != "" {
+			here = append(here, n.Server)
+		}
+	}
+	slices.Sort(here)
+	here = slices.Compact(here)
+	tags, err := natTags(tx, settings.NATNetwork)
+	for _, tag := range tags {
+		var servers []string
+		if servers, err = networks.ServersProviding(tx, tag); err != nil {
+			break
+		}
+		for _, server := range servers {
+			under, uerr := underlay(tx, server)
+			if uerr != nil {
+				return nil, nil, uerr
+			}
+			if under.IsValid() {
+				can = append(can, server)
+			}
+		}
+	}
+	slices.Sort(can)
+	return here, slices.Compact(can), err
+}
+
+// natTags are the NIC tags of the network or pool that NAT uses.
+func natTags(tx store.Tx, id string) ([]string, error) {
+	p, err := networks.GetPool(tx, id)
+	if err == nil {
+		return p.NICTags, nil
+	}
+	if !isProblem(err, api.CodeNotFound) {
+		return nil, err
+	}
+	n, err := networks.GetNetwork(tx, id)
+	return []string{n.NICTag}, err
+}
+
+// chooseGateways takes the servers whose hash with the account is greatest
+// (rendezvous hashing), so that accounts spread over them and few move when one
+// comes or goes. They are in the order in which they are used.
+func chooseGateways(owner string, can []string) []string {
+	weight := func(server string) string {
+		sum := sha256.Sum256([]byte(owner + server))
+		return string(sum[:])
+	}
+	out := slices.Clone(can)
+	slices.SortFunc(out, func(a, b string) int {
+		switch wa, wb := weight(a), weight(b); {
+		case wa > wb:
+			return -1
+		case wa < wb:
+			return 1
+		}
+		return 0
+	})
+	return out[:min(len(out), gatewayCount)]
+}
+
+// gatewaysOf are an account's gateway servers, in the order in which they are used.
+func gatewaysOf(tx store.Tx, owner string) ([]string, error) {
+	var out []string
+	for it, err := range tx.Scan(natGatewayPrefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		server, of := it.Key[len(natGatewayPrefix):][:36], it.Key[len(natGatewayPrefix)+37:]
+		if of == owner {
+			out = append(out, server)
+		}
+	}
+	return chooseGateways(owner, out), nil
+}
+
+// gatewayFor are the accounts that a server is a gateway of.
+func gatewayFor(tx store.Tx, server string) ([]string, error) {
+	var out []string
+	prefix := natGatewayPrefix + server + "/"
+	for it, err := range tx.Scan(prefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, it.Key[len(prefix):])
+	}
+	return out, nil
+}
+
+// external is the NIC that holds a server's external address; nil when it has none.
+func external(tx store.Tx, server string) (*api.NetworkNIC, error) {
+	nics, err := networks.NICsOfServer(tx, server)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nics {
+		if n.BelongsToType == api.BelongsToServer && !n.Underlay && n.VNI == 0 {
+			return &n, nil
+		}
+	}
+	return nil, nil
+}
+
+// ensureExternal gives a server an external address unless it has one.
+func (s *Server) ensureExternal(tx store.Tx, server string) error {
+	n, err := external(tx, server)
+	if err != nil || n != nil {
+		return err
+	}
+	settings, err := networks.GetSettings(tx)
+	if err != nil {
+		return err
+	}
+	provided, err := networks.ProvidedTags(tx, server)
+	if err != nil {
+		return err
+	}
+	_, err = networks.CreateNIC(tx, s.now(), api.NetworkNIC{BelongsTo: server, BelongsToType: api.BelongsToServer, Server: server,
+		Addresses: []api.NICAddress{{Network: settings.NATNetwork}}}, provided)
+	if err != nil {
+		return fmt.Errorf("external address for NAT on server %s: %w", server, err)
+	}
+	return touch(tx, server)
+}
+
+// mapTransit makes the map of an account's transit VNI have these servers and no
+// others; without any the VNI is given back.
+func (s *Server) mapTransit(tx store.Tx, owner string, servers []string) error {
+	vni, found, err := fabric.TransitOf(tx, owner)
+	if err == nil && !found {
+		if len(servers) == 0 {
+			return nil
+		}
+		vni, err = fabric.Transit(tx, owner, s.now())
+	}
+	if err != nil {
+		return err
+	}
+	now, err := fabric.Snapshot(tx, vni)
+	if err != nil {
+		return err
+	}
+	var put []api.MapEntry
+	keep := map[string]bool{}
+	for _, server := range servers {
+		a, err := transitAddr(tx, server)
+		if err != nil {
+			return err
+		}
+		under, err := underlay(tx, server)
+		if err != nil {
+			return err
+		}
+		if under.IsValid() {
+			keep[a.String()] = true
+			put = append(put, api.MapEntry{IP: a.String(), MAC: transitMAC(a), Underlay: under.String()})
+		}
+	}
+	var gone []netip.Addr
+	for _, e := range now.Entries {
+		if a, err := netip.ParseAddr(e.IP); err == nil && !keep[e.IP] {
+			gone = append(gone, a)
+		}
+	}
+	if _, err := fabric.Delete(tx, vni, gone...); err != nil {
+		return err
+	}
+	if len(put) == 0 {
+		return fabric.DropTransit(tx, owner, s.now())
+	}
+	_, err = fabric.Put(tx, vni, put...)
+	return err
+}
+
+// natSpec is the NAT of an account's router on a server; nil when there is none.
+func natSpec(tx store.Tx, owner, server string) (*api.NATSpec, error) {
+	here, can, err := natServers(tx, owner)
+	if err != nil || len(here) == 0 {
+		return nil, err
+	}
+	gateways, err := gatewaysOf(tx, owner)
+	if err != nil {
+		return nil, err
+	}
+	var n api.NATSpec
+	if slices.Contains(can, server) {
+		nic, err := external(tx, server)
+		if err != nil || nic == nil {
+			return nil, err
+		}
+		net, err := networks.GetNetwork(tx, nic.Addresses[0].Network)
+		if err != nil {
+			return nil, err
+		}
+		subnet, err := netip.ParsePrefix(net.Subnet)
+		if err != nil {
+			return nil, err
+		}
+		n.Tag, n.VLAN, n.Gateway = net.NICTag, net.VLAN, net.Gateway
+		n.Address = nic.Addresses[0].IP + "/" + strconv.Itoa(subnet.Bits())
+		if !slices.Contains(gateways, server) {
+			return &n, nil
+		}
+	} else if len(gateways) == 0 {
+		return nil, nil
+	}
+	vni, found, err := fabric.TransitOf(tx, owner)
+	if err != nil || !found {
+		return nil, err
+	}
+	own, err := transitAddr(tx, server)
+	if err != nil {
+		return nil, err
+	}
+	n.VNI, n.Transit = vni, netip.PrefixFrom(own, transitNet.Bits()).String()
+	if n.Tag == "" {
+		for _, g := range gateways {
+			a, err := transitAddr(tx, g)
+			if err != nil {
+				return nil, err
+			}
+			n.Via = append(n.Via, a.String())
+		}
+	}
+	return &n, nil
+}
+
+// renatAll is renat for every account with a fabric: what concerns all changed.
+func (s *Server) renatAll(tx store.Tx) error {
+	owners := map[string]bool{}
+	only := true
+	nets, _, err := networks.ListNetworks(tx, networks.NetworkFilter{Fabric: &only}, "", 0)
+	if err != nil {
+		return err
+	}
+	for _, n := range nets {
+		owners[n.Owners[0]] = true
+	}
+	for owner := range owners {
+		if err := s.renat(tx, owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetNAT frees what is kept of a server that is forgotten.
+func forgetNAT(tx store.Tx, server string) error {
+	owners, err := gatewayFor(tx, server)
+	for _, o := range owners {
+		if err == nil {
+			err = tx.Delete(natGatewayPrefix + server + "/" + o)
+		}
+	}
+	if err == nil {
+		err = tx.Delete(natIndexPrefix + server)
+	}
+	return err
+}

@@ -1,0 +1,87 @@
+package headnode
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"nereid/api"
+)
+
+// A server that provides the external NIC tag does NAT itself; another is given
+// two that do, over the account's transit VNI.
+func TestNAT(t *testing.T) {
+	h, ms := fabricRack(t, 4)
+	ctx := context.Background()
+	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external"}))
+	ext := must[api.Network](t)(h.client.Networks().Create(ctx, api.Network{Name: "external", NICTag: "external", VLAN: 7, Subnet: "203.0.113.0/24", Gateway: "203.0.113.1"}))
+	settings := must[api.FabricSettings](t)(h.client.FabricSettings(ctx))
+	settings.NATNetwork = "external"
+	must[api.FabricSettings](t)(h.client.SetFabricSettings(ctx, settings))
+	for _, m := range ms[:3] {
+		if err := h.client.ProvideNICTags(ctx, m.uuid, api.NICTagUse{MAC: m.nics[1], NICTags: []string{"external", "underlay"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must[api.FabricVLAN](t)(h.client.FabricVLANs(alice).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
+	net := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", InternetNAT: true}))
+	nic := func(on *machine) api.NetworkNIC {
+		t.Helper()
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
+	}
+	router := func(m *machine) *api.NATSpec {
+		t.Helper()
+		spec := m.mustSync().Spec.Network
+		if spec == nil || len(spec.Routers) == 0 {
+			return nil
+		}
+		return spec.Routers[0].NAT
+	}
+
+	// On a server with the tag: itself, and nothing else is needed.
+	nic(ms[0])
+	first := router(ms[0])
+	if first == nil || first.Tag != "external" || first.VLAN != 7 || first.Gateway != ext.Gateway || first.Address == "" || first.VNI != 0 {
+		t.Fatalf("NAT where the tag is: %+v", first)
+	}
+
+	// On one without: two of the three, and they know.
+	away := nic(ms[3])
+	far := router(ms[3])
+	if far == nil || far.Tag != "" || len(far.Via) != 2 || far.VNI == 0 || far.Transit == "" {
+		t.Fatalf("NAT where the tag is not: %+v", far)
+	}
+	var vias []string
+	for _, m := range ms[:3] {
+		if n := router(m); n != nil && n.Transit != "" {
+			if n.VNI != far.VNI || n.Tag != "external" || n.Address == "" {
+				t.Errorf("gateway %+v", n)
+			}
+			vias = append(vias, n.Transit[:len(n.Transit)-len("/10")])
+		}
+	}
+	slices.Sort(vias)
+	if got := slices.Sorted(slices.Values(far.Via)); !slices.Equal(got, vias) {
+		t.Errorf("gateways %v, routers with transit addresses %v", got, vias)
+	}
+	if m := must[api.FabricMap](t)(h.client.FabricMap(ctx, far.VNI, "", 0)); len(m.Entries) != 3 {
+		t.Errorf("transit map: %+v", m)
+	}
+	if st, maps, err := ms[3].maps(api.MapFollow{VNI: far.VNI}); err != nil || len(maps) != 1 {
+		t.Errorf("transit map followed: %d %+v %v", st, maps, err)
+	}
+
+	// When the last NIC without the tag is gone, so are the gateways.
+	if err := h.client.NICs().Delete(ctx, away.MAC); err != nil {
+		t.Fatal(err)
+	}
+	if n := router(ms[0]); n == nil || n.Transit != "" {
+		t.Errorf("after: %+v", n)
+	}
+	for _, m := range ms[1:] {
+		if n := router(m); n != nil {
+			t.Errorf("router left over: %+v", n)
+		}
+	}
+}

@@ -1,0 +1,276 @@
+package headnode
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"nereid/api"
+	"nereid/headnode/fabric"
+	"nereid/headnode/networks"
+	"nereid/headnode/store"
+)
+
+// defaultMTU is for a port whose networks name no MTU; they always do.
+const defaultMTU = 1500
+
+// netFacts is what the network of one server is computed from.
+type netFacts struct {
+	tags     map[string]api.NICTag
+	uses     []api.NICTagUse
+	bonds    []api.Bond
+	underlay []networks.Underlay // of this server
+	subnets  []string            // of all underlay networks
+	nics     []api.NetworkNIC    // on this server
+	networks map[string]api.Network
+	fabrics  map[string][]api.Network // by owner, of those with a router here
+	nat      map[string]*api.NATSpec  // by owner
+	underTag string
+	firewall func([]api.PortSpec) (api.FirewallSpec, error)
+}
+
+// networkSpec reads the facts of a server and says what its network should be.
+func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, error) {
+	f := netFacts{tags: map[string]api.NICTag{}, networks: map[string]api.Network{}, fabrics: map[string][]api.Network{}}
+	f.firewall = func(ports []api.PortSpec) (api.FirewallSpec, error) { return s.firewallSpec(tx, ports) }
+	settings, err := networks.GetSettings(tx)
+	if err != nil {
+		return nil, err
+	}
+	f.underTag = settings.UnderlayTag
+	all, _, err := networks.ListNICTags(tx, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range all {
+		f.tags[t.Name] = t
+	}
+	if f.uses, err = networks.NICTagUses(tx, server); err != nil {
+		return nil, err
+	}
+	if f.bonds, _, err = networks.ListBonds(tx, server, "", 0); err != nil {
+		return nil, err
+	}
+	if f.underlay, err = networks.UnderlayOf(tx, server); err != nil {
+		return nil, err
+	}
+	under, err := networks.UnderlayNetworks(tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range under {
+		f.subnets = append(f.subnets, n.Subnet)
+	}
+	if f.nics, err = networks.NICsOfServer(tx, server); err != nil {
+		return nil, err
+	}
+	for _, n := range f.nics {
+		for _, a := range n.Addresses {
+			if _, known := f.networks[a.Network]; known {
+				continue
+			}
+			if f.networks[a.Network], err = networks.GetNetwork(tx, a.Network); err != nil {
+				return nil, err
+			}
+		}
+	}
+	owners, err := accountsOn(tx, server, f.nics)
+	if err != nil {
+		return nil, err
+	}
+	f.nat = map[string]*api.NATSpec{}
+	for _, o := range owners {
+		if f.fabrics[o], err = networks.FabricNetworks(tx, o); err != nil {
+			return nil, err
+		}
+		if f.nat[o], err = natSpec(tx, o, server); err != nil {
+			return nil, err
+		}
+	}
+	spec, err := f.spec()
+	if err != nil {
+		return nil, fmt.Errorf("compute network of server %s: %w", server, err)
+	}
+	return &spec, nil
+}
+
+// spec is what follows from the facts. All lists are in a fixed order, so that the
+// same facts give the same spec.
+func (f netFacts) spec() (api.NetworkSpec, error) {
+	var s api.NetworkSpec
+	for _, b := range f.bonds {
+		s.Bonds = append(s.Bonds, api.BondSpec{Name: b.Name, MACs: b.MACs, Mode: b.Mode, LACPRate: b.LACPRate})
+		for _, t := range b.NICTags {
+			s.Tags = append(s.Tags, api.TagSpec{Name: t, MTU: f.tags[t].MTU, Bond: b.Name})
+		}
+	}
+	for _, u := range f.uses {
+		for _, t := range u.NICTags {
+			s.Tags = append(s.Tags, api.TagSpec{Name: t, MTU: f.tags[t].MTU, MAC: u.MAC})
+		}
+	}
+	slices.SortFunc(s.Tags, func(a, b api.TagSpec) int { return cmp.Compare(a.Name, b.Name) })
+	if len(f.underlay) > 0 {
+		u := f.underlay[0]
+		s.Underlay = &api.UnderlaySpec{Tag: u.Network.NICTag, VLAN: u.Network.VLAN, MTU: u.Network.MTU,
+			Address: u.Address.String(), Gateway: u.Network.Gateway, Subnets: f.subnets}
+	}
+	for _, n := range f.nics {
+		if n.BelongsToType == api.BelongsToServer {
+			continue
+		}
+		p, err := f.port(n)
+		if err != nil {
+			return s, err
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	f.fabric(&s)
+	var err error
+	if s.Firewall, err = f.firewall(s.Ports); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+// port is a NIC as its server makes it.
+func (f netFacts) port(n api.NetworkNIC) (api.PortSpec, error) {
+	p := api.PortSpec{MAC: n.MAC, Instance: n.BelongsTo, Owner: n.Owner, Tag: n.NICTag, VLAN: n.VLAN, VNI: n.VNI,
+		Primary: n.Primary, Firewall: !n.NoFirewall, SpoofFlags: n.SpoofFlags}
+	if n.VNI != 0 {
+		p.Tag, p.VLAN = "", 0
+	}
+	for _, a := range n.Addresses {
+		net := f.networks[a.Network]
+		subnet, err := netip.ParsePrefix(net.Subnet)
+		if err != nil {
+			return p, fmt.Errorf("subnet of network %s: %w", a.Network, err)
+		}
+		p.Addresses = append(p.Addresses, api.PortAddress{Address: a.IP + "/" + strconv.Itoa(subnet.Bits()), Gateway: net.Gateway, Routes: net.Routes})
+		if p.MTU == 0 || net.MTU < p.MTU {
+			p.MTU = net.MTU
+		}
+	}
+	if p.MTU == 0 {
+		p.MTU = defaultMTU
+	}
+	return p, nil
+}
+
+// fabric adds VNIs and routers: for each account with a NIC on its fabric here, the
+// VNI of each of its networks with a gateway, so that traffic between them is
+// routed where it begins, and of each of those NICs.
+func (f netFacts) fabric(s *api.NetworkSpec) {
+	if s.Underlay == nil {
+		return
+	}
+	vnis := map[uint32]api.VNISpec{}
+	join := func(n api.Network, owner string) {
+		v := vnis[n.VNI]
+		if v.MTU == 0 || n.MTU < v.MTU {
+			v.MTU = n.MTU
+		}
+		v.VNI, v.Owner = n.VNI, owner
+		vnis[n.VNI] = v
+	}
+	for owner, nets := range f.fabrics {
+		r := api.RouterSpec{Owner: owner}
+		for _, n := range nets {
+			here := slices.ContainsFunc(f.nics, func(p api.NetworkNIC) bool { return p.VNI == n.VNI })
+			if n.Gateway != "" || here {
+				join(n, owner)
+			}
+			if n.Gateway == "" {
+				continue
+			}
+			subnet, err := netip.ParsePrefix(n.Subnet)
+			if err != nil {
+				continue // networks are checked when they are made
+			}
+			r.Networks = append(r.Networks, api.RouterNetwork{VNI: n.VNI, Gateway: n.Gateway + "/" + strconv.Itoa(subnet.Bits()),
+				MAC: gatewayMAC(n.VNI), InternetNAT: n.InternetNAT, Routes: n.Routes})
+		}
+		if r.NAT = f.nat[owner]; r.NAT != nil && r.NAT.VNI != 0 {
+			vnis[r.NAT.VNI] = api.VNISpec{VNI: r.NAT.VNI, Owner: owner, MTU: leastMTU(nets)}
+		}
+		if len(r.Networks) > 0 {
+			slices.SortFunc(r.Networks, func(a, b api.RouterNetwork) int {
+				return cmp.Compare(fmt.Sprintf("%08x %s", a.VNI, a.Gateway), fmt.Sprintf("%08x %s", b.VNI, b.Gateway))
+			})
+			s.Routers = append(s.Routers, r)
+		}
+	}
+	for _, v := range vnis {
+		s.VNIs = append(s.VNIs, v)
+	}
+	slices.SortFunc(s.VNIs, func(a, b api.VNISpec) int { return int(a.VNI) - int(b.VNI) })
+	slices.SortFunc(s.Routers, func(a, b api.RouterSpec) int { return cmp.Compare(a.Owner, b.Owner) })
+}
+
+// gatewayMAC is the MAC of a VNI's gateway on every server. Its first bytes are in
+// the quadrant of locally administered addresses that MACs of NICs do not come
+// from: the second hexadecimal digit is 6, not 2.
+func gatewayMAC(vni uint32) string {
+	return fmt.Sprintf("06:6e:72:%02x:%02x:%02x", byte(vni>>16), byte(vni>>8), byte(vni))
+}
+
+// leastMTU is what every one of some networks carries.
+func leastMTU(nets []api.Network) int {
+	least := defaultMTU
+	for i, n := range nets {
+		if i == 0 || n.MTU < least {
+			least = n.MTU
+		}
+	}
+	return least
+}
+
+// accountsOn are the accounts that have a router on a server: those with NICs on
+// their fabric there, and those it is a gateway of.
+func accountsOn(tx store.Tx, server string, nics []api.NetworkNIC) ([]string, error) {
+	owners, err := gatewayFor(tx, server)
+	for _, n := range nics {
+		if n.VNI != 0 {
+			owners = append(owners, n.Owner)
+		}
+	}
+	slices.Sort(owners)
+	return slices.Compact(owners), err
+}
+
+// hostedVNIs are the VNIs that a server's spec has.
+func hostedVNIs(tx store.Tx, server string) (map[uint32]bool, error) {
+	nics, err := networks.NICsOfServer(tx, server)
+	if err != nil {
+		return nil, err
+	}
+	out := map[uint32]bool{}
+	for _, n := range nics {
+		out[n.VNI] = true
+	}
+	owners, err := accountsOn(tx, server, nics)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range owners {
+		nets, err := networks.FabricNetworks(tx, o)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range nets {
+			if n.Gateway != "" {
+				out[n.VNI] = true
+			}
+		}
+		transit, found, err := fabric.TransitOf(tx, o)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			out[transit] = true
+		}
+	}
+	return out, nil
+}

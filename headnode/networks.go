@@ -1,0 +1,296 @@
+package headnode
+
+import (
+	"context"
+	"net/http"
+	"slices"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"nereid/api"
+	"nereid/headnode/inventory"
+	"nereid/headnode/networks"
+	"nereid/headnode/store"
+)
+
+// touch gives servers a new revision, so that their agents hear their spec again.
+// A server that is not known is not waited for.
+func touch(tx store.Tx, servers ...string) error {
+	slices.Sort(servers)
+	for _, uuid := range slices.Compact(servers) {
+		if uuid == "" {
+			continue
+		}
+		r, err := inventory.Get(tx, uuid)
+		if isNotFound(err) {
+			continue
+		}
+		if err == nil {
+			err = inventory.Touch(tx, &r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// touchAll is touch for every server: for what concerns all, and changes rarely.
+func touchAll(tx store.Tx) error {
+	var all []string
+	for e, err := range inventory.All(tx) {
+		if err != nil {
+			return err
+		}
+		all = append(all, e.Value.UUID)
+	}
+	return touch(tx, all...)
+}
+
+// touched touches servers that were listed with an error.
+func touched(tx store.Tx, servers []string, err error) error {
+	if err != nil {
+		return err
+	}
+	return touch(tx, servers...)
+}
+
+// networkChanged does what follows from a change of a network, and touches the
+// servers it concerns.
+func (s *Server) networkChanged(tx store.Tx, n api.Network) error {
+	if n.Fabric { // its gateway is wherever its account has NICs
+		if err := s.renat(tx, n.Owners[0]); err != nil {
+			return err
+		}
+		return touchOwner(tx, n.Owners[0])
+	}
+	settings, err := networks.GetSettings(tx)
+	if err != nil {
+		return err
+	}
+	if n.NICTag == settings.UnderlayTag { // where VXLAN may come from
+		return touchAll(tx)
+	}
+	servers, err := networks.ServersOfNetwork(tx, n.UUID)
+	return touched(tx, servers, err)
+}
+
+// touchOwner touches the servers with NICs of an account.
+func touchOwner(tx store.Tx, owner string) error {
+	servers, err := serversOfOwner(tx, owner)
+	return touched(tx, servers, err)
+}
+
+func serversOfOwner(tx store.Tx, owner string) ([]string, error) {
+	nics, _, err := networks.ListNICs(tx, networks.NICFilter{Owner: owner}, "", 0)
+	var servers []string
+	for _, n := range nics {
+		servers = append(servers, n.Server)
+	}
+	return servers, err
+}
+
+func (s *Server) routeNetworks(h huma.API) {
+	routeObjects(s, h, objects[api.NICTag, api.NICTagUpdate]{
+		path: "/v1/nic-tags", thing: "NIC tag",
+		list: func(tx store.Tx, q listing) ([]api.NICTag, string, error) {
+			return networks.ListNICTags(tx, q.after, q.limit)
+		},
+		get: func(tx store.Tx, a args) (api.NICTag, error) { return networks.GetNICTag(tx, a["id"]) },
+		create: func(tx store.Tx, _ args, t api.NICTag) (api.NICTag, error) {
+			return networks.CreateNICTag(tx, t)
+		},
+		update: func(tx store.Tx, a args, u api.NICTagUpdate, ifMatch string) (api.NICTag, error) {
+			t, err := networks.UpdateNICTag(tx, a["id"], u, ifMatch)
+			if err != nil {
+				return t, err
+			}
+			servers, err := networks.ServersProviding(tx, t.Name)
+			return t, touched(tx, servers, err)
+		},
+		delete: func(tx store.Tx, a args) error { return networks.DeleteNICTag(tx, a["id"], "") },
+	})
+	routeObjects(s, h, objects[api.Network, api.NetworkUpdate]{
+		path: "/v1/networks", thing: "network", filters: []string{"nic_tag", "owner", "fabric", "family"},
+		list: func(tx store.Tx, q listing) ([]api.Network, string, error) {
+			f := networks.NetworkFilter{NICTag: q.filter["nic_tag"], Owner: q.filter["owner"], Family: q.filter["family"]}
+			if v, ok := q.filter["fabric"]; ok {
+				only := v == "true"
+				f.Fabric = &only
+			}
+			return networks.ListNetworks(tx, f, q.after, q.limit)
+		},
+		get: func(tx store.Tx, a args) (api.Network, error) { return networks.GetNetwork(tx, a["id"]) },
+		create: func(tx store.Tx, _ args, n api.Network) (api.Network, error) {
+			if n.Fabric || n.VNI != 0 {
+				return n, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "use nereid fabric network create", "a fabric network is made on a VLAN of its account's fabric")
+			}
+			n, err := networks.CreateNetwork(tx, n)
+			if err != nil {
+				return n, err
+			}
+			return n, s.networkChanged(tx, n)
+		},
+		update: func(tx store.Tx, a args, u api.NetworkUpdate, ifMatch string) (api.Network, error) {
+			return s.updateNetwork(tx, a["id"], u, ifMatch)
+		},
+		delete: func(tx store.Tx, a args) error { return s.deleteNetwork(tx, a["id"]) },
+	})
+	routeObjects(s, h, objects[api.NetworkPool, api.NetworkPoolUpdate]{
+		path: "/v1/network-pools", thing: "network pool",
+		list: func(tx store.Tx, q listing) ([]api.NetworkPool, string, error) {
+			return networks.ListPools(tx, q.after, q.limit)
+		},
+		get: func(tx store.Tx, a args) (api.NetworkPool, error) { return networks.GetPool(tx, a["id"]) },
+		create: func(tx store.Tx, _ args, p api.NetworkPool) (api.NetworkPool, error) {
+			return networks.CreatePool(tx, p)
+		},
+		update: func(tx store.Tx, a args, u api.NetworkPoolUpdate, ifMatch string) (api.NetworkPool, error) {
+			return networks.UpdatePool(tx, a["id"], u, ifMatch)
+		},
+		delete: func(tx store.Tx, a args) error { return networks.DeletePool(tx, a["id"], "") },
+	})
+	routeObjects(s, h, objects[api.IPAddress, api.IPUpdate]{
+		path: "/v1/networks/{network}/ips", thing: "network address",
+		list: func(tx store.Tx, q listing) ([]api.IPAddress, string, error) {
+			return networks.ListIPs(tx, q.args["network"], q.after, q.limit)
+		},
+		get: func(tx store.Tx, a args) (api.IPAddress, error) { return networks.GetIP(tx, a["network"], a["id"]) },
+		update: func(tx store.Tx, a args, u api.IPUpdate, _ string) (api.IPAddress, error) {
+			return networks.UpdateIP(tx, s.now(), a["network"], a["id"], u)
+		},
+	})
+	route(s, h, operators, http.MethodGet, "/v1/search/ips", "Find an address in all networks", func(ctx context.Context, in *struct {
+		IP string `query:"ip" required:"true"`
+	}) (*body[list[api.IPAddress]], error) {
+		var out []api.IPAddress
+		err := s.store.View(ctx, func(tx store.Tx) (err error) {
+			out, err = networks.SearchIPs(tx, in.IP)
+			return err
+		})
+		return items(out), err
+	})
+	route(s, h, operators, http.MethodGet, "/v1/search/nics", "Find what has a MAC address", func(ctx context.Context, in *struct {
+		MAC string `query:"mac" required:"true"`
+	}) (*body[list[api.NetworkNIC]], error) {
+		var out []api.NetworkNIC
+		err := s.store.View(ctx, func(tx store.Tx) (err error) {
+			out, err = networks.SearchNICs(tx, in.MAC)
+			return err
+		})
+		return items(out), err
+	})
+	s.routeProviders(h)
+}
+
+func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate, ifMatch string) (api.Network, error) {
+	_, n, err := networks.UpdateNetwork(tx, id, u, ifMatch)
+	if err != nil {
+		return n, err
+	}
+	return n, s.networkChanged(tx, n)
+}
+
+func (s *Server) deleteNetwork(tx store.Tx, id string) error {
+	n, err := networks.DeleteNetwork(tx, id, "")
+	if err != nil {
+		return err
+	}
+	return s.networkChanged(tx, n)
+}
+
+// physical are the MACs of a server's NICs; nil while its hardware is not known.
+func physical(tx store.Tx, uuid string) ([]string, error) {
+	o, err := inventory.GetObserved(tx, uuid)
+	if err != nil || o.Sysinfo == nil {
+		return nil, err
+	}
+	macs := []string{}
+	for _, n := range o.Sysinfo.NICs {
+		macs = append(macs, n.MAC)
+	}
+	return macs, nil
+}
+
+// onServer runs fn, which changes what a server provides, with a server that exists
+// and the MACs of its hardware, and does what follows.
+func (s *Server) onServer(tx store.Tx, id string, fn func(uuid string, macs []string) error) error {
+	r, err := inventory.Find(tx, id)
+	if err != nil {
+		return err
+	}
+	macs, err := physical(tx, r.UUID)
+	if err == nil {
+		err = fn(r.UUID, macs)
+	}
+	if err == nil {
+		err = s.renatAll(tx)
+	}
+	if err != nil {
+		return err
+	}
+	return touch(tx, r.UUID)
+}
+
+// routeProviders routes what servers provide: NIC tags of physical NICs, and bonds.
+func (s *Server) routeProviders(h huma.API) {
+	route(s, h, operators, http.MethodGet, "/v1/servers/{id}/nic-tags", "List which physical NICs provide NIC tags", func(ctx context.Context, in *serverID) (*body[list[api.NICTagUse]], error) {
+		var out []api.NICTagUse
+		err := s.store.View(ctx, func(tx store.Tx) error {
+			r, err := inventory.Find(tx, in.ID)
+			if err == nil {
+				out, err = networks.NICTagUses(tx, r.UUID)
+			}
+			return err
+		})
+		return items(out), err
+	})
+	route(s, h, operators, http.MethodPut, "/v1/servers/{id}/nic-tags", "Say which NIC tags a physical NIC provides", func(ctx context.Context, in *serverBody[api.NICTagUse]) (*none, error) {
+		return nil, s.store.Update(ctx, func(tx store.Tx) error {
+			return s.onServer(tx, in.ID, func(uuid string, macs []string) error {
+				_, err := networks.SetNICTagUse(tx, uuid, in.Body, macs, true)
+				return err
+			})
+		})
+	}, status(http.StatusNoContent), lenient)
+
+	routeObjects(s, h, objects[api.Bond, api.Bond]{
+		path: "/v1/servers/{server}/bonds", thing: "bond",
+		list: func(tx store.Tx, q listing) ([]api.Bond, string, error) {
+			r, err := inventory.Find(tx, q.args["server"])
+			if err != nil {
+				return nil, "", err
+			}
+			return networks.ListBonds(tx, r.UUID, q.after, q.limit)
+		},
+		get: func(tx store.Tx, a args) (api.Bond, error) {
+			r, err := inventory.Find(tx, a["server"])
+			if err != nil {
+				return api.Bond{}, err
+			}
+			return networks.GetBond(tx, r.UUID, a["id"])
+		},
+		create: func(tx store.Tx, a args, b api.Bond) (out api.Bond, err error) {
+			return out, s.onServer(tx, a["server"], func(uuid string, macs []string) error {
+				b.Server = uuid
+				_, err := networks.GetBond(tx, uuid, b.Name)
+				switch {
+				case isProblem(err, api.CodeNotFound):
+					out, err = networks.CreateBond(tx, b, macs)
+				case err == nil:
+					out, err = networks.UpdateBond(tx, b, b.Revision, macs)
+				}
+				return err
+			})
+		},
+		delete: func(tx store.Tx, a args) error {
+			return s.onServer(tx, a["server"], func(uuid string, _ []string) error { return networks.DeleteBond(tx, uuid, a["id"], "") })
+		},
+	})
+}
+
+// isProblem says whether an error is a refusal with a code.
+func isProblem(err error, code api.Code) bool {
+	p, expected := problemOf(err)
+	return err != nil && expected && p.Code == code
+}

@@ -1,0 +1,204 @@
+package headnode
+
+import (
+	"net/netip"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"nereid/api"
+	"nereid/headnode/fabric"
+	"nereid/headnode/inventory"
+	"nereid/headnode/networks"
+	"nereid/headnode/store"
+)
+
+func (s *Server) routeNICs(h huma.API) {
+	routeObjects(s, h, objects[api.NetworkNIC, api.NICUpdate]{
+		path: "/v1/nics", thing: "NIC", filters: []string{"owner", "belongs_to", "server", "network"},
+		list: func(tx store.Tx, q listing) ([]api.NetworkNIC, string, error) {
+			f := networks.NICFilter{Owner: q.filter["owner"], BelongsTo: q.filter["belongs_to"]}
+			if id := q.filter["server"]; id != "" {
+				r, err := inventory.Find(tx, id)
+				if err != nil {
+					return nil, "", err
+				}
+				f.Server = r.UUID
+			}
+			if id := q.filter["network"]; id != "" {
+				n, err := networks.FindNetwork(tx, f.Owner, id)
+				if err != nil {
+					return nil, "", err
+				}
+				f.Network = n.UUID
+			}
+			return networks.ListNICs(tx, f, q.after, q.limit)
+		},
+		get: func(tx store.Tx, a args) (api.NetworkNIC, error) { return networks.GetNIC(tx, a["id"]) },
+		create: func(tx store.Tx, _ args, n api.NetworkNIC) (api.NetworkNIC, error) {
+			provided, err := provides(tx, n.Server)
+			if err != nil {
+				return n, err
+			}
+			c, err := networks.CreateNIC(tx, s.now(), n, provided)
+			return s.nicChanged(tx, c, err)
+		},
+		update: func(tx store.Tx, a args, u api.NICUpdate, ifMatch string) (api.NetworkNIC, error) {
+			var provided []string
+			if u.Server != nil {
+				var err error
+				if provided, err = provides(tx, *u.Server); err != nil {
+					return api.NetworkNIC{}, err
+				}
+			}
+			c, err := networks.UpdateNIC(tx, a["id"], u, ifMatch, provided)
+			return s.nicChanged(tx, c, err)
+		},
+		delete: func(tx store.Tx, a args) error {
+			c, err := networks.DeleteNIC(tx, s.now(), a["id"], "")
+			_, err = s.nicChanged(tx, c, err)
+			return err
+		},
+	})
+}
+
+// provides are the NIC tags of a server that must exist; of none, any.
+func provides(tx store.Tx, server string) ([]string, error) {
+	if server == "" {
+		return nil, nil
+	}
+	if _, err := inventory.Get(tx, server); err != nil {
+		return nil, err
+	}
+	tags, err := networks.ProvidedTags(tx, server)
+	if tags == nil {
+		tags = []string{}
+	}
+	return tags, err
+}
+
+// nicChanged does what follows from a change of a NIC: its VNI's map, and the
+// servers that have to do something.
+func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.NetworkNIC, error) {
+	var out api.NetworkNIC
+	if err != nil {
+		return out, err
+	}
+	if c.After != nil {
+		out = *c.After
+	}
+	if err := remap(tx, c); err != nil {
+		return out, err
+	}
+	if err := touchPeers(tx, c); err != nil {
+		return out, err
+	}
+	var here []string
+	for _, n := range c.Others { // on other servers, perhaps
+		here = append(here, n.Server)
+	}
+	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
+		if n == nil {
+			continue
+		}
+		here = append(here, n.Server)
+		switch {
+		case n.VNI != 0:
+			err = s.renat(tx, n.Owner)
+		case n.Underlay:
+			err = s.renatAll(tx)
+		}
+		if err != nil {
+			return out, err
+		}
+	}
+	return out, touch(tx, here...)
+}
+
+// remap brings the map of a NIC's VNI up to date, or for an underlay address the
+// maps of all VNIs behind it.
+func remap(tx store.Tx, c networks.Change) error {
+	if n := c.Before; n != nil && n.VNI != 0 {
+		if err := unmap(tx, *n, c.After); err != nil {
+			return err
+		}
+	}
+	if n := c.After; n != nil && n.VNI != 0 && n.Server != "" {
+		under, err := underlay(tx, n.Server)
+		if err != nil || !under.IsValid() {
+			return err
+		}
+		if err := mapNIC(tx, *n, under); err != nil {
+			return err
+		}
+	}
+	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
+		if n != nil && n.Underlay {
+			return rehome(tx, n.Server)
+		}
+	}
+	return nil
+}
+
+func mapNIC(tx store.Tx, n api.NetworkNIC, under netip.Addr) error {
+	var entries []api.MapEntry
+	for _, a := range n.Addresses {
+		entries = append(entries, api.MapEntry{IP: a.IP, MAC: n.MAC, Underlay: under.String()})
+	}
+	_, err := fabric.Put(tx, n.VNI, entries...)
+	return err
+}
+
+// unmap takes out the addresses that a NIC had and has no more, or that are on no
+// server any more.
+func unmap(tx store.Tx, before api.NetworkNIC, after *api.NetworkNIC) error {
+	keep := map[string]bool{}
+	if after != nil && after.Server != "" && after.VNI == before.VNI {
+		for _, a := range after.Addresses {
+			keep[a.IP] = true
+		}
+	}
+	var gone []netip.Addr
+	for _, a := range before.Addresses {
+		if ip, err := netip.ParseAddr(a.IP); err == nil && !keep[a.IP] {
+			gone = append(gone, ip)
+		}
+	}
+	_, err := fabric.Delete(tx, before.VNI, gone...)
+	return err
+}
+
+// underlay is the address behind which a server's NICs are: IPv4 where it has one.
+func underlay(tx store.Tx, server string) (netip.Addr, error) {
+	us, err := networks.UnderlayOf(tx, server)
+	if err != nil || len(us) == 0 {
+		return netip.Addr{}, err
+	}
+	return us[0].Address.Addr(), nil
+}
+
+// rehome maps all NICs of a server to the underlay address it has now. Without
+// one their entries are taken out.
+func rehome(tx store.Tx, server string) error {
+	under, err := underlay(tx, server)
+	if err != nil {
+		return err
+	}
+	nics, err := networks.NICsOfServer(tx, server)
+	if err != nil {
+		return err
+	}
+	for _, n := range nics {
+		if n.VNI == 0 {
+			continue
+		}
+		if !under.IsValid() {
+			err = unmap(tx, n, nil)
+		} else {
+			err = mapNIC(tx, n, under)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

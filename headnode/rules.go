@@ -1,0 +1,165 @@
+package headnode
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"nereid/api"
+	"nereid/headnode/firewall"
+	"nereid/headnode/inventory"
+	"nereid/headnode/networks"
+	"nereid/headnode/store"
+)
+
+// firewallKey holds a random value, new with every change of a rule, or of an
+// instance's addresses, tags or owner.
+const firewallKey = "firewall-revision"
+
+// resolver is what the rules meant at a revision.
+type resolver struct {
+	mu       sync.Mutex
+	revision string
+	resolved *firewall.Resolver
+}
+
+func (s *Server) routeFirewall(h huma.API) {
+	routeObjects(s, h, objects[api.FirewallRule, api.FirewallRuleUpdate]{
+		path: "/v1/firewall/rules", thing: "firewall rule", filters: []string{"owner", "global"},
+		list: func(tx store.Tx, q listing) ([]api.FirewallRule, string, error) {
+			return firewall.List(tx, firewall.Filter{Owner: q.filter["owner"], Global: q.filter["global"] == "true"}, q.after, q.limit)
+		},
+		get: func(tx store.Tx, a args) (api.FirewallRule, error) { return firewall.Get(tx, a["id"]) },
+		create: func(tx store.Tx, _ args, r api.FirewallRule) (api.FirewallRule, error) {
+			r, err := firewall.Create(tx, r, s.now())
+			return r, ruleChanged(tx, r, err)
+		},
+		update: func(tx store.Tx, a args, u api.FirewallRuleUpdate, ifMatch string) (api.FirewallRule, error) {
+			r, err := firewall.Update(tx, a["id"], ifMatch, u)
+			return r, ruleChanged(tx, r, err)
+		},
+		delete: func(tx store.Tx, a args) error {
+			r, err := firewall.Get(tx, a["id"])
+			if err == nil {
+				err = firewall.Delete(tx, a["id"], "")
+			}
+			return ruleChanged(tx, r, err)
+		},
+	})
+}
+
+// ruleChanged touches the servers with NICs that a rule is about.
+func ruleChanged(tx store.Tx, r api.FirewallRule, err error) error {
+	if err == nil {
+		err = store.Put(tx, firewallKey, inventory.NewRevision())
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.Global:
+		return touchAll(tx)
+	}
+	return touchOwner(tx, r.Owner)
+}
+
+// touchPeers touches the servers whose address sets a change of a NIC changes.
+func touchPeers(tx store.Tx, c networks.Change) error {
+	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
+		if n == nil || n.BelongsToType == api.BelongsToServer {
+			continue
+		}
+		if err := store.Put(tx, firewallKey, inventory.NewRevision()); err != nil {
+			return err
+		}
+		global, err := hasRules(tx, firewall.Filter{Global: true})
+		if err != nil {
+			return err
+		}
+		if global {
+			return touchAll(tx)
+		}
+		own, err := hasRules(tx, firewall.Filter{Owner: n.Owner})
+		if err == nil && own {
+			err = touchOwner(tx, n.Owner)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func hasRules(tx store.Tx, f firewall.Filter) (bool, error) {
+	rules, _, err := firewall.List(tx, f, "", 1)
+	return len(rules) > 0, err
+}
+
+// firewallSpec says what the rules mean for some ports.
+func (s *Server) firewallSpec(tx store.Tx, ports []api.PortSpec) (api.FirewallSpec, error) {
+	if len(ports) == 0 {
+		return api.FirewallSpec{}, nil
+	}
+	r, err := s.resolver.at(tx)
+	if err != nil {
+		return api.FirewallSpec{}, err
+	}
+	return r.Spec(ports), nil
+}
+
+// at resolves the rules as a transaction sees them; all servers share the result
+// until something changes.
+func (r *resolver) at(tx store.Tx) (*firewall.Resolver, error) {
+	revision, _, err := store.Lookup[string](tx, firewallKey)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.resolved != nil && r.revision == revision {
+		return r.resolved, nil
+	}
+	rules, _, err := firewall.List(tx, firewall.Filter{}, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	var instances []firewall.Instance
+	if len(rules) > 0 {
+		if instances, err = ruleInstances(tx); err != nil {
+			return nil, err
+		}
+	}
+	resolved, err := firewall.NewResolver(rules, instances)
+	if err != nil {
+		return nil, err
+	}
+	r.revision, r.resolved = revision, resolved
+	return resolved, nil
+}
+
+// ruleInstances are what rules may be about: the NICs that are not servers'.
+func ruleInstances(tx store.Tx) ([]firewall.Instance, error) {
+	nics, _, err := networks.ListNICs(tx, networks.NICFilter{}, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	var out []firewall.Instance
+	at := map[string]int{}
+	for _, n := range nics {
+		if n.BelongsToType == api.BelongsToServer || n.BelongsTo == "" {
+			continue
+		}
+		i, known := at[n.BelongsTo]
+		if !known {
+			i = len(out)
+			at[n.BelongsTo] = i
+			out = append(out, firewall.Instance{UUID: n.BelongsTo, Owner: n.Owner, Tags: n.Tags})
+		}
+		for _, a := range n.Addresses {
+			if ip, err := netip.ParseAddr(a.IP); err == nil {
+				out[i].Addresses = append(out[i].Addresses, ip)
+			}
+		}
+	}
+	return out, nil
+}
