@@ -69,6 +69,8 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 he
 		a.serverCommand(),
 		a.platformCommand(),
 		a.datacenterCommand(),
+		a.nictagCommand(), a.networkCommand(), a.poolCommand(), a.ipCommand(), a.nicCommand(), a.fabricCommand(), a.bondCommand(),
+		a.firewallCommand(),
 		a.tokenCommand(),
 		a.explainCommand(),
 		a.versionCommand(),

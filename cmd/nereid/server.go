@@ -21,7 +21,7 @@ func (a *app) serverCommand() *cobra.Command {
 		a.serverList(), a.serverGet(), a.serverWatch(),
 		a.serverApprove(), a.serverReject(), a.serverRename(), a.serverForget(),
 		a.serverSetup(), a.serverReboot(), a.serverShutdown(), a.serverReset(),
-		a.serverBootLog())
+		a.serverBootLog(), a.serverNICs())
 }
 
 const serverIDs = "SERVER is a UUID, the beginning of one, a hostname or a MAC address."
