@@ -33,7 +33,7 @@ netns: ## tests against real kernels and foreign programs, in network namespaces
 
 vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"
-	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run 'VM' -count=1 -p 1 -timeout 45m -v ./integration/... ./bootserver
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m -v ./integration/... ./bootserver
 
 bench: build platform ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test

@@ -34,9 +34,9 @@ func TestVMStorageOnRealZFS(t *testing.T) {
 	r.PowerOn(m)
 	r.WaitState(m, api.StatePending)
 	r.Shell(m, "systemctl stop nereid-agent")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 35*time.Minute)
 	defer cancel()
-	out, err := m.Shell(ctx, "cd /tmp && NEREID_TEST_DISKS=vda,vdb /usr/lib/lab/storage.test -test.v -test.timeout 19m -test.run '^TestReal'")
+	out, err := m.Shell(ctx, "cd /tmp && NEREID_TEST_DISKS=vda,vdb /usr/lib/lab/storage.test -test.v -test.timeout 34m -test.run '^TestReal'")
 	for line := range strings.Lines(out) {
 		t.Log(strings.TrimRight(line, "\n"))
 	}

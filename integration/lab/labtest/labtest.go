@@ -100,11 +100,17 @@ func (r *Rack) Import(dir string) {
 // Add adds a machine number n and leaves it off.
 func (r *Rack) Add(n int, fw lab.Firmware, disks ...int64) *lab.Machine {
 	r.T.Helper()
-	m, err := r.AddMachine(r.T.Context(), lab.MachineSpec{
+	return r.AddSpec(lab.MachineSpec{
 		Name: fmt.Sprintf("cn%d", n), Firmware: fw, Disks: disks,
 		MAC:  fmt.Sprintf("52:54:00:00:01:%02x", n),
 		UUID: fmt.Sprintf("4e455245-4944-4000-8000-0000000001%02x", n),
 	})
+}
+
+// AddSpec adds a machine and leaves it off.
+func (r *Rack) AddSpec(spec lab.MachineSpec) *lab.Machine {
+	r.T.Helper()
+	m, err := r.AddMachine(r.T.Context(), spec)
 	if err != nil {
 		r.T.Fatal(err)
 	}
@@ -121,7 +127,7 @@ func (r *Rack) PowerOn(m *lab.Machine) {
 
 // Limit bounds the wait for anything that involves a boot. It is generous: it
 // only says when to give up.
-const Limit = 6 * time.Minute
+const Limit = 12 * time.Minute
 
 // Wait waits until the server of m satisfies ok.
 func (r *Rack) Wait(m *lab.Machine, what string, ok func(api.Server) bool) api.Server {

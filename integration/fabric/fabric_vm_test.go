@@ -1,0 +1,182 @@
+//go:build vm
+
+package fabric
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"nereid/api"
+	"nereid/integration/lab"
+	"nereid/integration/lab/labtest"
+)
+
+const (
+	alice = "a11ce000-0000-4000-8000-000000000001"
+	bob   = "b0b00000-0000-4000-8000-000000000002"
+)
+
+// rack is two servers with an underlay, operated by the operator's program.
+type rack struct {
+	*labtest.Rack
+	servers []*lab.Machine
+}
+
+func newRack(t *testing.T) *rack {
+	r := &rack{Rack: labtest.NewRack(t)}
+	for n := 1; n <= 2; n++ {
+		m := r.AddSpec(lab.MachineSpec{
+			Name: fmt.Sprintf("cn%d", n), Firmware: lab.BIOS,
+			MAC:      fmt.Sprintf("52:54:00:00:01:%02x", n),
+			DataMACs: []string{fmt.Sprintf("52:54:00:00:02:%02x", n)},
+			UUID:     fmt.Sprintf("4e455245-4944-4000-8000-0000000001%02x", n),
+		})
+		r.PowerOn(m)
+		r.servers = append(r.servers, m)
+	}
+	r.nereid("nictag", "create", "underlay", "--mtu", "9000")
+	r.nereid("network", "create", "underlay", "--nic-tag", "underlay", "--subnet", "10.77.0.0/24", "--start", "10.77.0.11")
+	r.nereid("fabric", "settings", "--underlay-nic-tag", "underlay")
+	for _, m := range r.servers {
+		r.WaitState(m, api.StatePending)
+		r.nereid("server", "approve", m.Spec.UUID, "--hostname", m.Spec.Name)
+		r.WaitState(m, api.StateApproved)
+		r.nereid("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[0], "underlay")
+		r.nereid("nic", "create", "--network", "underlay", "--on", m.Spec.Name, "--underlay", "--owner", alice)
+	}
+	return r
+}
+
+// nereid runs the operator's program.
+func (r *rack) nereid(args ...string) string {
+	r.T.Helper()
+	cmd := r.Exec(r.T.Context(), filepath.Join(r.Bin, "nereid"), append([]string{"--server", r.Socket()}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		r.T.Fatalf("nereid %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// nic makes a NIC of an instance and waits until it is there.
+func (r *rack) nic(owner, network, ip string, on *lab.Machine) api.NetworkNIC {
+	r.T.Helper()
+	out := r.nereid("nic", "create", "--network", network+"="+ip, "--on", on.Spec.Name, "--owner", owner, "--primary",
+		"--belongs-to-type", "zone", "--belongs-to", fmt.Sprintf("00000000-0000-4000-9000-%s", regexp.MustCompile(`[^0-9a-f]`).ReplaceAllString(ip+"000000000000", "")[:12]), "-o", "json")
+	var n api.NetworkNIC
+	if err := json.Unmarshal([]byte(out), &n); err != nil {
+		r.T.Fatal(err)
+	}
+	r.await(on, "ip netns exec "+namespace(n)+" ip -o addr show | grep -qF ' "+ip+"/'")
+	return n
+}
+
+func namespace(n api.NetworkNIC) string { return "nic-" + strings.ReplaceAll(n.MAC, ":", "") }
+
+// await runs a line in a server until it succeeds.
+func (r *rack) await(m *lab.Machine, line string) {
+	r.T.Helper()
+	out := r.Shell(m, "for i in $(seq 600); do if "+line+"; then echo done; exit 0; fi; sleep 0.1; done; echo failed; "+
+		"ip -br link; ip netns; journalctl -u nereid-agent -n 30 --no-pager -o cat; exit 0")
+	if !strings.HasPrefix(out, "done") {
+		r.T.Fatalf("%s on %s: not within a minute\n%s", line, m.Spec.Name, out)
+	}
+}
+
+// reaches wants pings from a NIC to an address to get through, or not.
+func (r *rack) reaches(m *lab.Machine, from api.NetworkNIC, to string, want bool) {
+	r.T.Helper()
+	out := r.Shell(m, "ip netns exec "+namespace(from)+" ping -n -c 3 -i 0.3 -W 2 "+to+" 2>&1 || true")
+	if got := strings.Contains(out, ", 0% packet loss") || strings.Contains(out, "bytes from"); got != want {
+		r.T.Errorf("%s on %s reaches %s: %v, want %v\n%s", from.Addresses[0].IP, m.Spec.Name, to, got, want, out)
+	}
+}
+
+// TestVMFabric: two accounts with the same subnets on two servers.
+func TestVMFabric(t *testing.T) {
+	r := newRack(t)
+	one, two := r.servers[0], r.servers[1]
+	for _, owner := range []string{alice, bob} {
+		for vlan, name := range map[string]string{"2": "web", "3": "db"} {
+			r.nereid("fabric", "vlan", "create", owner, vlan, "--name", name)
+			r.nereid("fabric", "network", "create", owner, vlan, name, "--subnet", "10.0."+vlan+".0/24", "--gateway", "10.0."+vlan+".1")
+			r.nereid("fabric", "network", "create", owner, vlan, name+"6", "--subnet", "fd00:"+vlan+"::/64", "--gateway", "fd00:"+vlan+"::1")
+		}
+	}
+	uuid := func(owner, vlan, name string) string {
+		var n api.Network
+		if err := json.Unmarshal([]byte(r.nereid("fabric", "network", "get", owner, vlan, name, "-o", "json")), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n.UUID
+	}
+	a1 := r.nic(alice, uuid(alice, "2", "web"), "10.0.2.5", one)
+	a2 := r.nic(alice, uuid(alice, "2", "web"), "10.0.2.6", two)
+	a3 := r.nic(alice, uuid(alice, "3", "db"), "10.0.3.6", two)
+	b1 := r.nic(bob, uuid(bob, "2", "web"), "10.0.2.5", two)
+	b2 := r.nic(bob, uuid(bob, "2", "web"), "10.0.2.7", one)
+
+	t.Run("blocked until a rule allows", func(t *testing.T) { r.reaches(one, a1, "10.0.2.6", false) })
+	for _, owner := range []string{alice, bob} {
+		r.nereid("firewall", "create", "FROM all vms TO all vms ALLOW icmp TYPE ALL", "--owner", owner)
+	}
+	r.settled()
+	t.Run("one segment, two servers", func(t *testing.T) {
+		r.reaches(one, a1, "10.0.2.6", true)
+		r.reaches(two, a2, "10.0.2.5", true)
+		r.reaches(two, b1, "10.0.2.7", true)
+		r.reaches(one, b2, "10.0.2.5", true)
+	})
+	t.Run("routed", func(t *testing.T) {
+		r.reaches(one, a1, "10.0.3.6", true)
+		r.reaches(two, a3, "10.0.2.5", true)
+		r.reaches(two, a3, "10.0.2.6", true)
+	})
+	t.Run("accounts do not meet", func(t *testing.T) {
+		r.reaches(one, a1, "10.0.2.7", false)
+		r.reaches(one, b2, "10.0.2.6", false)
+		r.reaches(one, b2, "10.0.3.6", false)
+	})
+	t.Run("nothing of the server is reached", func(t *testing.T) {
+		r.reaches(one, a1, "10.77.0.11", false)
+		r.reaches(one, a1, "10.99.99.7", false)
+	})
+	t.Run("head node away", func(t *testing.T) {
+		r.KillHeadnode()
+		r.Shell(one, "systemctl restart nereid-agent")
+		r.reaches(one, a1, "10.0.2.6", true)
+		r.reaches(two, a3, "10.0.2.5", true)
+		r.Start()
+		r.settled()
+		r.reaches(one, a1, "10.0.2.6", true)
+	})
+	t.Run("repaired", func(t *testing.T) {
+		r.Shell(one, "ip link set vx$(ip -o link show type vxlan | grep -o 'vx[0-9]*' | head -n1 | cut -c3-) down; ip link del np"+strings.ReplaceAll(a1.MAC, ":", ""))
+		r.await(one, "ip netns exec "+namespace(a1)+" ip -o addr show | grep -qF ' 10.0.2.5/'")
+		r.await(one, "ip netns exec "+namespace(a1)+" ping -n -c 1 -W 1 10.0.2.6 >/dev/null 2>&1")
+	})
+	t.Run("moved", func(t *testing.T) {
+		r.nereid("nic", "move", a2.MAC, "cn1")
+		r.await(one, "ip netns exec "+namespace(a2)+" ip -o addr show | grep -qF ' 10.0.2.6/'")
+		r.settled()
+		r.reaches(one, a1, "10.0.2.6", true)
+		r.reaches(two, a3, "10.0.2.6", true)
+	})
+	for _, m := range r.servers {
+		t.Logf("%s: agent %s", m.Spec.Name, r.Shell(m, `grep VmRSS /proc/$(systemctl show -p MainPID --value nereid-agent)/status`))
+	}
+}
+
+// settled waits until every server has applied what is wanted of it.
+func (r *rack) settled() {
+	r.T.Helper()
+	for _, m := range r.servers {
+		r.Wait(m, "at the newest spec", func(s api.Server) bool {
+			return s.Report != nil && s.Report.AppliedNetwork == s.Revision && len(s.Report.Problems) == 0
+		})
+	}
+}
