@@ -66,7 +66,7 @@ func (r *rack) nereid(args ...string) string {
 func (r *rack) nic(owner, network, ip string, on *lab.Machine) api.NetworkNIC {
 	r.T.Helper()
 	out := r.nereid("nic", "create", "--network", network+"="+ip, "--on", on.Spec.Name, "--owner", owner, "--primary",
-		"--belongs-to-type", "zone", "--belongs-to", fmt.Sprintf("00000000-0000-4000-9000-%s", regexp.MustCompile(`[^0-9a-f]`).ReplaceAllString(ip+"000000000000", "")[:12]), "-o", "json")
+		"--belongs-to-type", "zone", "--belongs-to", fmt.Sprintf("%s-0000-4000-9000-%s", owner[:8], regexp.MustCompile(`[^0-9a-f]`).ReplaceAllString(ip+"000000000000", "")[:12]), "-o", "json")
 	var n api.NetworkNIC
 	if err := json.Unmarshal([]byte(out), &n); err != nil {
 		r.T.Fatal(err)
@@ -80,8 +80,8 @@ func namespace(n api.NetworkNIC) string { return "nic-" + strings.ReplaceAll(n.M
 // await runs a line in a server until it succeeds.
 func (r *rack) await(m *lab.Machine, line string) {
 	r.T.Helper()
-	out := r.Shell(m, "for i in $(seq 600); do if "+line+"; then echo done; exit 0; fi; sleep 0.1; done; echo failed; "+
-		"ip -br link; ip netns; journalctl -u nereid-agent -n 30 --no-pager -o cat; exit 0")
+	out := r.Shell(m, "( for i in $(seq 45); do if { "+line+"; } 2>/dev/null; then echo done; exit 0; fi; sleep 1; done; echo failed; "+
+		"ip -br link; ip netns; journalctl -u nereid-agent -n 30 --no-pager -o cat; exit 0 )")
 	if !strings.HasPrefix(out, "done") {
 		r.T.Fatalf("%s on %s: not within a minute\n%s", line, m.Spec.Name, out)
 	}

@@ -44,10 +44,11 @@ type Machine struct {
 	rack *Rack
 	Spec MachineSpec
 
-	mu   sync.Mutex
-	proc *process
-	qmp  *qmp
-	On   time.Time // when it was last powered on
+	mu     sync.Mutex
+	proc   *process
+	qmp    *qmp
+	nursed chan struct{} // closed when nobody looks after it any more
+	On     time.Time     // when it was last powered on
 }
 
 // AddMachine makes a machine's disks and its tap device; it stays off.
@@ -230,20 +231,29 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 		_ = p.kill(syscall.SIGKILL)
 		return fmt.Errorf("power on %s: %w; QEMU says: %s", m.Spec.Name, err, tail(m.path("qemu.log")))
 	}
-	m.proc, m.qmp = p, q
+	m.proc, m.qmp, m.nursed = p, q, make(chan struct{})
+	go func(nursed chan struct{}) {
+		defer close(nursed)
+		if !m.rack.opts.Accel.KVM {
+			m.nurse(ctx, p.done)
+		}
+	}(m.nursed)
 	return nil
 }
 
 // PowerOff cuts the power: the guest gets no chance to do anything.
 func (m *Machine) PowerOff() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.proc == nil {
+		m.mu.Unlock()
 		return
 	}
 	m.qmp.close()
 	_ = m.proc.kill(syscall.SIGKILL)
 	m.proc = nil
+	nursed := m.nursed
+	m.mu.Unlock()
+	<-nursed // it may be about to press reset, for which it needs the lock
 }
 
 // Reset presses the reset button.
