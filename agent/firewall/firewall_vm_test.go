@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"nereid/api"
 )
 
@@ -106,6 +108,9 @@ func TestRealUntracked(t *testing.T) {
 	p.serverPort.Firewall, p.clientPort.Firewall = false, false
 	third := testPort(3, true)
 	f := production(t)
+	if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil { // of the tests before
+		t.Fatal(err)
+	}
 	w := &world{ports: []Port{p.serverPort, p.clientPort, third}}
 	applyTwice(t, f, w, Options{})
 	p.server.listen(t, ":80", "web")

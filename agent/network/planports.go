@@ -128,17 +128,14 @@ func uplink(port, bridge *Link) bool {
 }
 
 // releaseBond takes the members out of a bond that goes away; the host's
-// addresses go to the one that gave it its MAC.
+// addresses go to the NIC that gave it its MAC, or else to the first.
 func (p *plan) releaseBond(bond *Link) {
-	heir := ""
+	heir := p.member(bond) // which a tag may have taken out already
 	for _, m := range p.now.ports(bond.Name) {
 		p.add(SetMaster{m.Name, ""}, SetUp{m.Name, true})
-		if heir == "" || sameMAC(m.hardware(), bond.MAC) {
+		if heir == "" {
 			heir = m.Name
 		}
-	}
-	if heir == "" {
-		heir = p.member(bond)
 	}
 	if heir != "" {
 		p.moveHost(bond.Name, p.home(heir))
