@@ -187,3 +187,10 @@ func (c *Client) SearchNICs(ctx context.Context, mac string) ([]NetworkNIC, erro
 	err := c.call(ctx, http.MethodGet, "/v1/search/nics?"+url.Values{"mac": {mac}}.Encode(), nil, &out)
 	return out.Items, err
 }
+
+// TraceNetwork says which way a packet would take, and what is in it.
+func (c *Client) TraceNetwork(ctx context.Context, r TraceRequest) (Trace, error) {
+	var out Trace
+	err := c.call(ctx, http.MethodPost, "/v1/network-trace", r, &out)
+	return out, err
+}

@@ -226,3 +226,28 @@ type MapsRequest struct {
 type MapsResponse struct {
 	Maps []FabricMap `json:"maps"`
 }
+
+// TraceRequest asks what would become of the first packet of a connection.
+type TraceRequest struct {
+	Src      string `json:"src" doc:"MAC of a NIC, or one of its addresses"`
+	Dst      string `json:"dst" doc:"MAC of a NIC, or any address"`
+	Owner    string `json:"owner_uuid,omitempty" doc:"account, where addresses of fabrics are not unique"`
+	Protocol string `json:"protocol,omitempty" enum:",tcp,udp,icmp,icmp6" doc:"empty: icmp, or icmp6 for IPv6"`
+	Port     uint16 `json:"port,omitempty" doc:"tcp and udp: destination port"`
+}
+
+// Trace is what the head node knows of a packet's way.
+type Trace struct {
+	Arrives bool       `json:"arrives" doc:"nothing that the head node knows is in the way"`
+	Why     string     `json:"why" doc:"what is in the way, or that nothing is"`
+	MTU     int        `json:"mtu,omitempty" doc:"largest packet that the networks on the way carry, in bytes"`
+	Hops    []TraceHop `json:"hops"`
+}
+
+// TraceHop is one place a packet passes.
+type TraceHop struct {
+	Where   string `json:"where" doc:"server's hostname"`
+	What    string `json:"what" doc:"nic, firewall, router, map, underlay, nat"`
+	Detail  string `json:"detail"`
+	Blocked bool   `json:"blocked,omitempty" doc:"it ends here"`
+}

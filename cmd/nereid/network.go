@@ -42,7 +42,7 @@ func (a *app) networkCommand() *cobra.Command {
 		lines("nereid network create external --nic-tag external --subnet 10.88.88.0/24 --gateway 10.88.88.2", "nereid network list"),
 		list(a, k, filter{"nic-tag", "nic_tag", "only those on this NIC tag"}, filter{"owner", "owner", "only those that this account may use"},
 			filter{"fabric", "fabric", "true: only fabric networks; false: only others"}),
-		get(a, k), a.networkCreate(), a.networkUpdate(k), remove(a, k))
+		get(a, k), a.networkCreate(), a.networkUpdate(k), remove(a, k), a.networkTrace())
 }
 
 // networkFlags are the flags that describe a network.
