@@ -39,6 +39,7 @@ bench: build platform ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test
 	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run Bench -count=1 -p 1 -timeout 60m ./integration/bench
 	go test -run '^$$' -bench . ./headnode/... ./bootserver/... ./images/... ./agent/...
+	go test -tags netns -run '^$$' -bench NetNS -benchtime 1x ./agent/network ./agent/firewall
 
 build: ## the programs, into bin/
 	@mkdir -p bin

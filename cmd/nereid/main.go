@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "nereid",
-		Short: "Operate a Nereid datacenter: servers, platform images, tokens",
+		Short: "Operate a Nereid datacenter: servers, platform images, networks, tokens",
 		Long: `nereid shows and changes what a head node knows, and builds and imports platform images.
 
 On the head node, as root, it uses the head node's Unix socket and needs no token. From elsewhere:
