@@ -39,16 +39,26 @@ func (m *mapper) run(ctx context.Context) error {
 			continue
 		}
 		if !m.connected() {
-			if !pause(ctx, m.backoff.next()) {
-				return nil
-			}
+			m.wait(ctx, m.backoff.next())
 			continue
 		}
-		if wait := m.turn(ctx, vnis); wait > 0 && !pause(ctx, wait) {
-			return nil
-		}
+		m.wait(ctx, m.turn(ctx, vnis))
 	}
 	return nil
+}
+
+// wait waits, but not when there are other VNIs to follow.
+func (m *mapper) wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-m.n.news:
+	case <-ctx.Done():
+	}
 }
 
 // connected has a client with the certificate that is in use now.

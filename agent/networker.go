@@ -84,8 +84,12 @@ func newNetworker(a *Agent, b *board) *networker {
 // put hands over the newest spec. One without a network says nothing about it.
 // There is one writer.
 func (n *networker) put(s api.Spec) {
-	if s.Network != nil && n.a.Net.Links != nil {
+	switch {
+	case s.Network == nil:
+	case n.a.Net.Links != nil:
 		n.box.put(s)
+	case len(s.Network.Tags)+len(s.Network.Ports) > 0:
+		n.board.problem("network", "This platform cannot manage a network, and left it as it is; assign one that can.")
 	}
 }
 

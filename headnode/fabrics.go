@@ -223,6 +223,9 @@ func (s *Server) serverMaps(ctx context.Context, in *struct {
 				return refuse(http.StatusForbidden, api.CodeForbidden, "sync, and follow what the spec has", "VNI %d has nothing on server %s", f.VNI, in.UUID)
 			}
 		}
+		if n := len(in.Body.Follow); n > len(hosted) {
+			return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "name each VNI once", "%d VNIs are to be followed, and server %s hosts %d", n, in.UUID, len(hosted))
+		}
 		return nil
 	})
 	if err != nil {

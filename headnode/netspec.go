@@ -248,7 +248,9 @@ func hostedVNIs(tx store.Tx, server string) (map[uint32]bool, error) {
 	}
 	out := map[uint32]bool{}
 	for _, n := range nics {
-		out[n.VNI] = true
+		if n.VNI != 0 {
+			out[n.VNI] = true
+		}
 	}
 	owners, err := accountsOn(tx, server, nics)
 	if err != nil {

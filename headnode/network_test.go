@@ -117,6 +117,9 @@ func TestFabric(t *testing.T) {
 	if _, _, err := one.maps(api.MapFollow{VNI: other.VNI}); codeOf(err) != api.CodeForbidden {
 		t.Errorf("another account's map: %v", err)
 	}
+	if _, _, err := one.maps(api.MapFollow{VNI: net.VNI}, api.MapFollow{VNI: net.VNI}, api.MapFollow{VNI: net.VNI}); codeOf(err) != api.CodeInvalid {
+		t.Errorf("the same map three times: %v", err)
+	}
 	seen := api.MapFollow{VNI: net.VNI, Epoch: maps[0].Epoch, Since: maps[0].Version}
 	if st, _, err := one.maps(seen); st != http.StatusNoContent || err != nil {
 		t.Errorf("nothing new: %d %v", st, err)
