@@ -41,7 +41,9 @@ type fakeHead struct {
 	spec     *api.Spec
 	askInv   bool
 	noHold   bool
-	life     time.Duration // of client certificates
+	life     time.Duration   // of client certificates
+	maps     []api.FabricMap // answer to every poll that does not have them
+	polls    []api.MapsRequest
 	enrols   int
 	renewals int
 	requests int
@@ -235,6 +237,12 @@ func (h *fakeHead) handle(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		h.sync(w, r)
+	case "/v1/servers/" + testUUID + "/maps":
+		if cn != testUUID {
+			answerProblem(w, &api.Problem{Status: 401, Code: api.CodeUnauthorized, Title: "no certificate"})
+			return
+		}
+		h.pollMaps(w, r)
 	case "/v1/servers/" + testUUID + "/renew":
 		if cn != testUUID {
 			answerProblem(w, &api.Problem{Status: 401, Code: api.CodeUnauthorized, Title: "no certificate"})
@@ -251,6 +259,44 @@ func (h *fakeHead) handle(w http.ResponseWriter, r *http.Request) {
 	default:
 		h.t.Errorf("unknown path %s", r.URL.Path)
 		http.NotFound(w, r)
+	}
+}
+
+// pollMaps holds a poll until a map is there that it does not have.
+func (h *fakeHead) pollMaps(w http.ResponseWriter, r *http.Request) {
+	var in api.MapsRequest
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		h.t.Error(err)
+	}
+	hold := time.NewTimer(api.SyncHold)
+	defer hold.Stop()
+	for first := true; ; first = false {
+		var out api.MapsResponse
+		h.mu.Lock()
+		if first {
+			h.polls = append(h.polls, in)
+		}
+		for _, f := range in.Follow {
+			for _, m := range h.maps {
+				if m.VNI == f.VNI && (m.Epoch != f.Epoch || m.Version != f.Since) {
+					out.Maps = append(out.Maps, m)
+				}
+			}
+		}
+		cond := h.cond
+		h.mu.Unlock()
+		if len(out.Maps) > 0 {
+			answerJSON(w, 200, out)
+			return
+		}
+		select {
+		case <-cond:
+		case <-hold.C:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case <-r.Context().Done():
+			return
+		}
 	}
 }
 

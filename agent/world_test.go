@@ -300,7 +300,7 @@ func start(t *testing.T, w *world, h *fakeHead, dir string, change func(*Agent))
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{console: &console{}, notes: &console{}, done: make(chan error, 1)}
 	r.Agent = &Agent{
-		Boot: h.bootConfig(), Dir: dir, Version: "test",
+		Boot: h.bootConfig(), UUID: testUUID, Dir: dir, Version: "test",
 		Pools: w, Config: w, Hardware: hardware{w}, Power: powerSwitch{w}, Host: w,
 		Clock:    &clock.Clock{System: systemClock{w}},
 		NTP:      func(context.Context, []string) (clock.Sample, error) { return clock.Sample{}, errors.New("no answer") },

@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"nereid/agent/firewall"
+	"nereid/agent/network"
+	"nereid/agent/router"
+	"nereid/api"
+)
+
+// wire is a fake of all that a server's network is: it notes what was done to it.
+type wire struct {
+	mu    sync.Mutex
+	log   []string
+	maps  map[uint32]api.FabricMap
+	fails map[string]error
+}
+
+func newWire() *wire { return &wire{maps: map[uint32]api.FabricMap{}, fails: map[string]error{}} }
+
+func (w *wire) note(what, format string, args ...any) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.log = append(w.log, what+fmt.Sprintf(format, args...))
+	return w.fails[what]
+}
+
+// did is what was done since it was asked last.
+func (w *wire) did() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := strings.Join(w.log, "\n")
+	w.log = nil
+	return s
+}
+
+func (w *wire) fail(what string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fails[what] = err
+}
+
+func (w *wire) net() Net {
+	return Net{Links: wireLinks{w}, Maps: wireLinks{w}, Routers: wireRouters{w}, Filter: wireFilter{w}}
+}
+
+type wireLinks struct{ *wire }
+
+func (w wireLinks) Recover(context.Context) error { return w.note("recover", "") }
+func (w wireLinks) Apply(_ context.Context, s api.NetworkSpec) error {
+	return w.note("links", " %d ports %d VNIs", len(s.Ports), len(s.VNIs))
+}
+func (w wireLinks) ApplyMap(_ context.Context, vni uint32, m api.FabricMap) error {
+	w.mu.Lock()
+	w.maps[vni] = m
+	w.mu.Unlock()
+	return w.note("map", " %d version %d", vni, m.Version)
+}
+func (w wireLinks) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+func (w wireLinks) Report(context.Context) (api.NetworkReport, error) {
+	return api.NetworkReport{Links: []api.LinkReport{{Name: "eth0", Up: true}}}, nil
+}
+func (w wireLinks) MapState(vni uint32) (string, uint64, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m, known := w.maps[vni]
+	return m.Epoch, m.Version, known
+}
+
+type wireRouters struct{ *wire }
+
+func (w wireRouters) Apply(_ context.Context, r []api.RouterSpec, _ router.Env) error {
+	return w.note("routers", " %d", len(r))
+}
+func (w wireRouters) Drops(context.Context) (map[string]uint64, error) {
+	return map[string]uint64{"denied": 2}, nil
+}
+
+type wireFilter struct{ *wire }
+
+func (w wireFilter) Apply(_ context.Context, p []firewall.Port, _ api.FirewallSpec, o firewall.Options) error {
+	return w.note("firewall", " %d ports, isolated %v", len(p), o.Isolated)
+}
+func (w wireFilter) VerifyOrRepair(context.Context) (bool, error) { return false, nil }
+func (w wireFilter) Counters(context.Context) (map[string]uint64, error) {
+	return map[string]uint64{"mac": 1}, nil
+}
+
+func networkSpec(rev string) *api.Spec {
+	return &api.Spec{Revision: rev, Hostname: "cn01", Network: &api.NetworkSpec{
+		Tags:     []api.TagSpec{{Name: "underlay", MTU: 9000, MAC: "52:54:00:00:00:02"}},
+		Underlay: &api.UnderlaySpec{Tag: "underlay", MTU: 9000, Address: "10.77.0.11/24", Subnets: []string{"10.77.0.0/24"}},
+		VNIs:     []api.VNISpec{{VNI: 7, MTU: 1450}},
+		Routers:  []api.RouterSpec{{Owner: "a"}},
+		Ports:    []api.PortSpec{{MAC: "02:6e:72:00:00:01", VNI: 7}},
+	}}
+}
+
+func TestNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h, n, dir := newWorld(), newHeadNode(t), newWire(), t.TempDir()
+		h.approved, h.spec = true, networkSpec("r1")
+		h.maps = []api.FabricMap{{VNI: 7, Epoch: "e", Version: 3, Full: true}, {VNI: 8, Epoch: "e", Version: 1}}
+		r := start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
+		s := h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" })
+		time.Sleep(time.Second)
+		if got, want := n.did(), "recover\nfirewall 1 ports, isolated [vb7]\nlinks 1 ports 1 VNIs\nrouters 1\nmap 7 version 3"; got != want {
+			t.Errorf("did\n%s\nwant\n%s", got, want)
+		}
+		if u := s.Usage.Network; u == nil || u.Drops["mac"] != 1 || u.Drops["router_denied"] != 2 || len(u.Links) != 1 {
+			t.Errorf("usage %+v", u)
+		}
+
+		// A change of the map comes at once, and nothing else is done for it.
+		begun := time.Now()
+		h.set(func() { h.maps[0].Version, h.maps[0].Full = 4, false })
+		time.Sleep(100 * time.Millisecond)
+		if got := n.did(); got != "map 7 version 4" {
+			t.Errorf("%v after a change of the map: did %q", time.Since(begun), got)
+		}
+
+		// Another VNI is followed at once.
+		h.set(func() {
+			h.spec = networkSpec("r2")
+			h.spec.Network.VNIs = append(h.spec.Network.VNIs, api.VNISpec{VNI: 8})
+		})
+		h.until("r2", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r2" })
+		time.Sleep(time.Second)
+		if got := n.did(); !strings.Contains(got, "map 8 version 1") {
+			t.Errorf("another VNI: did\n%s", got)
+		}
+
+		// Without rules there are no ports, and it is tried again.
+		n.fail("firewall", errors.New("no nf_tables"))
+		h.set(func() { h.spec = networkSpec("r3") })
+		s = h.until("problem", func(s api.SyncRequest) bool { return len(s.Report.Problems) > 0 })
+		if !strings.Contains(s.Report.Problems[0], "no nf_tables; no port was changed") {
+			t.Errorf("problems %q", s.Report.Problems)
+		}
+		if got := n.did(); strings.Contains(got, "links") || strings.Contains(got, "routers") {
+			t.Errorf("without rules did\n%s", got)
+		}
+		n.fail("firewall", nil)
+		h.until("r3", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r3" && len(s.Report.Problems) == 0 })
+
+		// What cut the server off is not tried again by itself.
+		n.did()
+		n.fail("links", &network.RolledBack{Cause: errors.New("no answer")})
+		h.set(func() { h.spec = networkSpec("r4") })
+		h.until("undone", func(s api.SyncRequest) bool { return len(s.Report.Problems) > 0 })
+		time.Sleep(10 * time.Minute)
+		if got := strings.Count(n.did(), "links"); got != 1 {
+			t.Errorf("tried %d times", got)
+		}
+		r.stop()
+		n.did()
+
+		// The next agent makes the network before it has heard anything.
+		h.set(func() { h.down = true })
+		n.fail("links", nil)
+		r = start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
+		time.Sleep(10 * time.Second)
+		if got := n.did(); !strings.Contains(got, "links 1 ports 1 VNIs") {
+			t.Errorf("with the head node away did\n%s", got)
+		}
+		r.stop()
+	})
+}
+
+// A platform without a network that could be managed says so.
+func TestNoNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := newWorld(), newHeadNode(t)
+		h.approved, h.spec = true, networkSpec("r1")
+		r := start(t, w, h, t.TempDir(), nil)
+		s := h.until("problem", func(s api.SyncRequest) bool { return len(s.Report.Problems) > 0 })
+		if !strings.Contains(s.Report.Problems[0], "cannot manage a network") {
+			t.Errorf("problems %q", s.Report.Problems)
+		}
+		r.stop()
+	})
+}
