@@ -1,0 +1,326 @@
+package fabric
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"nereid/api"
+	"nereid/headnode/store"
+)
+
+// follower takes in maps as an agent does.
+type follower struct {
+	Follow
+	has map[string]api.MapEntry
+}
+
+func (f *follower) take(t testing.TB, m api.FabricMap) {
+	t.Helper()
+	if m.Full {
+		f.has = make(map[string]api.MapEntry)
+	}
+	seen := make(map[string]bool)
+	last := uint64(0)
+	for _, e := range m.Entries {
+		if seen[e.IP] {
+			t.Fatalf("%s is twice in one map", e.IP)
+		}
+		if seen[e.IP] = true; e.Version <= last || e.Version > m.Version || e.Deleted && m.Full {
+			t.Fatalf("entry %+v after version %d, in a map to %d", e, last, m.Version)
+		}
+		last = e.Version
+		if e.Deleted {
+			delete(f.has, e.IP)
+		} else {
+			f.has[e.IP] = e
+		}
+	}
+	f.Epoch, f.Since = m.Epoch, m.Version
+}
+
+// check compares maps and indexes with what they should be.
+func (w *world) check(want map[uint32]map[string]api.MapEntry) {
+	w.Helper()
+	w.view(func(tx store.Tx) error {
+		live, gone := 0, 0
+		places := make(map[string]int)
+		for vni, entries := range want {
+			m, err := Snapshot(tx, vni)
+			if err != nil {
+				return err
+			}
+			got := make(map[string]api.MapEntry)
+			for _, e := range m.Entries {
+				got[e.IP] = entry(e.IP, e.MAC, e.Underlay)
+			}
+			if diff := cmp.Diff(entries, got); diff != "" {
+				w.Fatalf("snapshot of %d (-want +got):\n%s", vni, diff)
+			}
+			s, _, err := readState(tx, vni)
+			if err != nil {
+				return err
+			}
+			if s.Live != len(entries) || s.Gone > s.maxGone() {
+				w.Fatalf("state %+v with %d entries", s, len(entries))
+			}
+			live, gone = live+s.Live, gone+s.Gone
+			for _, e := range entries {
+				places[e.Underlay+"/"+fmt.Sprint(vni)]++
+				if got, found, err := ByIP(tx, vni, addr(e.IP)); err != nil || !found || got.MAC != e.MAC || got.Underlay != e.Underlay {
+					w.Fatalf("by IP: %+v, %v, %v; want %+v", got, found, err, e)
+				}
+			}
+		}
+		hosted := 0
+		for _, u := range []string{ul1, ul2} {
+			vnis, err := Hosts(tx, addr(u))
+			if err != nil {
+				return err
+			}
+			for _, vni := range vnis {
+				if places[u+"/"+fmt.Sprint(vni)] == 0 {
+					w.Fatalf("%s is said to host %d", u, vni)
+				}
+			}
+			hosted += len(vnis)
+		}
+		if hosted != len(places) {
+			w.Fatalf("%d places, want %d", hosted, len(places))
+		}
+		for prefix, n := range map[string]int{entryPrefix: live, macPrefix: live, atPrefix: live, gonePrefix: gone, ipPrefix: live + gone} {
+			got := 0
+			for _, err := range tx.Scan(prefix, "") {
+				if err != nil {
+					return err
+				}
+				got++
+			}
+			if got != n {
+				w.Fatalf("%d keys below %s, want %d", got, prefix, n)
+			}
+		}
+		return nil
+	})
+}
+
+// lab is a world whose head node can be started anew, also from a backup.
+type lab struct {
+	*world
+	bolt *store.Bolt
+	dir  string
+	n    int
+}
+
+// open starts anew: with a backup, or with what is there.
+func (l *lab) open(backup []byte) {
+	l.Helper()
+	if l.bolt != nil {
+		if err := l.bolt.Close(); err != nil {
+			l.Fatal(err)
+		}
+	}
+	path := filepath.Join(l.dir, fmt.Sprint("db", l.n))
+	if backup != nil {
+		l.n++
+		path = filepath.Join(l.dir, fmt.Sprint("db", l.n))
+		if err := os.WriteFile(path, backup, 0o600); err != nil {
+			l.Fatal(err)
+		}
+	}
+	s, err := store.OpenBolt(l.ctx, path, store.BoltOptions{})
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.bolt, l.s = s, s
+	l.do(Begin)
+}
+
+// TestFollowersConverge: whatever happens, in the store and on the way, a follower
+// that goes on asking has what the snapshot has. With many addresses deletions are
+// forgotten; with few, versions of before and after a restore meet.
+func TestFollowersConverge(t *testing.T) {
+	for _, c := range []struct {
+		addresses, bulk int
+		seed            uint64
+	}{
+		{3000, 1500, 1},
+		{40, 6, 2}, {40, 6, 3}, {40, 6, uint64(time.Now().UnixNano())},
+	} {
+		t.Run(fmt.Sprintf("%d addresses, seed %d", c.addresses, c.seed), func(t *testing.T) {
+			converge(t, rand.New(rand.NewPCG(c.seed, 0)), c.addresses, c.bulk)
+		})
+	}
+}
+
+func converge(t *testing.T, r *rand.Rand, addresses, bulk int) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	l := &lab{world: &world{t, nil, ctx}, dir: t.TempDir()}
+	l.open(nil)
+	defer func() { l.bolt.Close() }()
+	vnis := []uint32{l.vlan(alice, 2).VNI, l.vlan(bob, 2).VNI}
+	want := map[uint32]map[string]api.MapEntry{vnis[0]: {}, vnis[1]: {}}
+	var (
+		backup   []byte
+		backedUp map[uint32]map[string]api.MapEntry
+		resets   int
+	)
+	clone := func(m map[uint32]map[string]api.MapEntry) map[uint32]map[string]api.MapEntry {
+		out := make(map[uint32]map[string]api.MapEntry)
+		for k, v := range m {
+			out[k] = maps.Clone(v)
+		}
+		return out
+	}
+	followers := make([][]*follower, 6)
+	asleep := make([]int, len(followers))
+	for i := range followers {
+		for _, vni := range vnis {
+			followers[i] = append(followers[i], &follower{Follow: Follow{VNI: vni}, has: map[string]api.MapEntry{}})
+		}
+	}
+	ask := func(fs []*follower, limit int, cut bool) (news bool) {
+		var follows []Follow
+		for _, f := range fs {
+			follows = append(follows, f.Follow)
+		}
+		var ms []api.FabricMap
+		l.view(func(tx store.Tx) (err error) { ms, err = Changes(tx, follows, limit); return err })
+		if cut {
+			ms = ms[:r.IntN(len(ms)+1)]
+		}
+		for _, m := range ms {
+			for _, f := range fs {
+				if f.VNI == m.VNI {
+					if m.Full {
+						resets++
+					}
+					f.take(t, m)
+				}
+			}
+		}
+		return len(ms) > 0
+	}
+	// compare looks at the maps that a follower says it has in full.
+	compare := func(i int, fs []*follower) (n int) {
+		t.Helper()
+		for _, f := range fs {
+			l.view(func(tx store.Tx) error {
+				epoch, version, err := Version(tx, f.VNI)
+				if err != nil || epoch != f.Epoch || version != f.Since {
+					return err
+				}
+				n++
+				got := make(map[string]api.MapEntry)
+				for ip, e := range f.has {
+					got[ip] = entry(e.IP, e.MAC, e.Underlay)
+				}
+				if !maps.Equal(want[f.VNI], got) { // cmp.Diff alone takes most of this test's time
+					t.Fatalf("follower %d of VNI %d (-want +got):\n%s", i, f.VNI, cmp.Diff(want[f.VNI], got))
+				}
+				return nil
+			})
+		}
+		return n
+	}
+	underlays := []string{ul1, ul2}
+	random := func(n int) (es []api.MapEntry) {
+		for range n {
+			i := r.IntN(addresses)
+			ip := fmt.Sprintf("10.0.%d.%d", i/250, i%250+1)
+			if i%5 == 0 {
+				ip = fmt.Sprintf("fd00::%x", i+1)
+			}
+			es = append(es, entry(ip, fmt.Sprintf("02:00:00:00:%02x:%02x", i%3, i%200), underlays[r.IntN(2)]))
+		}
+		return es
+	}
+	for range 200 {
+		vni := vnis[r.IntN(2)]
+		w := want[vni]
+		switch k := r.IntN(20); {
+		case k < 7:
+			es := random(1 + r.IntN(bulk/4+1))
+			l.put(vni, es...)
+			for _, e := range es {
+				w[e.IP] = e
+			}
+		case k < 12:
+			var ips []netip.Addr
+			for _, e := range random(1 + r.IntN(bulk)) {
+				ips = append(ips, addr(e.IP))
+				delete(w, e.IP)
+			}
+			l.do(func(tx store.Tx) error { _, err := Delete(tx, vni, ips...); return err })
+		case k < 14:
+			e := random(1)[0]
+			l.do(func(tx store.Tx) error { _, err := Move(tx, vni, e.MAC, addr(e.Underlay)); return err })
+			for ip, old := range w {
+				if old.MAC == e.MAC {
+					w[ip] = entry(ip, e.MAC, e.Underlay)
+				}
+			}
+		case k < 15:
+			for more := true; more; {
+				l.do(func(tx store.Tx) (err error) { more, err = Rehome(tx, vni, addr(ul1), addr(ul2)); return err })
+			}
+			for ip, old := range w {
+				w[ip] = entry(ip, old.MAC, ul2)
+			}
+		case k < 16: // an Update that fails leaves nothing
+			err := l.try(func(tx store.Tx) error {
+				_, err := Put(tx, vni, random(50)...)
+				return errors.Join(err, errors.New("undo"))
+			})
+			if err == nil {
+				t.Fatal("it was to fail")
+			}
+		case k < 17:
+			l.open(nil)
+		case k < 18 || backup == nil:
+			var buf bytes.Buffer
+			if _, err := l.bolt.Backup(ctx, &buf); err != nil {
+				t.Fatal(err)
+			}
+			backup, backedUp = buf.Bytes(), clone(want)
+		default:
+			l.open(backup)
+			want = clone(backedUp)
+		}
+		for i, fs := range followers {
+			if asleep[i]--; asleep[i] > 0 { // servers that are away, or cut off
+				continue
+			}
+			if i > 0 && r.IntN(8) == 0 {
+				asleep[i] = r.IntN(50)
+			}
+			if r.IntN(40) == 0 { // a new agent, or one that lost its state
+				for _, f := range fs {
+					*f = follower{Follow: Follow{VNI: f.VNI}, has: map[string]api.MapEntry{}}
+				}
+			}
+			ask(fs, 1+r.IntN(bulk), r.IntN(3) == 0)
+			compare(i, fs)
+		}
+	}
+	l.check(want)
+	for i, fs := range followers {
+		for ask(fs, 100, false) {
+		}
+		if n := compare(i, fs); n != len(fs) {
+			t.Errorf("follower %d knows %d maps in full, and nothing is left to ask for", i, n)
+		}
+	}
+	t.Logf("%d snapshots were needed", resets)
+}
