@@ -6,20 +6,21 @@ import (
 	"io"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"nereid/api"
 )
 
-// killWhileBusy makes tokens until the daemon has acknowledged n leases, kills it
-// with SIGKILL, and returns all that was acknowledged: leases by MAC (address,
+// killWhileBusy makes tokens until the daemon has acknowledged n leases and a
+// token, kills it with SIGKILL, and returns all that was acknowledged: leases by MAC (address,
 // boot id) and ids of tokens.
 func killWhileBusy(t *testing.T, cmd *exec.Cmd, out io.Reader, socket string, n int) (acked map[string][2]string, tokens []string) {
 	t.Helper()
 	acked = map[string][2]string{}
 	made := make(chan []string, 1)
 	lines := bufio.NewScanner(out)
-	begun := false
+	begun, first := false, make(chan struct{})
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
 		if len(f) != 4 || f[0] != "ack" {
@@ -29,9 +30,10 @@ func killWhileBusy(t *testing.T, cmd *exec.Cmd, out io.Reader, socket string, n 
 		acked[f[1]] = [2]string{f[2], f[3]}
 		if !begun {
 			begun = true
-			go func() { made <- makeTokens(socket) }()
+			go func() { made <- makeTokens(socket, first) }()
 		}
 		if len(acked) == n {
+			<-first
 			break
 		}
 	}
@@ -50,16 +52,20 @@ func killWhileBusy(t *testing.T, cmd *exec.Cmd, out io.Reader, socket string, n 
 	return acked, tokens
 }
 
-// makeTokens makes tokens until the daemon is gone.
-func makeTokens(socket string) []string {
+// makeTokens makes tokens until the daemon is gone. first is closed when there is
+// one, or will be none.
+func makeTokens(socket string, first chan struct{}) []string {
 	c := api.NewClient(socket)
 	defer c.Close()
 	var out []string
+	told := sync.OnceFunc(func() { close(first) })
+	defer told()
 	for {
 		tok, err := c.CreateToken(context.Background(), api.TokenCreate{Name: "crash"})
 		if err != nil {
 			return out
 		}
 		out = append(out, tok.ID)
+		told()
 	}
 }
