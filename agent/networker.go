@@ -71,6 +71,7 @@ type networker struct {
 	spec  api.Spec                 // its Network is not nil, once there is one
 	vnis  atomic.Pointer[[]uint32] // of the spec that was applied last
 	news  chan struct{}            // one slot: vnis changed
+	used  atomic.Bool              // there are ports or routers, or were
 	retry backoff
 }
 
@@ -137,6 +138,9 @@ func (n *networker) run(ctx context.Context) error {
 // apply makes the network as a spec says. The rules come first, so that no port is
 // ever there without them, and when they cannot be made, nothing else is.
 func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
+	if len(s.Ports)+len(s.Routers) > 0 {
+		n.used.Store(true)
+	}
 	if n.a.Net.Filter != nil {
 		if err := n.a.Net.Filter.Apply(ctx, filterPorts(s), s.Firewall, n.filterOptions(s)); err != nil {
 			return fmt.Errorf("apply firewall: %w; no port was changed", err)
@@ -175,7 +179,7 @@ func (n *networker) follow(s api.NetworkSpec) {
 
 // look sees whether somebody changed the rules; links are watched by their events.
 func (n *networker) look(ctx context.Context) {
-	if n.spec.Network == nil || n.a.Net.Filter == nil {
+	if !n.used.Load() || n.a.Net.Filter == nil {
 		return
 	}
 	repaired, err := n.a.Net.Filter.VerifyOrRepair(ctx)
@@ -278,29 +282,30 @@ func (n *networker) routerEnv(s api.NetworkSpec) router.Env {
 	return e
 }
 
-// networkUsage is what changes all the time of the network.
-func (a *Agent) networkUsage(ctx context.Context) *api.NetworkReport {
-	if a.Net.Links == nil {
+// usage is what changes all the time of the network. Rules are asked for their
+// counters only where there is something that they could have dropped.
+func (n *networker) usage(ctx context.Context) *api.NetworkReport {
+	if n.a.Net.Links == nil {
 		return nil
 	}
-	r, err := a.Net.Links.Report(ctx)
+	r, err := n.a.Net.Links.Report(ctx)
 	if err != nil {
-		a.Log.Debug("report network", "err", err)
+		n.a.Log.Debug("report network", "err", err)
 		return nil
 	}
-	if a.Net.Filter != nil {
-		if drops, err := a.Net.Filter.Counters(ctx); err == nil {
-			r.Drops = drops
+	if !n.used.Load() {
+		return &r
+	}
+	r.Drops = map[string]uint64{}
+	if n.a.Net.Filter != nil {
+		if drops, err := n.a.Net.Filter.Counters(ctx); err == nil {
+			maps.Copy(r.Drops, drops)
 		}
 	}
-	if a.Net.Routers != nil {
-		if drops, err := a.Net.Routers.Drops(ctx); err == nil && len(drops) > 0 {
-			r.Drops = maps.Clone(r.Drops)
-			if r.Drops == nil {
-				r.Drops = map[string]uint64{}
-			}
-			for reason, n := range drops {
-				r.Drops["router_"+reason] = n
+	if n.a.Net.Routers != nil {
+		if drops, err := n.a.Net.Routers.Drops(ctx); err == nil {
+			for reason, packets := range drops {
+				r.Drops["router_"+reason] = packets
 			}
 		}
 	}

@@ -31,7 +31,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		Report:          report,
 		Usage:           usage(l.a.ProcRoot),
 	}
-	req.Usage.Network = l.a.networkUsage(pctx)
+	req.Usage.Network = l.net.usage(pctx)
 	if l.wantInv {
 		req.Inventory = &l.inv.info
 	}
