@@ -24,12 +24,12 @@ unit: ## tests without privileges, and the project's rules
 	@echo "== unit tests"
 	go test ./...
 
-netns: ## tests against real kernels and foreign programs, in network namespaces (root)
+netns: build ## tests against real kernels and foreign programs, in network namespaces (root)
 	@$(PACKAGES) build lab test vagrant
 	@echo "== Vagrantfile"
 	vagrant validate
 	@echo "== netns tests"
-	go test -tags netns -run 'NetNS' -count=1 -p 1 -timeout 15m ./...
+	NEREID_BIN=$(CURDIR)/bin go test -tags netns -run 'NetNS' -count=1 -p 1 -timeout 15m ./...
 
 vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"nereid/agent/identity"
@@ -22,6 +23,7 @@ type mapper struct {
 	cert    *identity.Certificate
 	head    *head
 	backoff backoff
+	late    []api.FabricMap // that the kernel did not take; they are applied again
 }
 
 // run follows until ctx ends. What it got before stays in use while the head node
@@ -74,9 +76,14 @@ func (m *mapper) connected() bool {
 	return true
 }
 
-// turn is one poll. It returns how long to wait before the next.
+// turn is one poll. It returns how long to wait before the next. What failed before
+// is tried first, and again soon: nothing else would come to repair it.
 func (m *mapper) turn(ctx context.Context, vnis []uint32) time.Duration {
-	pctx, cancel := context.WithTimeout(ctx, heldTimeout)
+	limit := heldTimeout
+	if m.apply(ctx, m.late); len(m.late) > 0 {
+		limit = m.backoff.next()
+	}
+	pctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	stopped := make(chan struct{})
 	watched := make(chan struct{})
@@ -110,17 +117,21 @@ func (m *mapper) turn(ctx context.Context, vnis []uint32) time.Duration {
 		}
 		return 0
 	}
-	failed := false
-	for _, fm := range out.Maps {
-		err := m.a.Net.Links.ApplyMap(ctx, fm.VNI, fm)
-		if err != nil && !errors.Is(err, network.ErrUnknownVNI) && ctx.Err() == nil {
-			m.a.Log.Error("apply map", "vni", fm.VNI, "version", fm.Version, "err", err)
-			failed = true
-		}
-	}
-	if failed || (len(out.Maps) == 0 && time.Since(begun) < quickAnswer) {
+	if m.apply(ctx, slices.Concat(m.late, out.Maps)); len(m.late) > 0 || (len(out.Maps) == 0 && time.Since(begun) < quickAnswer) {
 		return m.backoff.next()
 	}
 	m.backoff.reset()
 	return 0
+}
+
+// apply hands maps to the kernel. Those that it does not take are late.
+func (m *mapper) apply(ctx context.Context, maps []api.FabricMap) {
+	m.late = nil
+	for _, fm := range maps {
+		err := m.a.Net.Links.ApplyMap(ctx, fm.VNI, fm)
+		if err != nil && !errors.Is(err, network.ErrUnknownVNI) && ctx.Err() == nil {
+			m.a.Log.Error("apply map", "vni", fm.VNI, "version", fm.Version, "err", err)
+			m.late = append(m.late, fm)
+		}
+	}
 }

@@ -127,6 +127,23 @@ func TestNetwork(t *testing.T) {
 			t.Errorf("%v after a change of the map: did %q", time.Since(begun), got)
 		}
 
+		// What the kernel does not take is tried again, although nothing changes.
+		n.fail("map", errors.New("device busy"))
+		h.set(func() { h.maps[0].Version = 5 })
+		time.Sleep(5 * time.Second)
+		if got := n.did(); strings.Count(got, "map 7 version 5") < 2 {
+			t.Errorf("after a failure: did %q", got)
+		}
+		n.fail("map", nil)
+		time.Sleep(15 * time.Second)
+		if got := n.did(); !strings.HasSuffix(got, "map 7 version 5") {
+			t.Errorf("after the failure's end: did %q", got)
+		}
+		time.Sleep(time.Minute)
+		if got := n.did(); got != "" {
+			t.Errorf("with nothing to do: did %q", got)
+		}
+
 		// Another VNI is followed at once.
 		h.set(func() {
 			h.spec = networkSpec("r2")

@@ -87,7 +87,7 @@ func TestNetNSTracking(t *testing.T) {
 		n.run(t, "ip route add default via "+n.v6)
 	}
 	f := newFirewall(t)
-	f.stateless, f.kernel = false, routed{}
+	f.Stateless, f.kernel = false, routed{}
 	proveTracking(t, f, p, Options{})
 	link, err := net.InterfaceByName("nic2")
 	if err != nil {

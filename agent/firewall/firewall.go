@@ -17,9 +17,11 @@ import (
 // zero value is ready to use. Its methods may be called from any goroutine.
 type Firewall struct {
 	Log *slog.Logger // nil: nothing is logged
+	// Stateless judges every packet by itself, replies too: for kernels whose
+	// bridges have no connection tracking (nf_conntrack_bridge).
+	Stateless bool
 
-	kernel    kernel // nil: the system's
-	stateless bool   // tests only: see judgeChains
+	kernel kernel // nil: the system's
 
 	mu      sync.Mutex
 	numbers *numbers
@@ -74,7 +76,7 @@ func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec,
 			return err
 		}
 	}
-	r, n, err := build(s, n, f.applied, !f.stateless)
+	r, n, err := build(s, n, f.applied, !f.Stateless)
 	if err != nil {
 		return fmt.Errorf("compile the firewall: %w", err)
 	}

@@ -40,7 +40,7 @@ func bridged(t *testing.T, bridge string, server, client int) pair {
 
 func production(t *testing.T) *Firewall {
 	f := newFirewall(t)
-	f.stateless = false
+	f.Stateless = false
 	return f
 }
 

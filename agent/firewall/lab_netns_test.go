@@ -286,7 +286,7 @@ func applyTwice(t testing.TB, f *Firewall, w *world, o Options) {
 // newFirewall judges without connection tracking, which this kernel may not have
 // for bridges, and is removed at the end.
 func newFirewall(t testing.TB) *Firewall {
-	f := &Firewall{stateless: true}
+	f := &Firewall{Stateless: true}
 	t.Cleanup(func() {
 		exec.Command("nft", "delete", "table", "bridge", tableName).Run()
 		exec.Command("nft", "delete", "table", "inet", tableName).Run()

@@ -17,8 +17,7 @@ func stateIs(state uint32) []expression {
 }
 
 // judgeChains is the firewall's program. Without tracked, every packet is judged by
-// itself: that is for kernels whose bridges have no connection tracking, and used
-// by tests only.
+// itself: see Firewall.Stateless.
 func judgeChains(tracked bool) []chain {
 	c := func(name string, rules ...rule) chain { return chain{table: bridgeTable, name: name, rules: rules} }
 	isARP := when(bytesAre(linkHeader, 12, 0x08, 0x06), then(acceptIt))

@@ -114,6 +114,16 @@ func FuzzParseCounters(f *testing.F) {
 	})
 }
 
+// TestForeignAlias: the pairs of instances' NICs, which agent/network makes and marks,
+// are not the router's.
+func TestForeignAlias(t *testing.T) {
+	for _, s := range []string{"NIC 02:6e:72:34:75:ae of 11111111-1111-4111-8111-111111111111 (01234567)", "NIC a b c", "VNI 100 of x"} {
+		if v, ok := parseVeth(s); ok {
+			t.Errorf("%q is taken for %+v", s, v)
+		}
+	}
+}
+
 // FuzzAlias: what is read of an alias is what was written, and of any other text
 // nothing that was not in it.
 func FuzzAlias(f *testing.F) {

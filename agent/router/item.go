@@ -92,10 +92,11 @@ func (v veth) String() string {
 	return strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", v.Space, v.Inner, v.MAC, cmp.Or(v.Outer, "-"), v.Note), " ")
 }
 
-// parseVeth is the inverse of String.
+// parseVeth is the inverse of String. Other packages' links have other words at its
+// beginning.
 func parseVeth(s string) (veth, bool) {
 	f := strings.SplitN(s, " ", 5)
-	if len(f) < 4 {
+	if len(f) < 4 || !strings.HasPrefix(f[0], "nr-") {
 		return veth{}, false
 	}
 	v := veth{Space: f[0], Inner: f[1], MAC: f[2], Outer: f[3]}

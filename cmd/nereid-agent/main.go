@@ -60,13 +60,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&o.dir, "run-dir", "/run/nereid", "folder of this boot's files, in RAM")
+	root.PersistentFlags().BoolVar(&o.stateless, "stateless-firewall", false, "judge every packet by itself, replies too: for kernels without connection tracking on bridges")
 	root.PersistentFlags().StringVar(&o.log, "log-level", "info", "debug, info, warn or error")
 	root.AddCommand(runCommand(&o, stderr), layoutCommand(), sysinfoCommand(), statusCommand(&o), versionCommand())
 	return root.ExecuteContext(ctx)
 }
 
 // options are the process facts.
-type options struct{ dir, log string }
+type options struct {
+	dir, log  string
+	stateless bool
+}
 
 func runCommand(o *options, stderr io.Writer) *cobra.Command {
 	return &cobra.Command{
@@ -111,7 +115,7 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 		Notify: func(state string) error { _, err := daemon.SdNotify(false, state); return err },
 	}
 	st.BeforeComplete = a.StoreKey
-	stop, err := joinNetwork(a)
+	stop, err := joinNetwork(a, o.stateless)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 
 // joinNetwork gives the agent the server's network, which is this process's
 // namespace. Where there is none that it could manage, it leaves it alone.
-func joinNetwork(a *agent.Agent) (stop func(), err error) {
+func joinNetwork(a *agent.Agent, stateless bool) (stop func(), err error) {
 	kernel, err := network.Open("")
 	if errors.Is(err, errors.ErrUnsupported) {
 		return func() {}, nil
@@ -27,7 +27,7 @@ func joinNetwork(a *agent.Agent) (stop func(), err error) {
 	a.Net = agent.Net{
 		Links: links, Maps: links,
 		Routers: &router.Routers{Monitor: monitor, Logger: a.Log},
-		Filter:  &firewall.Firewall{Log: a.Log},
+		Filter:  &firewall.Firewall{Log: a.Log, Stateless: stateless},
 		Monitor: monitor.Run,
 	}
 	return func() {

@@ -3,10 +3,7 @@
 package fabric
 
 import (
-	"encoding/json"
 	"fmt"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -15,19 +12,14 @@ import (
 	"nereid/integration/lab/labtest"
 )
 
-const (
-	alice = "a11ce000-0000-4000-8000-000000000001"
-	bob   = "b0b00000-0000-4000-8000-000000000002"
-)
-
 // rack is two servers with an underlay, operated by the operator's program.
 type rack struct {
-	*labtest.Rack
+	operator
 	servers []*lab.Machine
 }
 
 func newRack(t *testing.T) *rack {
-	r := &rack{Rack: labtest.NewRack(t)}
+	r := &rack{operator: operator{labtest.NewRack(t)}}
 	for n := 1; n <= 2; n++ {
 		m := r.AddSpec(lab.MachineSpec{
 			Name: fmt.Sprintf("cn%d", n), Firmware: lab.BIOS,
@@ -51,31 +43,13 @@ func newRack(t *testing.T) *rack {
 	return r
 }
 
-// nereid runs the operator's program.
-func (r *rack) nereid(args ...string) string {
-	r.T.Helper()
-	cmd := r.Exec(r.T.Context(), filepath.Join(r.Bin, "nereid"), append([]string{"--server", r.Socket()}, args...)...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		r.T.Fatalf("nereid %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
 // nic makes a NIC of an instance and waits until it is there.
 func (r *rack) nic(owner, network, ip string, on *lab.Machine) api.NetworkNIC {
 	r.T.Helper()
-	out := r.nereid("nic", "create", "--network", network+"="+ip, "--on", on.Spec.Name, "--owner", owner, "--primary",
-		"--belongs-to-type", "zone", "--belongs-to", fmt.Sprintf("%s-0000-4000-9000-%s", owner[:8], regexp.MustCompile(`[^0-9a-f]`).ReplaceAllString(ip+"000000000000", "")[:12]), "-o", "json")
-	var n api.NetworkNIC
-	if err := json.Unmarshal([]byte(out), &n); err != nil {
-		r.T.Fatal(err)
-	}
+	n := r.createNIC(owner, on.Spec.Name, network+"="+ip)
 	r.await(on, "ip netns exec "+namespace(n)+" ip -o addr show | grep -qF ' "+ip+"/'")
 	return n
 }
-
-func namespace(n api.NetworkNIC) string { return "nic-" + strings.ReplaceAll(n.MAC, ":", "") }
 
 // await runs a line in a server until it succeeds.
 func (r *rack) await(m *lab.Machine, line string) {
@@ -100,25 +74,19 @@ func (r *rack) reaches(m *lab.Machine, from api.NetworkNIC, to string, want bool
 func TestVMFabric(t *testing.T) {
 	r := newRack(t)
 	one, two := r.servers[0], r.servers[1]
+	uuid := map[string]string{}
 	for _, owner := range []string{alice, bob} {
 		for vlan, name := range map[string]string{"2": "web", "3": "db"} {
 			r.nereid("fabric", "vlan", "create", owner, vlan, "--name", name)
-			r.nereid("fabric", "network", "create", owner, vlan, name, "--subnet", "10.0."+vlan+".0/24", "--gateway", "10.0."+vlan+".1")
-			r.nereid("fabric", "network", "create", owner, vlan, name+"6", "--subnet", "fd00:"+vlan+"::/64", "--gateway", "fd00:"+vlan+"::1")
+			uuid[owner+name] = r.network(owner, vlan, name, "10.0."+vlan+".0/24", "10.0."+vlan+".1")
+			uuid[owner+name+"6"] = r.network(owner, vlan, name+"6", "fd00:"+vlan+"::/64", "fd00:"+vlan+"::1")
 		}
 	}
-	uuid := func(owner, vlan, name string) string {
-		var n api.Network
-		if err := json.Unmarshal([]byte(r.nereid("fabric", "network", "get", owner, vlan, name, "-o", "json")), &n); err != nil {
-			t.Fatal(err)
-		}
-		return n.UUID
-	}
-	a1 := r.nic(alice, uuid(alice, "2", "web"), "10.0.2.5", one)
-	a2 := r.nic(alice, uuid(alice, "2", "web"), "10.0.2.6", two)
-	a3 := r.nic(alice, uuid(alice, "3", "db"), "10.0.3.6", two)
-	b1 := r.nic(bob, uuid(bob, "2", "web"), "10.0.2.5", two)
-	b2 := r.nic(bob, uuid(bob, "2", "web"), "10.0.2.7", one)
+	a1 := r.nic(alice, uuid[alice+"web"], "10.0.2.5", one)
+	a2 := r.nic(alice, uuid[alice+"web"], "10.0.2.6", two)
+	a3 := r.nic(alice, uuid[alice+"db"], "10.0.3.6", two)
+	b1 := r.nic(bob, uuid[bob+"web"], "10.0.2.5", two)
+	b2 := r.nic(bob, uuid[bob+"web"], "10.0.2.7", one)
 
 	t.Run("blocked until a rule allows", func(t *testing.T) { r.reaches(one, a1, "10.0.2.6", false) })
 	for _, owner := range []string{alice, bob} {

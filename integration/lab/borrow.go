@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"nereid/api"
@@ -43,14 +44,23 @@ func (r *Rack) BorrowBoot(ctx context.Context, m *Machine) (api.BootConfig, erro
 		}
 	}
 	defer exec.Command("ip", "-n", r.Namespace, "link", "delete", "borrow").Run()
-	script := m.path("udhcpc")
+	return borrow(ctx, m.path("udhcpc"), "ip", "netns", "exec", ns)
+}
+
+// borrow asks DHCP as iPXE does, configures eth0 as it is told, and fetches the boot
+// configuration, all by commands that enter runs where the NIC is.
+func borrow(ctx context.Context, script string, enter ...string) (api.BootConfig, error) {
+	var conf api.BootConfig
 	if err := os.WriteFile(script, []byte(udhcpcScript), 0o700); err != nil {
 		return conf, fmt.Errorf("borrow a boot: %w", err)
 	}
 	inside := func(name string, args ...string) ([]byte, error) {
-		out, err := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns, name}, args...)...).Output()
+		cmd := exec.CommandContext(ctx, enter[0], slices.Concat(enter[1:], []string{name}, args)...)
+		var faults bytes.Buffer
+		cmd.Stderr = &faults
+		out, err := cmd.Output()
 		if err != nil {
-			return nil, fmt.Errorf("borrow a boot: %s: %w", name, err)
+			return nil, fmt.Errorf("borrow a boot: %s: %w: %s", name, err, bytes.TrimSpace(faults.Bytes()))
 		}
 		return out, nil
 	}

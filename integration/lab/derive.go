@@ -49,6 +49,29 @@ func Derive(ctx context.Context, from, to, stamp string, files map[string]string
 	return sign(to, m)
 }
 
+// Blank makes a signed platform of files that are nothing: enough for a head node
+// to answer the boots of servers that bring a kernel of their own (see Server).
+func Blank(dir, stamp string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make blank platform: %w", err)
+	}
+	m := api.Manifest{Stamp: stamp, Arch: "x86_64"}
+	for name, f := range map[string]*api.File{"vmlinuz": &m.Kernel, "initrd.img": &m.Initrd, "packages.json": &m.Packages, "base.squashfs": nil} {
+		content := []byte("not a " + name + "\n")
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return fmt.Errorf("make blank platform: %w", err)
+		}
+		sum := sha256.Sum256(content)
+		file := api.File{Name: name, SHA256: hex.EncodeToString(sum[:]), Size: int64(len(content))}
+		if f == nil {
+			m.Layers = append(m.Layers, file)
+		} else {
+			*f = file
+		}
+	}
+	return sign(dir, m)
+}
+
 func makeLayer(ctx context.Context, dir, name string, files map[string]string) (api.File, error) {
 	tree, err := os.MkdirTemp(dir, "layer-")
 	if err != nil {

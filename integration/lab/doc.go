@@ -12,6 +12,10 @@
 //	+------|--------|-----------------------+
 //	     QEMU     QEMU
 //
+// A Server stands in the place of a machine where a kernel of its own is not what
+// a test is about: namespaces with the real agent in them, which boot from the same
+// head node in a second.
+//
 // It needs root, and the packages that packages.sh installs. Nothing leaves the
 // namespace: it has no route to anywhere.
 package lab

@@ -50,6 +50,7 @@ type Rack struct {
 	mu       sync.Mutex
 	head     *process
 	machines []*Machine
+	servers  []*Server
 }
 
 // process is a child and the goroutine that waits for it.
@@ -103,24 +104,54 @@ func New(ctx context.Context, opts Options) (*Rack, error) {
 		{"link", "add", "admin0", "type", "bridge"},
 		{"link", "set", "admin0", "up"},
 		{"addr", "add", "10.99.99.7/24", "dev", "admin0"},
-		{"link", "add", "data0", "mtu", "9000", "type", "bridge"},
-		{"link", "set", "data0", "up"},
 	} {
 		if err := r.ip(ctx, args...); err != nil {
 			return nil, errors.Join(fmt.Errorf("make a rack: %w", err), r.Close())
 		}
 	}
+	if err := r.AddBridge(ctx, "data0"); err != nil {
+		return nil, errors.Join(fmt.Errorf("make a rack: %w", err), r.Close())
+	}
 	return r, nil
+}
+
+// AddBridge makes another network that machines and servers can have NICs on. The
+// rack's namespace has the addresses on it, which are prefixes.
+func (r *Rack) AddBridge(ctx context.Context, name string, addresses ...string) error {
+	lines := [][]string{
+		{"link", "add", name, "mtu", mtu(name), "type", "bridge"},
+		{"link", "set", name, "up"},
+	}
+	for _, a := range addresses {
+		lines = append(lines, []string{"addr", "add", a, "dev", name, "nodad"})
+	}
+	for _, args := range lines {
+		if err := r.ip(ctx, args...); err != nil {
+			return fmt.Errorf("add bridge %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// mtu is that of a bridge: the lab's rule is that only data0 has large frames.
+func mtu(bridge string) string {
+	if bridge == "data0" {
+		return "9000"
+	}
+	return "1500"
 }
 
 // Close powers everything off and removes the namespace.
 func (r *Rack) Close() error {
 	r.mu.Lock()
-	machines, head := r.machines, r.head
+	machines, servers, head := r.machines, r.servers, r.head
 	r.head = nil
 	r.mu.Unlock()
 	for _, m := range machines {
 		m.PowerOff()
+	}
+	for _, s := range servers {
+		s.PowerOff()
 	}
 	if head != nil {
 		_ = head.kill(syscall.SIGKILL)

@@ -32,7 +32,7 @@ func env(t *testing.T, name string) string {
 	t.Helper()
 	dir := os.Getenv(name)
 	if dir == "" {
-		t.Fatalf("%s is not set: run the vm tier by \"make vm\", which builds the programs and the platform", name)
+		t.Fatalf("%s is not set: run this tier by \"make netns\" or \"make vm\", which build what it needs", name)
 	}
 	return dir
 }
@@ -48,18 +48,30 @@ func Accel(t *testing.T) lab.Accel {
 // the further files that the test wants in its servers.
 func NewRack(t *testing.T, extra ...map[string]string) *Rack {
 	t.Helper()
-	dir := t.TempDir()
 	files := lab.ShellLayer()
 	for _, m := range extra {
 		maps.Copy(files, m)
 	}
-	r := &Rack{T: t, Bin: env(t, "NEREID_BIN"), Platform: filepath.Join(dir, "platform"), Stamp: "20260101T000000Z"}
 	built := env(t, "NEREID_PLATFORM")
+	return newRack(t, Accel(t), func(dir, stamp string) error { return lab.Derive(t.Context(), built, dir, stamp, files) })
+}
+
+// NewServerRack starts a head node for servers without machines: its platform is
+// blank.
+func NewServerRack(t *testing.T) *Rack {
+	t.Helper()
+	return newRack(t, lab.Accel{}, lab.Blank)
+}
+
+func newRack(t *testing.T, accel lab.Accel, platform func(dir, stamp string) error) *Rack {
+	t.Helper()
+	dir := t.TempDir()
+	r := &Rack{T: t, Bin: env(t, "NEREID_BIN"), Platform: filepath.Join(dir, "platform"), Stamp: "20260101T000000Z"}
 	var err error
 	r.Rack, err = lab.New(t.Context(), lab.Options{
 		Dir:      filepath.Join(dir, "rack"),
 		Headnode: filepath.Join(r.Bin, "nereid-headnode"),
-		Accel:    Accel(t),
+		Accel:    accel,
 		Log:      slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
@@ -73,7 +85,7 @@ func NewRack(t *testing.T, extra ...map[string]string) *Rack {
 			t.Errorf("close the rack: %v", err)
 		}
 	})
-	if err := lab.Derive(t.Context(), built, r.Platform, r.Stamp, files); err != nil {
+	if err := platform(r.Platform, r.Stamp); err != nil {
 		t.Fatal(err)
 	}
 	r.Start()
@@ -132,7 +144,13 @@ const Limit = 12 * time.Minute
 // Wait waits until the server of m satisfies ok.
 func (r *Rack) Wait(m *lab.Machine, what string, ok func(api.Server) bool) api.Server {
 	r.T.Helper()
-	s, err := lab.WaitServer(r.T.Context(), r.Client(), m.Spec.UUID, what, Limit, ok)
+	return r.WaitUUID(m.Spec.UUID, what, ok)
+}
+
+// WaitUUID waits until a server satisfies ok.
+func (r *Rack) WaitUUID(uuid, what string, ok func(api.Server) bool) api.Server {
+	r.T.Helper()
+	s, err := lab.WaitServer(r.T.Context(), r.Client(), uuid, what, Limit, ok)
 	if err != nil {
 		r.T.Fatal(err)
 	}
