@@ -44,6 +44,7 @@ type fakeHead struct {
 	life     time.Duration   // of client certificates
 	maps     []api.FabricMap // answer to every poll that does not have them
 	polls    []api.MapsRequest
+	probes   []api.Probe // asked for until a sync brings results
 	enrols   int
 	renewals int
 	requests int
@@ -397,9 +398,12 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		h.askInv = false
 		ask = false
 	}
+	if len(in.Probes) > 0 {
+		h.probes = nil
+	}
 	h.bump()
 	h.mu.Unlock()
-	news := func() bool { return h.spec != nil && h.spec.Revision != in.Seen }
+	news := func() bool { return h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 }
 	if !ask && !h.hold(r, news) {
 		w.WriteHeader(204)
 		return
@@ -409,8 +413,9 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 	if h.spec != nil {
 		spec = *h.spec
 	}
+	probes := h.probes
 	h.mu.Unlock()
-	answerJSON(w, 200, api.SyncResponse{Revision: spec.Revision, Spec: spec, NeedInventory: ask})
+	answerJSON(w, 200, api.SyncResponse{Revision: spec.Revision, Spec: spec, NeedInventory: ask, Probes: probes})
 }
 
 // last is the newest sync.

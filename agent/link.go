@@ -53,8 +53,9 @@ type link struct {
 	told      string    // what the service manager was told
 	lastGood  time.Time // answered, by the agent's clock
 	renewNext time.Time
-	states    string    // poolStates at the last sync
-	expired   time.Time // when to reboot for a new token
+	states    string            // poolStates at the last sync
+	expired   time.Time         // when to reboot for a new token
+	probed    []api.ProbeResult // for the next sync
 
 	enrolBackoff, syncBackoff backoff
 }

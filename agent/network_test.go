@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -187,6 +188,42 @@ func TestNetwork(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if got := n.did(); !strings.Contains(got, "links 1 ports 1 VNIs") {
 			t.Errorf("with the head node away did\n%s", got)
+		}
+		r.stop()
+	})
+}
+
+// What the head node wants to have measured is measured, told once, and changes
+// nothing.
+func TestProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h, n := newWorld(), newHeadNode(t), newWire()
+		h.approved, h.spec = true, networkSpec("r1")
+		r := start(t, w, h, t.TempDir(), func(a *Agent) {
+			a.Net = n.net()
+			a.Net.PathMTU = func(ctx context.Context, from, to netip.Addr, want int) (int, error) {
+				time.Sleep(time.Second)
+				if to.Is6() {
+					return 0, errors.New("no route")
+				}
+				return want - int(from.As4()[3]), nil
+			}
+		})
+		h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" })
+		n.did()
+		h.set(func() {
+			h.probes = []api.Probe{{ID: "a", From: "10.77.0.11", To: "10.77.0.12", Bytes: 9000}, {ID: "b", From: "fd00::1", To: "fd00::2", Bytes: 9000}, {ID: "c", From: "nobody"}}
+		})
+		s := h.until("results", func(s api.SyncRequest) bool { return len(s.Probes) > 0 })
+		if len(s.Probes) != 3 || s.Probes[0] != (api.ProbeResult{ID: "a", Bytes: 8989}) || s.Probes[1].Error != "no route" || s.Probes[2].Error == "" {
+			t.Errorf("results %+v", s.Probes)
+		}
+		time.Sleep(time.Minute)
+		if s, _ := h.last(); len(s.Probes) > 0 {
+			t.Errorf("told again: %+v", s.Probes)
+		}
+		if got := n.did(); got != "" {
+			t.Errorf("did %q", got)
 		}
 		r.stop()
 	})

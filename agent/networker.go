@@ -61,6 +61,10 @@ type Net struct {
 	Routers Routers
 	Filter  Filter
 	Monitor func(ctx context.Context) error // of gateway servers; nil: none
+
+	// PathMTU measures the largest IP packet, in bytes and up to want, that gets
+	// from an address here to another and back; pathmtu.Measure does. Nil: it cannot.
+	PathMTU func(ctx context.Context, from, to netip.Addr, want int) (int, error)
 }
 
 // networker is the one goroutine that changes the server's network.

@@ -30,6 +30,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		InventoryDigest: l.inv.digest,
 		Report:          report,
 		Usage:           usage(l.a.ProcRoot),
+		Probes:          l.probed,
 	}
 	req.Usage.Network = l.net.usage(pctx)
 	if l.wantInv {
@@ -54,7 +55,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		return l.syncFailed(ctx, errors.New("sync: the answer has no revision, or two"))
 	}
 	l.noteFirst(report.Boot)
-	l.wantInv = false
+	l.wantInv, l.probed = false, nil
 	l.lastGood = l.a.Clock.Now()
 	l.say.say("Connected to the head node at " + l.base.Host + " as server " + l.uuid + ".")
 	fresh := false
@@ -65,6 +66,10 @@ func (l *link) sync(ctx context.Context) time.Duration {
 			l.seen = resp.Revision
 			l.box.put(resp.Spec)
 			l.net.put(resp.Spec)
+		}
+		if len(resp.Probes) > 0 {
+			l.probed = l.a.Net.probe(ctx, resp.Probes)
+			return 0
 		}
 	}
 	// A head node that neither holds the poll nor has news is not asked in a loop.

@@ -234,13 +234,15 @@ type TraceRequest struct {
 	Owner    string `json:"owner_uuid,omitempty" doc:"account, where addresses of fabrics are not unique"`
 	Protocol string `json:"protocol,omitempty" enum:",tcp,udp,icmp,icmp6" doc:"empty: icmp, or icmp6 for IPv6"`
 	Port     uint16 `json:"port,omitempty" doc:"tcp and udp: destination port"`
+	Measure  bool   `json:"measure,omitempty" doc:"between two servers of a fabric, measure how large a packet gets through; takes up to 5 s"`
 }
 
-// Trace is what the head node knows of a packet's way.
+// Trace is what the head node knows of a packet's way, and what was measured of it.
 type Trace struct {
 	Arrives bool       `json:"arrives" doc:"nothing that the head node knows is in the way"`
 	Why     string     `json:"why" doc:"what is in the way, or that nothing is"`
-	MTU     int        `json:"mtu,omitempty" doc:"largest packet that the networks on the way carry, in bytes"`
+	MTU     int        `json:"mtu,omitempty" doc:"largest packet that the networks on the way are to carry, in bytes"`
+	Carried int        `json:"measured_mtu,omitempty" doc:"largest packet, up to mtu, that was seen to get from one server to the other and back; absent: not measured"`
 	Hops    []TraceHop `json:"hops"`
 }
 

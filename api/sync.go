@@ -103,6 +103,25 @@ type SyncRequest struct {
 	Inventory       *Sysinfo `json:"inventory,omitempty" doc:"only when the head node asked for it"`
 	Report          Report   `json:"report"`
 	Usage           Usage    `json:"usage"`
+
+	Probes []ProbeResult `json:"probes,omitempty" doc:"what came of the probes of the last answer"`
+}
+
+// Probe asks a server for the largest IP packet, header included, that gets from an
+// address of its own to another server's and back. It is nothing that is wanted of
+// the server, so it is not in the spec and is forgotten when it was answered.
+type Probe struct {
+	ID    string `json:"id"`
+	From  string `json:"from" doc:"address of this server"`
+	To    string `json:"to" doc:"address of another"`
+	Bytes int    `json:"bytes" doc:"no larger packet is tried"`
+}
+
+// ProbeResult is what came of a probe.
+type ProbeResult struct {
+	ID    string `json:"id"`
+	Bytes int    `json:"bytes" doc:"largest packet that got there and back; 0: none did"`
+	Error string `json:"error,omitempty" doc:"why it could not be tried"`
 }
 
 // SyncResponse is the answer when there is something to say; otherwise the head
@@ -111,7 +130,12 @@ type SyncResponse struct {
 	Revision      string `json:"revision"`
 	Spec          Spec   `json:"spec"`
 	NeedInventory bool   `json:"need_inventory,omitempty"`
+
+	Probes []Probe `json:"probes,omitempty" doc:"to be done before the next sync; at most MaxProbes"`
 }
+
+// MaxProbes is how many probes a server is asked for at once.
+const MaxProbes = 4
 
 // EnrolRequest asks for a client certificate. The token is bound to the key of
 // the first CSR that used it; the same key may ask again until it is approved.

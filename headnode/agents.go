@@ -215,14 +215,16 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	if err != nil {
 		return nil, err
 	}
+	s.probes.answered(in.UUID, in.Body.Probes)
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
 	for {
 		var spec *api.Spec
+		asked, more := s.probes.pending(in.UUID)
 		err := s.store.View(ctx, func(tx store.Tx) error {
 			spec = nil
 			r, err := s.authorised(tx, c, in.UUID)
-			if err == nil && (need || r.Revision != in.Body.Seen) {
+			if err == nil && (need || len(asked) > 0 || r.Revision != in.Body.Seen) {
 				sp := r.Spec(s.ntp())
 				sp.Network, err = s.networkSpec(tx, r.UUID)
 				spec = &sp
@@ -233,10 +235,12 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 			return nil, err
 		}
 		if spec != nil {
-			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &api.SyncResponse{Revision: spec.Revision, Spec: *spec, NeedInventory: need}}, nil
+			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &api.SyncResponse{Revision: spec.Revision, Spec: *spec, NeedInventory: need, Probes: asked}}, nil
 		}
 		select {
 		case <-changed:
+			continue
+		case <-more:
 			continue
 		case <-hold.C:
 			s.live.touch(in.UUID, s.now(), nil)

@@ -66,6 +66,7 @@ type Server struct {
 	offers  *addresses.Offers
 	pending *boots.Pending
 	live    live
+	probes  probes
 	hub     hub
 
 	maps     *fabric.Hub

@@ -3,6 +3,7 @@ package headnode
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -22,14 +23,68 @@ import (
 func (s *Server) routeTrace(h huma.API) {
 	route(s, h, operators, http.MethodPost, "/v1/network-trace", "Say which way a packet would take, and what is in it", func(ctx context.Context, in *body[api.TraceRequest]) (*body[api.Trace], error) {
 		var out api.Trace
+		var way *way
 		err := s.store.View(ctx, func(tx store.Tx) error {
 			t := tracer{s: s, tx: tx}
 			err := t.run(in.Body)
-			out = t.trace
+			out, way = t.trace, t.way
 			return err
 		})
+		if err == nil && in.Body.Measure && way != nil {
+			s.measure(ctx, &out, *way)
+		}
 		return answer(out), err
 	}, lenient)
+}
+
+// way is between two servers, where a packet is in another.
+type way struct {
+	server, host string // that asks
+	peer         string // hostname of the other one
+	from, to     string // addresses on the underlay
+	overhead     int    // bytes of what is put around a packet
+	hop          int    // index in the trace
+}
+
+// measure has the first server measure how large a packet gets to the second one,
+// and notes it at the hop. What is too small for the networks' MTU is in the way:
+// small packets arrive and large ones do not, which looks like a connection that
+// hangs once it is made.
+func (s *Server) measure(ctx context.Context, t *api.Trace, w way) {
+	hop := &t.Hops[w.hop]
+	if last, _ := s.live.get(w.server); s.now().Sub(last) > api.SilentAfter {
+		hop.Detail += "; not measured: " + w.host + " is not heard of"
+		return
+	}
+	want := t.MTU + w.overhead
+	r, err := s.probes.ask(ctx, w.server, api.Probe{From: w.from, To: w.to, Bytes: want})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		hop.Detail += "; not measured: " + w.host + " did not answer in time"
+	case err != nil:
+		hop.Detail += "; not measured: " + err.Error()
+	case r.Error != "":
+		hop.Detail += "; not measured: " + r.Error
+	case r.Bytes >= want:
+		t.Carried = t.MTU
+		hop.Detail += fmt.Sprintf("; %d bytes get there and back, which is enough", r.Bytes)
+	case r.Bytes == 0:
+		hop.Detail += "; " + w.to + " does not answer"
+		lost(t, w.hop, "%s and %s do not reach each other on the underlay", w.host, w.peer)
+	default:
+		t.Carried = max(0, r.Bytes-w.overhead)
+		hop.Detail += fmt.Sprintf("; %d bytes get there and back, and %d are needed", r.Bytes, want)
+		lost(t, w.hop, "between %s and %s packets of more than %d bytes are lost (an MTU black hole): the networks' MTU of %d needs %d bytes on the underlay", w.host, w.peer, t.Carried, t.MTU, want)
+	}
+}
+
+// lost says that packets end at a hop where the head node would let them pass.
+func lost(t *api.Trace, hop int, format string, args ...any) {
+	why := fmt.Sprintf(format, args...)
+	if !t.Arrives {
+		why = t.Why + "; and " + why
+	}
+	t.Hops[hop].Blocked, t.Arrives, t.Why = true, false, why
 }
 
 // tracer follows a packet through what the head node knows, until something is in
@@ -40,6 +95,7 @@ type tracer struct {
 	trace api.Trace
 	proto string
 	port  uint16
+	way   *way // nil: the packet does not go from one server to another
 }
 
 // end is one end of a trace.
@@ -286,6 +342,8 @@ func (t *tracer) mapped(src, dst end) (done bool, err error) {
 		return true, err
 	}
 	t.hop(dst.host, "underlay", "VXLAN from %s to %s", under, e.Underlay)
+	t.way = &way{server: src.nic.Server, host: src.host, peer: dst.host, from: under.String(), to: e.Underlay,
+		overhead: networks.Overhead(under), hop: len(t.trace.Hops) - 1}
 	return false, nil
 }
 

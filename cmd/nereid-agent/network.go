@@ -7,6 +7,7 @@ import (
 	"nereid/agent"
 	"nereid/agent/firewall"
 	"nereid/agent/network"
+	"nereid/agent/pathmtu"
 	"nereid/agent/router"
 )
 
@@ -29,6 +30,7 @@ func joinNetwork(a *agent.Agent, stateless bool) (stop func(), err error) {
 		Routers: &router.Routers{Monitor: monitor, Logger: a.Log},
 		Filter:  &firewall.Firewall{Log: a.Log, Stateless: stateless},
 		Monitor: monitor.Run,
+		PathMTU: pathmtu.Measure,
 	}
 	return func() {
 		if err := kernel.Close(); err != nil {

@@ -12,17 +12,19 @@ import (
 
 func (a *app) networkTrace() *cobra.Command {
 	var r api.TraceRequest
+	var still bool
 	cmd := &cobra.Command{
 		Use: "trace SRC DST", Short: "Say why two addresses can or cannot talk",
 		Long: `Follows the first packet of a connection through what the head node knows: each hop, the map's entry and version, what each firewall says and by
-which rule, NAT, and the MTU of the networks on the way. SRC is the MAC of a NIC or one of its addresses, DST that or any address. No packet is sent.
-Exit status 4 when something is in the way.`,
+which rule, NAT, and the MTU of the networks on the way. SRC is the MAC of a NIC or one of its addresses, DST that or any address. Between two servers of
+a fabric, the first one measures how large a packet gets through on the underlay, in at most five seconds: a switch that drops what is too large for it (an
+MTU black hole) is found. Nothing else is sent. Exit status 4 when something is in the way.`,
 		Example: lines("nereid network trace 10.88.88.10 10.88.88.20 --proto tcp --port 443",
-			"nereid network trace 02:6e:72:00:00:01 198.51.100.7"),
+			"nereid network trace 02:6e:72:00:00:01 198.51.100.7 --no-measure"),
 		Args:              wants("SRC", "DST"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
-			r.Src, r.Dst = args[0], args[1]
+			r.Src, r.Dst, r.Measure = args[0], args[1], !still
 			t, err := c.TraceNetwork(ctx, r)
 			if err != nil {
 				return err
@@ -39,6 +41,7 @@ Exit status 4 when something is in the way.`,
 	fl := cmd.Flags()
 	fl.StringVar(&r.Protocol, "proto", "", "tcp, udp, icmp or icmp6 (default: an echo request)")
 	fl.Uint16Var(&r.Port, "port", 0, "destination port of tcp and udp")
+	fl.BoolVar(&still, "no-measure", false, "send no packet; tell only what the head node knows")
 	fl.StringVar(&r.Owner, "owner", "", "account, where an address of fabrics is not unique")
 	_ = cmd.RegisterFlagCompletionFunc("proto", cobra.FixedCompletions([]string{"tcp", "udp", "icmp", "icmp6"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -60,6 +63,13 @@ func (a *app) traceTable(w io.Writer, t api.Trace) error {
 	if !t.Arrives {
 		verdict = "Does not arrive"
 	}
-	_, err := fmt.Fprintf(w, "%s: %s. MTU %d bytes.\n", verdict, oneLine(t.Why), t.MTU)
+	mtu := fmt.Sprintf("MTU %d bytes, not measured", t.MTU)
+	switch {
+	case t.Carried == t.MTU:
+		mtu = fmt.Sprintf("MTU %d bytes, measured", t.MTU)
+	case t.Carried > 0:
+		mtu = fmt.Sprintf("MTU %d bytes, of which %d get through", t.MTU, t.Carried)
+	}
+	_, err := fmt.Fprintf(w, "%s: %s. %s.\n", verdict, oneLine(t.Why), mtu)
 	return err
 }

@@ -37,7 +37,7 @@ func nicAddresses(n api.NetworkNIC) string {
 func (a *app) nicCommand() *cobra.Command {
 	k := nicKind()
 	return noun("nic", "NICs with addresses: of instances, of servers on the underlay, of others",
-		lines("nereid nic create --network external --on cn0 --owner UUID", "nereid nic move 02:4e:52:00:00:01 cn1", "nereid nic list --on cn0"),
+		lines("nereid nic create --network external --on cn0 --owner UUID --belongs-to UUID", "nereid nic move 02:4e:52:00:00:01 cn1", "nereid nic list --on cn0"),
 		list(a, k, filter{"owner", "owner", "only this account's"}, filter{"on", "server", "only those on this server"},
 			filter{"network", "network", "only those on this network"}, filter{"belongs-to", "belongs_to", "only those of this instance or server"}),
 		get(a, k), a.nicCreate(), a.nicUpdate(k), a.nicMove(k), remove(a, k), a.nicSearch())
@@ -61,8 +61,8 @@ func (a *app) nicCreate() *cobra.Command {
 		Long: `Makes a NIC. --network is a network or a pool, by name or UUID, and may carry the address that is wanted, as NETWORK=ADDRESS; several
 networks, as one of IPv4 and one of IPv6, must be on one layer-2 segment. With --on it is there at once: until there are instances, a network
 namespace named nic-MAC stands in for one. --underlay makes it that server's address on the underlay, which VXLAN uses.`,
-		Example: lines("nereid nic create --network external --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853",
-			"nereid nic create --network web=10.0.1.5 --network web6 --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853",
+		Example: lines("nereid nic create --network external --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111",
+			"nereid nic create --network web=10.0.1.5 --network web6 --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111",
 			"nereid nic create --network underlay --on cn0 --underlay"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -3,6 +3,7 @@ package networks
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
 	"nereid/api"
@@ -28,6 +29,14 @@ func OverlayMTU(underlay int, family string) int {
 		return underlay - overhead6
 	}
 	return underlay - overhead4
+}
+
+// Overhead is what VXLAN adds to a packet on an underlay with such an address.
+func Overhead(underlay netip.Addr) int {
+	if underlay.Is6() {
+		return overhead6
+	}
+	return overhead4
 }
 
 // GetSettings reads the settings of the fabrics, with the default MAC prefix

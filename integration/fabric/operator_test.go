@@ -32,6 +32,17 @@ func (o operator) nereid(args ...string) string {
 	return string(out)
 }
 
+// refused runs the program, which must end with a status, and gives what it printed.
+func (o operator) refused(status int, args ...string) string {
+	o.T.Helper()
+	cmd := o.Exec(o.T.Context(), filepath.Join(o.Bin, "nereid"), append([]string{"--server", o.Socket()}, args...)...)
+	out, _ := cmd.CombinedOutput()
+	if got := cmd.ProcessState.ExitCode(); got != status {
+		o.T.Errorf("nereid %s: status %d, want %d\n%s", strings.Join(args, " "), got, status, out)
+	}
+	return string(out)
+}
+
 // read runs the program and reads what it prints as JSON.
 func (o operator) read(into any, args ...string) {
 	o.T.Helper()

@@ -346,6 +346,25 @@ func TestNetNSRackOfFour(t *testing.T) {
 			}
 		}
 	})
+	t.Run("the MTU is measured, and a black hole found", func(t *testing.T) {
+		from, to := by("a2-5"), by("a3-6")
+		trace := []string{"network", "trace", from.nic.MAC, to.nic.MAC, "--proto", "tcp", "--port", port}
+		if out := s.nereid(trace...); !strings.Contains(out, "MTU 8950 bytes, measured") || !strings.Contains(out, "9000 bytes get there and back") {
+			t.Errorf("the trace says\n%s", out)
+		}
+		if err := to.on.Squeeze(t.Context(), 1, 4321); err != nil {
+			t.Fatal(err)
+		}
+		out := s.refused(4, trace...)
+		if !strings.Contains(out, "MTU black hole") || !strings.Contains(out, "of which 4271 get through") {
+			t.Errorf("with a switch that drops more than 4321 bytes, the trace says\n%s", out)
+		}
+		t.Log("\n" + out)
+		if err := to.on.Squeeze(t.Context(), 1, 9000); err != nil {
+			t.Fatal(err)
+		}
+		s.nereid(trace...)
+	})
 	t.Run("after a move", func(t *testing.T) {
 		i := by("a3-6")
 		i.on = s.all[(slices.Index(s.all, i.on)+1)%len(s.all)]

@@ -227,6 +227,12 @@ func (s *Server) PowerOff() {
 // port is the rack's end of a NIC's cable.
 func (s *Server) port(nic int) string { return fmt.Sprintf("%s-%d", s.Spec.Name, nic) }
 
+// Squeeze makes the rack's switch drop frames to and from a NIC that carry packets of
+// more than mtu bytes, without a word to anybody.
+func (s *Server) Squeeze(ctx context.Context, nic, mtu int) error {
+	return s.rack.ip(ctx, "link", "set", s.port(nic), "mtu", strconv.Itoa(mtu))
+}
+
 // Exec is a command inside the server.
 func (s *Server) Exec(ctx context.Context, name string, args ...string) *exec.Cmd {
 	all := append(s.enter(), name)
