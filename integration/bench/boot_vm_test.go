@@ -5,7 +5,6 @@ package bench
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -113,14 +112,6 @@ func firstSync(r *labtest.Rack, m *lab.Machine) (float64, api.Boot) {
 		return true
 	})
 	return done.Done.Sub(m.On).Seconds(), done
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	if len(v) == 0 {
-		return 0
-	}
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 // TestBenchIdle prints what a running server and its agent cost over five idle

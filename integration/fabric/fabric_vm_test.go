@@ -43,12 +43,19 @@ func newRack(t *testing.T) *rack {
 	return r
 }
 
-// nic makes a NIC of an instance and waits until it is there.
-func (r *rack) nic(owner, network, ip string, on *lab.Machine) api.NetworkNIC {
+// nic makes a NIC with an address of each family on a VLAN's networks, and waits
+// until it is there.
+func (r *rack) nic(owner, four, six, ip string, on *lab.Machine) api.NetworkNIC {
 	r.T.Helper()
-	n := r.createNIC(owner, on.Spec.Name, network+"="+ip)
-	r.await(on, "ip netns exec "+namespace(n)+" ip -o addr show | grep -qF ' "+ip+"/'")
+	n := r.createNIC(owner, on.Spec.Name, four+"="+ip, six+"="+sixOf(ip))
+	r.await(on, "ip netns exec "+namespace(n)+" ip -o addr show | grep -qF ' "+sixOf(ip)+"/'")
 	return n
+}
+
+// sixOf is fd00:V::H for 10.0.V.H.
+func sixOf(ip string) string {
+	f := strings.Split(ip, ".")
+	return "fd00:" + f[2] + "::" + f[3]
 }
 
 // await runs a line in a server until it succeeds.
@@ -61,12 +68,19 @@ func (r *rack) await(m *lab.Machine, line string) {
 	}
 }
 
-// reaches wants pings from a NIC to an address to get through, or not.
+// reaches wants pings from a NIC to an address to get through, or not; to one of
+// 10.0.V.H also in IPv6.
 func (r *rack) reaches(m *lab.Machine, from api.NetworkNIC, to string, want bool) {
 	r.T.Helper()
-	out := r.Shell(m, "ip netns exec "+namespace(from)+" ping -n -c 3 -i 0.3 -W 2 "+to+" 2>&1 || true")
-	if got := strings.Contains(out, ", 0% packet loss") || strings.Contains(out, "bytes from"); got != want {
-		r.T.Errorf("%s on %s reaches %s: %v, want %v\n%s", from.Addresses[0].IP, m.Spec.Name, to, got, want, out)
+	all := []string{to}
+	if strings.HasPrefix(to, "10.0.") {
+		all = append(all, sixOf(to))
+	}
+	for _, to := range all {
+		out := r.Shell(m, "ip netns exec "+namespace(from)+" ping -n -c 3 -i 0.3 -W 2 "+to+" 2>&1 || true")
+		if got := strings.Contains(out, ", 0% packet loss") || strings.Contains(out, "bytes from"); got != want {
+			r.T.Errorf("%s on %s reaches %s: %v, want %v\n%s", from.Addresses[0].IP, m.Spec.Name, to, got, want, out)
+		}
 	}
 }
 
@@ -82,15 +96,16 @@ func TestVMFabric(t *testing.T) {
 			uuid[owner+name+"6"] = r.network(owner, vlan, name+"6", "fd00:"+vlan+"::/64", "fd00:"+vlan+"::1")
 		}
 	}
-	a1 := r.nic(alice, uuid[alice+"web"], "10.0.2.5", one)
-	a2 := r.nic(alice, uuid[alice+"web"], "10.0.2.6", two)
-	a3 := r.nic(alice, uuid[alice+"db"], "10.0.3.6", two)
-	b1 := r.nic(bob, uuid[bob+"web"], "10.0.2.5", two)
-	b2 := r.nic(bob, uuid[bob+"web"], "10.0.2.7", one)
+	a1 := r.nic(alice, uuid[alice+"web"], uuid[alice+"web6"], "10.0.2.5", one)
+	a2 := r.nic(alice, uuid[alice+"web"], uuid[alice+"web6"], "10.0.2.6", two)
+	a3 := r.nic(alice, uuid[alice+"db"], uuid[alice+"db6"], "10.0.3.6", two)
+	b1 := r.nic(bob, uuid[bob+"web"], uuid[bob+"web6"], "10.0.2.5", two)
+	b2 := r.nic(bob, uuid[bob+"web"], uuid[bob+"web6"], "10.0.2.7", one)
 
 	t.Run("blocked until a rule allows", func(t *testing.T) { r.reaches(one, a1, "10.0.2.6", false) })
 	for _, owner := range []string{alice, bob} {
 		r.nereid("firewall", "create", "FROM all vms TO all vms ALLOW icmp TYPE ALL", "--owner", owner)
+		r.nereid("firewall", "create", "FROM all vms TO all vms ALLOW icmp6 TYPE ALL", "--owner", owner)
 	}
 	r.settled()
 	t.Run("one segment, two servers", func(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -105,33 +104,6 @@ type instance struct {
 	on    *lab.Server
 }
 
-// inside runs f in the network namespace at path. Its thread is given back: the
-// processes that were started from it are killed when it ends (PR_SET_PDEATHSIG).
-func inside(path string, f func() error) error {
-	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		runtime.UnlockOSThread()
-		return err
-	}
-	defer unix.Close(home)
-	there, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		err = unix.Setns(there, unix.CLONE_NEWNET)
-		_ = unix.Close(there)
-	}
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter %s: %w", path, err)
-	}
-	err = f()
-	if herr := unix.Setns(home, unix.CLONE_NEWNET); herr != nil {
-		return errors.Join(err, herr) // the thread is of no more use
-	}
-	runtime.UnlockOSThread()
-	return err
-}
-
 const port = "7"
 
 // listen says an instance's name to whoever calls, until the test ends or its
@@ -139,7 +111,7 @@ const port = "7"
 func (s *servers) listen(path, name string) {
 	s.T.Helper()
 	var l net.Listener
-	if err := inside(path, func() (err error) { l, err = net.Listen("tcp", ":"+port); return err }); err != nil {
+	if err := lab.Inside(path, func() (err error) { l, err = net.Listen("tcp", ":"+port); return err }); err != nil {
 		s.T.Fatal(err)
 	}
 	var wg sync.WaitGroup
@@ -164,7 +136,7 @@ func (s *servers) listen(path, name string) {
 // have. Without an answer in time both are empty.
 func call(path string, to netip.Addr, limit time.Duration) (name, caller string, err error) {
 	var c net.Conn
-	err = inside(path, func() (err error) {
+	err = lab.Inside(path, func() (err error) {
 		c, err = net.DialTimeout("tcp", net.JoinHostPort(to.String(), port), limit)
 		return err
 	})
@@ -191,7 +163,7 @@ func (s *servers) launch(i *instance) {
 		if _, err := os.Stat(i.path()); err != nil {
 			return err
 		}
-		return inside(i.path(), func() error {
+		return lab.Inside(i.path(), func() error {
 			have, err := net.InterfaceAddrs()
 			for _, want := range i.ips {
 				if err == nil && !slices.ContainsFunc(have, func(a net.Addr) bool { return strings.HasPrefix(a.String(), want.String()+"/") }) {
