@@ -26,6 +26,10 @@ func newRack(t *testing.T) *rack {
 			MAC:      fmt.Sprintf("52:54:00:00:01:%02x", n),
 			DataMACs: []string{fmt.Sprintf("52:54:00:00:02:%02x", n)},
 			UUID:     fmt.Sprintf("4e455245-4944-4000-8000-0000000001%02x", n),
+			Cables: []lab.Cable{
+				{MAC: fmt.Sprintf("52:54:00:00:03:%02x", n), Local: 2000 + n, Peer: 2000 + 3 - n},
+				{MAC: fmt.Sprintf("52:54:00:00:04:%02x", n), Local: 2010 + n, Peer: 2010 + 3 - n},
+			},
 		})
 		r.PowerOn(m)
 		r.servers = append(r.servers, m)
@@ -149,9 +153,53 @@ func TestVMFabric(t *testing.T) {
 		r.reaches(one, a1, "10.0.2.6", true)
 		r.reaches(two, a3, "10.0.2.6", true)
 	})
+	t.Run("bonds", func(t *testing.T) {
+		// The underlay moves to two cables from server to server, while it is in use.
+		for _, m := range r.servers {
+			r.nereid("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[0])
+			r.nereid("bond", "set", m.Spec.Name, "bond0", m.Spec.Cables[0].MAC, m.Spec.Cables[1].MAC,
+				"--mode", "802.3ad", "--lacp-rate", "fast", "--nic-tag", "underlay")
+		}
+		r.settled()
+		lacp := func(m *lab.Machine, want int) {
+			t.Helper()
+			var s api.Server
+			r.Wait(m, fmt.Sprintf("collecting on bond0 and %d NICs", want-1), func(v api.Server) bool {
+				s = v
+				return v.Usage != nil && v.Usage.Network != nil && collecting(v) == want
+			})
+			if out := r.nereid("server", "nics", s.Hostname); strings.Count(out, "collecting") != want {
+				t.Errorf("server nics %s:\n%s", s.Hostname, out)
+			}
+		}
+		lacp(one, 3)
+		lacp(two, 3)
+		r.reaches(one, a1, "10.0.2.6", true)
+		r.reaches(two, a3, "10.0.2.6", true)
+		r.reaches(two, b1, "10.0.2.7", true)
+		for _, m := range r.servers {
+			if err := m.CableLink(t.Context(), 0, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lacp(one, 2)
+		r.await(two, "ip netns exec "+namespace(a3)+" ping -n -c 1 -W 1 10.0.2.6 >/dev/null 2>&1")
+		r.reaches(two, a3, "10.0.2.5", true)
+	})
 	for _, m := range r.servers {
 		t.Logf("%s: agent %s", m.Spec.Name, r.Shell(m, `grep VmRSS /proc/$(systemctl show -p MainPID --value nereid-agent)/status`))
 	}
+}
+
+// collecting counts the links of a server that take frames by LACP.
+func collecting(s api.Server) int {
+	n := 0
+	for _, l := range s.Usage.Network.Links {
+		if l.LACP == "collecting" {
+			n++
+		}
+	}
+	return n
 }
 
 // settled waits until every server has applied what is wanted of it.

@@ -37,6 +37,14 @@ type MachineSpec struct {
 	Extra    []string // further QEMU arguments
 	NoNet    bool     // no network device at all
 	DataMACs []string // MACs of further NICs, all on the rack's data network
+	Cables   []Cable  // NICs after these, each joined to one of another machine
+}
+
+// Cable is one end of a cable without a switch: what a bridge keeps to itself, as
+// LACP, gets through. The other end has the ports the other way round.
+type Cable struct {
+	MAC         string
+	Local, Peer int // UDP ports of the rack's loopback
 }
 
 // Machine is a QEMU machine. Its disks outlive power cycles, as real ones do.
@@ -105,15 +113,6 @@ func (r *Rack) addTap(ctx context.Context, name, bridge string) error {
 }
 
 func dataTap(machine string, i int) string { return machine + "d" + strconv.Itoa(i) }
-
-// DataLink takes the cable of a further NIC out, or puts it in.
-func (m *Machine) DataLink(ctx context.Context, i int, up bool) error {
-	state := "down"
-	if up {
-		state = "up"
-	}
-	return m.rack.ip(ctx, "link", "set", dataTap(m.Spec.Name, i), state)
-}
 
 // makeDisk makes a sparse raw disk, unless it is there: data stays.
 func makeDisk(path string, size int64) error {
@@ -192,6 +191,11 @@ func (m *Machine) Args() []string {
 			"-netdev", fmt.Sprintf("tap,id=data%d,ifname=%s,script=no,downscript=no", i, dataTap(s.Name, i)),
 			"-device", fmt.Sprintf("virtio-net-pci,netdev=data%d,romfile=,mac=%s", i, mac))
 	}
+	for i, c := range s.Cables {
+		args = append(args,
+			"-netdev", fmt.Sprintf("socket,id=cable%d,udp=127.0.0.1:%d,localaddr=127.0.0.1:%d", i, c.Peer, c.Local),
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=cable%d,romfile=,mac=%s", i, c.MAC))
+	}
 	for i := range s.Disks {
 		args = append(args,
 			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=writeback,discard=unmap,file=%s", i, m.Disk(i)),
@@ -263,7 +267,13 @@ func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "syst
 func (m *Machine) Pause(ctx context.Context) error  { return m.command(ctx, "stop") }
 func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
 
-func (m *Machine) command(ctx context.Context, name string) error {
+// CableLink takes a cable's end out of its NIC, or puts it in.
+func (m *Machine) CableLink(ctx context.Context, cable int, up bool) error {
+	return m.command(ctx, "set_link", "name", fmt.Sprintf("cable%d", cable), "up", up)
+}
+
+// command runs a command of QEMU's monitor; args are names and values in turn.
+func (m *Machine) command(ctx context.Context, name string, args ...any) error {
 	m.mu.Lock()
 	q := m.qmp
 	on := m.proc != nil
@@ -271,7 +281,7 @@ func (m *Machine) command(ctx context.Context, name string) error {
 	if !on {
 		return fmt.Errorf("%s %s: it is off", name, m.Spec.Name)
 	}
-	return q.execute(ctx, name)
+	return q.execute(ctx, name, args...)
 }
 
 // Off is closed when QEMU ends, as it does on a shutdown.

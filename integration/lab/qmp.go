@@ -43,7 +43,15 @@ func dialQMP(ctx context.Context, path string, ended <-chan struct{}) (*qmp, err
 	}
 }
 
-func (q *qmp) execute(ctx context.Context, command string) error {
+func (q *qmp) execute(ctx context.Context, command string, args ...any) error {
+	arguments := map[string]any{}
+	for i := 0; i+1 < len(args); i += 2 {
+		arguments[fmt.Sprint(args[i])] = args[i+1]
+	}
+	request, err := json.Marshal(map[string]any{"execute": command, "arguments": arguments})
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	deadline, ok := ctx.Deadline()
@@ -53,7 +61,7 @@ func (q *qmp) execute(ctx context.Context, command string) error {
 	if err := q.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	if _, err := fmt.Fprintf(q.conn, "{\"execute\":%q}\n", command); err != nil {
+	if _, err := q.conn.Write(append(request, '\n')); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	for {
