@@ -154,9 +154,14 @@ func TestVMFabric(t *testing.T) {
 		r.reaches(two, a3, "10.0.2.6", true)
 	})
 	t.Run("bonds", func(t *testing.T) {
-		// The underlay moves to two cables from server to server, while it is in use.
+		// The underlay moves to a bond of its NIC, and then to two cables from server to
+		// server, while it is in use.
 		for _, m := range r.servers {
-			r.nereid("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[0])
+			r.nereid("bond", "set", m.Spec.Name, "bond0", m.Spec.DataMACs[0], "--nic-tag", "underlay")
+		}
+		r.settled()
+		r.reaches(two, a3, "10.0.2.6", true)
+		for _, m := range r.servers {
 			r.nereid("bond", "set", m.Spec.Name, "bond0", m.Spec.Cables[0].MAC, m.Spec.Cables[1].MAC,
 				"--mode", "802.3ad", "--lacp-rate", "fast", "--nic-tag", "underlay")
 		}

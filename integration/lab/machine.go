@@ -41,7 +41,8 @@ type MachineSpec struct {
 }
 
 // Cable is one end of a cable without a switch: what a bridge keeps to itself, as
-// LACP, gets through. The other end has the ports the other way round.
+// LACP, gets through. LACP needs a speed and full duplex, and so the NIC has them. The
+// other end has the ports the other way round.
 type Cable struct {
 	MAC         string
 	Local, Peer int // UDP ports of the rack's loopback
@@ -194,7 +195,7 @@ func (m *Machine) Args() []string {
 	for i, c := range s.Cables {
 		args = append(args,
 			"-netdev", fmt.Sprintf("socket,id=cable%d,udp=127.0.0.1:%d,localaddr=127.0.0.1:%d", i, c.Peer, c.Local),
-			"-device", fmt.Sprintf("virtio-net-pci,netdev=cable%d,romfile=,mac=%s", i, c.MAC))
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=cable%d,romfile=,speed=10000,duplex=full,mac=%s", i, c.MAC))
 	}
 	for i := range s.Disks {
 		args = append(args,
