@@ -18,6 +18,7 @@ import (
 const maxMapEntries = 16384
 
 func (s *Server) routeFabrics(h huma.API) {
+	s.routeForwards(h)
 	route(s, h, operators, http.MethodGet, "/v1/fabric-settings", "Show the datacenter's fabric settings", func(ctx context.Context, _ *none) (*body[api.FabricSettings], error) {
 		var out api.FabricSettings
 		err := s.store.View(ctx, func(tx store.Tx) (err error) {

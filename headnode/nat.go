@@ -21,12 +21,29 @@ import (
 //
 //	nat/index/<server>           number of the server's transit address
 //	nat/gateway/<server>/<owner> the server is a gateway of the account
+//	nat/via/<owner>/<server>     the same, by account
 const (
 	natIndexPrefix   = "nat/index/"
 	natIndexCounter  = "nat/indexes"
 	natGatewayPrefix = "nat/gateway/"
+	natViaPrefix     = "nat/via/"
 	gatewayCount     = 2
 )
+
+// putGateway and dropGateway note that a server is or is not a gateway of an account.
+func putGateway(tx store.Tx, server, owner string) error {
+	if err := store.Put(tx, natGatewayPrefix+server+"/"+owner, struct{}{}); err != nil {
+		return err
+	}
+	return store.Put(tx, natViaPrefix+owner+"/"+server, struct{}{})
+}
+
+func dropGateway(tx store.Tx, server, owner string) error {
+	if err := tx.Delete(natGatewayPrefix + server + "/" + owner); err != nil {
+		return err
+	}
+	return tx.Delete(natViaPrefix + owner + "/" + server)
+}
 
 // transitNet is the subnet of all transit VNIs: addresses that are neither private
 // nor anybody's (RFC 6598).
@@ -73,13 +90,19 @@ func (s *Server) renat(tx store.Tx, owner string) error {
 	if err != nil {
 		return err
 	}
-	var away, gateways []string
+	forwards, err := forwardsOf(tx, owner)
+	if err != nil {
+		return err
+	}
+	var away, gateways []string // away: those that must reach the gateways
 	for _, server := range here {
-		if slices.Contains(can, server) {
+		own := slices.Contains(can, server)
+		if own {
 			if err := s.ensureExternal(tx, server); err != nil {
 				return err
 			}
-		} else {
+		}
+		if !own || len(forwards) > 0 { // answers go back by the gateway they came in by
 			away = append(away, server)
 		}
 	}
@@ -90,18 +113,20 @@ func (s *Server) renat(tx store.Tx, owner string) error {
 		if err := s.ensureExternal(tx, server); err != nil {
 			return err
 		}
-		if err := store.Put(tx, natGatewayPrefix+server+"/"+owner, struct{}{}); err != nil {
+		if err := putGateway(tx, server, owner); err != nil {
 			return err
 		}
 	}
 	for _, server := range was {
 		if !slices.Contains(gateways, server) {
-			if err := tx.Delete(natGatewayPrefix + server + "/" + owner); err != nil {
+			if err := dropGateway(tx, server, owner); err != nil {
 				return err
 			}
 		}
 	}
-	if err := s.mapTransit(tx, owner, append(away, gateways...)); err != nil {
+	reached := slices.Concat(away, gateways)
+	slices.Sort(reached)
+	if err := s.mapTransit(tx, owner, slices.Compact(reached)); err != nil {
 		return err
 	}
 	if slices.Equal(was, gateways) {
@@ -190,14 +215,12 @@ func chooseGateways(owner string, can []string) []string {
 // gatewaysOf are an account's gateway servers, in the order in which they are used.
 func gatewaysOf(tx store.Tx, owner string) ([]string, error) {
 	var out []string
-	for it, err := range tx.Scan(natGatewayPrefix, "") {
+	prefix := natViaPrefix + owner + "/"
+	for it, err := range tx.Scan(prefix, "") {
 		if err != nil {
 			return nil, err
 		}
-		server, of := it.Key[len(natGatewayPrefix):][:36], it.Key[len(natGatewayPrefix)+37:]
-		if of == owner {
-			out = append(out, server)
-		}
+		out = append(out, it.Key[len(prefix):])
 	}
 	return chooseGateways(owner, out), nil
 }
@@ -326,7 +349,13 @@ func natSpec(tx store.Tx, owner, server string) (*api.NATSpec, error) {
 		}
 		n.Tag, n.VLAN, n.Gateway = net.NICTag, net.VLAN, net.Gateway
 		n.Address = nic.Addresses[0].IP + "/" + strconv.Itoa(subnet.Bits())
-		if !slices.Contains(gateways, server) {
+		forwards, err := forwardsOf(tx, owner)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(gateways, server) {
+			n.Forwards = natForwards(forwards, nic.Addresses[0].IP)
+		} else if len(forwards) == 0 {
 			return &n, nil
 		}
 	} else if len(gateways) == 0 {
@@ -353,6 +382,23 @@ func natSpec(tx store.Tx, owner, server string) (*api.NATSpec, error) {
 	return &n, nil
 }
 
+// natForwards are the forwards of an external address.
+func natForwards(all []api.FabricForward, external string) []api.PortForward {
+	from, err := netip.ParseAddr(external)
+	if err != nil {
+		return nil // addresses are checked when they are given out
+	}
+	var out []api.PortForward
+	for _, f := range all {
+		to, err := netip.ParseAddr(f.IP)
+		if err != nil || to.Is4() != from.Is4() { // the NAT network was another one
+			continue
+		}
+		out = append(out, api.PortForward{Protocol: f.Protocol, External: netip.AddrPortFrom(from, f.Port).String(), Internal: netip.AddrPortFrom(to, f.ToPort).String()})
+	}
+	return out
+}
+
 // renatAll is renat for every account with a fabric: what concerns all changed.
 func (s *Server) renatAll(tx store.Tx) error {
 	owners := map[string]bool{}
@@ -377,7 +423,7 @@ func forgetNAT(tx store.Tx, server string) error {
 	owners, err := gatewayFor(tx, server)
 	for _, o := range owners {
 		if err == nil {
-			err = tx.Delete(natGatewayPrefix + server + "/" + o)
+			err = dropGateway(tx, server, o)
 		}
 	}
 	if err == nil {

@@ -16,8 +16,9 @@ func (a *app) fabricCommand() *cobra.Command {
 		lines("nereid fabric settings --underlay-nic-tag underlay",
 			"nereid fabric vlan create 930896af-bf8c-48d4-885c-6573a94b1853 2 --name web",
 			"nereid fabric network create 930896af-bf8c-48d4-885c-6573a94b1853 2 web --subnet 10.0.1.0/24 --gateway 10.0.1.1 --internet-nat",
+			"nereid fabric forward create 930896af-bf8c-48d4-885c-6573a94b1853 tcp 10.0.1.5:443 --port 8443",
 			"nereid fabric map 7340"),
-		a.fabricSettings(), a.fabricVLAN(), a.fabricNetwork(), a.fabricMap())
+		a.fabricSettings(), a.fabricVLAN(), a.fabricNetwork(), a.fabricForward(), a.fabricMap())
 }
 
 func (a *app) fabricSettings() *cobra.Command {
@@ -80,7 +81,35 @@ func (a *app) fabricVLAN() *cobra.Command {
 		delete: "Deletes a VLAN of an account's fabric. One with networks stays.",
 	}
 	return noun("vlan", "VLANs of accounts' fabrics", lines("nereid fabric vlan list 930896af-bf8c-48d4-885c-6573a94b1853"),
-		list(a, k), get(a, k), a.fabricVLANCreate(), remove(a, k))
+		list(a, k), get(a, k), a.fabricVLANCreate(), a.fabricVLANUpdate(), remove(a, k))
+}
+
+func (a *app) fabricVLANUpdate() *cobra.Command {
+	var v api.FabricVLAN
+	cmd := &cobra.Command{
+		Use: "update OWNER VLAN", Short: "Change a VLAN's name or description",
+		Example:           lines("nereid fabric vlan update 930896af-bf8c-48d4-885c-6573a94b1853 2 --name front"),
+		Args:              wants("OWNER", "VLAN"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().StringVar(&v.Name, "name", "", "its name")
+	cmd.Flags().StringVar(&v.Description, "description", "", "what it is for")
+	cmd.RunE = a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+		vlans := c.FabricVLANs(args[0])
+		now, err := vlans.Get(ctx, args[1])
+		if err != nil {
+			return err
+		}
+		if !cmd.Flags().Changed("description") {
+			v.Description = now.Description
+		}
+		out, err := vlans.Update(ctx, args[1], v, now.Revision)
+		if err != nil {
+			return err
+		}
+		return a.done(out, "fabric VLAN %d is called %s", out.VLAN, out.Name)
+	})
+	return cmd
 }
 
 func (a *app) fabricVLANCreate() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -101,7 +102,7 @@ func New(ctx context.Context, opts Options) (*Rack, error) {
 	}
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},
-		{"link", "add", "admin0", "type", "bridge"},
+		{"link", "add", "admin0", "address", bridgeMAC("admin0"), "type", "bridge"},
 		{"link", "set", "admin0", "up"},
 		{"addr", "add", "10.99.99.7/24", "dev", "admin0"},
 	} {
@@ -119,7 +120,7 @@ func New(ctx context.Context, opts Options) (*Rack, error) {
 // rack's namespace has the addresses on it, which are prefixes.
 func (r *Rack) AddBridge(ctx context.Context, name string, addresses ...string) error {
 	lines := [][]string{
-		{"link", "add", name, "mtu", mtu(name), "type", "bridge"},
+		{"link", "add", name, "mtu", mtu(name), "address", bridgeMAC(name), "type", "bridge"},
 		{"link", "set", name, "up"},
 	}
 	for _, a := range addresses {
@@ -131,6 +132,13 @@ func (r *Rack) AddBridge(ctx context.Context, name string, addresses ...string) 
 		}
 	}
 	return nil
+}
+
+// bridgeMAC is the MAC of a bridge for good. One that it chose by itself would be
+// another whenever a machine comes or goes, and who knew it would send to nobody.
+func bridgeMAC(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4])
 }
 
 // mtu is that of a bridge: the lab's rule is that only data0 has large frames.

@@ -268,7 +268,7 @@ func TestNothingOfThisMachine(t *testing.T) {
 // test in a tier's file that is named otherwise would never run.
 func TestTiersRunTheirTests(t *testing.T) {
 	// TestReal runs inside a server, started by integration/setup.
-	prefixes := map[string][]string{"netns": {"TestNetNS"}, "vm": {"TestVM", "TestBench", "TestReal"}}
+	prefixes := map[string][]string{"netns": {"TestNetNS", "TestBench"}, "vm": {"TestVM", "TestBench", "TestReal"}}
 	for tier, may := range prefixes {
 		files, err := exec.Command("git", "-C", root(t), "ls-files", "-z", "*_"+tier+"_test.go").Output()
 		if err != nil {
