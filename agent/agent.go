@@ -210,7 +210,7 @@ func (a *Agent) startNetwork(ctx context.Context, g *errgroup.Group, base *url.U
 	g.Go(func() error { return n.run(ctx) })
 	g.Go(func() error { return m.run(ctx) })
 	for what, task := range map[string]func(context.Context) error{
-		"Changes of the network made by hand are not noticed":  func(ctx context.Context) error { return a.Net.Links.Watch(ctx, nil) },
+		"Changes of the network made by hand are not noticed":  func(ctx context.Context) error { return a.Net.Links.Watch(ctx, nil, n.linksChanged) },
 		"Gateway servers are not watched, and none takes over": a.Net.Monitor,
 	} {
 		if task == nil {

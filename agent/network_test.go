@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,15 +24,34 @@ type wire struct {
 	log   []string
 	maps  map[uint32]api.FabricMap
 	fails map[string]error
+	links []api.LinkReport
+	moved chan struct{} // a link came or went
 }
 
-func newWire() *wire { return &wire{maps: map[uint32]api.FabricMap{}, fails: map[string]error{}} }
+func newWire() *wire {
+	return &wire{
+		maps: map[uint32]api.FabricMap{}, fails: map[string]error{}, moved: make(chan struct{}),
+		links: []api.LinkReport{{Name: "eth0", Up: true}, {Name: "eth1", NICTags: []string{"underlay"}, Up: true}},
+	}
+}
 
 func (w *wire) note(what, format string, args ...any) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.log = append(w.log, what+fmt.Sprintf(format, args...))
 	return w.fails[what]
+}
+
+// link gives a link another carrier, and tells of it.
+func (w *wire) link(name string, up bool) {
+	w.mu.Lock()
+	for i := range w.links {
+		if w.links[i].Name == name {
+			w.links[i].Up = up
+		}
+	}
+	w.mu.Unlock()
+	w.moved <- struct{}{}
 }
 
 // did is what was done since it was asked last.
@@ -65,9 +85,20 @@ func (w wireLinks) ApplyMap(_ context.Context, vni uint32, m api.FabricMap) erro
 	w.mu.Unlock()
 	return w.note("map", " %d version %d", vni, m.Version)
 }
-func (w wireLinks) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+func (w wireLinks) Watch(ctx context.Context, _, changed func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.moved:
+			changed()
+		}
+	}
+}
 func (w wireLinks) Report(context.Context) (api.NetworkReport, error) {
-	return api.NetworkReport{Links: []api.LinkReport{{Name: "eth0", Up: true}}}, nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return api.NetworkReport{Links: slices.Clone(w.links)}, nil
 }
 func (w wireLinks) MapState(vni uint32) (string, uint64, bool) {
 	w.mu.Lock()
@@ -80,6 +111,9 @@ type wireRouters struct{ *wire }
 
 func (w wireRouters) Apply(_ context.Context, r []api.RouterSpec, _ router.Env) error {
 	return w.note("routers", " %d", len(r))
+}
+func (w wireRouters) Gateways() []api.GatewayReport {
+	return []api.GatewayReport{{Owner: "a", Used: "100.64.0.2"}}
 }
 func (w wireRouters) Drops(context.Context) (map[string]uint64, error) {
 	return map[string]uint64{"denied": 2}, nil
@@ -116,7 +150,7 @@ func TestNetwork(t *testing.T) {
 		if got, want := n.did(), "recover\nfirewall 1 ports, isolated [vb7]\nlinks 1 ports 1 VNIs\nrouters 1\nmap 7 version 3"; got != want {
 			t.Errorf("did\n%s\nwant\n%s", got, want)
 		}
-		if u := s.Usage.Network; u == nil || u.Drops["mac"] != 1 || u.Drops["router_denied"] != 2 || len(u.Links) != 1 {
+		if u := s.Usage.Network; u == nil || u.Drops["mac"] != 1 || u.Drops["router_denied"] != 2 || len(u.Links) != 2 || len(u.Gateways) != 1 {
 			t.Errorf("usage %+v", u)
 		}
 
@@ -238,6 +272,48 @@ func TestNoNetwork(t *testing.T) {
 		s := h.until("problem", func(s api.SyncRequest) bool { return len(s.Report.Problems) > 0 })
 		if !strings.Contains(s.Report.Problems[0], "cannot manage a network") {
 			t.Errorf("problems %q", s.Report.Problems)
+		}
+		r.stop()
+	})
+}
+
+// A NIC tag without a link is told at once; one that has it again when it kept it
+// for a while.
+func TestNICTagsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h, n := newWorld(), newHeadNode(t), newWire()
+		h.approved, h.spec = true, networkSpec("r1")
+		r := start(t, w, h, t.TempDir(), func(a *Agent) { a.Net = n.net() })
+		h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" })
+		told := func(want ...string) func(api.SyncRequest) bool {
+			return func(s api.SyncRequest) bool { return slices.Equal(s.Report.NICTagsDown, want) }
+		}
+		n.link("eth0", false) // provides none
+		time.Sleep(time.Minute)
+		if s, _ := h.last(); s.Report.NICTagsDown != nil {
+			t.Errorf("down: %v", s.Report.NICTagsDown)
+		}
+		begun := time.Now()
+		n.link("eth1", false)
+		h.until("told", told("underlay"))
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("told after %v", took)
+		}
+		// It comes and goes.
+		for range 3 {
+			n.link("eth1", true)
+			time.Sleep(linkSteady - time.Second)
+			n.link("eth1", false)
+			time.Sleep(linkSteady - time.Second)
+		}
+		begun = time.Now()
+		n.link("eth1", true)
+		if s, _ := h.last(); !slices.Equal(s.Report.NICTagsDown, []string{"underlay"}) {
+			t.Errorf("while it comes and goes: %v", s.Report.NICTagsDown)
+		}
+		h.until("told again", told())
+		if took := time.Since(begun); took < linkSteady || took > linkSteady+time.Second {
+			t.Errorf("good again after %v", took)
 		}
 		r.stop()
 	})

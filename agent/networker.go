@@ -24,6 +24,7 @@ import (
 const (
 	networkLimit = 3 * time.Minute // one Apply; a guarded change alone may take network.GuardTime
 	networkLook  = time.Minute     // rules that somebody changed are noticed
+	linkSteady   = 5 * time.Second // a link that came back is good after so long
 	confirmTry   = 4 * time.Second // one try to reach the head node over a changed network
 )
 
@@ -32,7 +33,7 @@ type Links interface {
 	Recover(ctx context.Context) error
 	Apply(ctx context.Context, spec api.NetworkSpec) error
 	ApplyMap(ctx context.Context, vni uint32, m api.FabricMap) error
-	Watch(ctx context.Context, ready func()) error
+	Watch(ctx context.Context, ready, changed func()) error
 	Report(ctx context.Context) (api.NetworkReport, error)
 }
 
@@ -43,6 +44,7 @@ type Maps interface {
 
 // Routers are the accounts' gateways; *router.Routers is one.
 type Routers interface {
+	Gateways() []api.GatewayReport
 	Apply(ctx context.Context, specs []api.RouterSpec, env router.Env) error
 	Drops(ctx context.Context) (map[string]uint64, error)
 }
@@ -77,10 +79,13 @@ type networker struct {
 	news  chan struct{}            // one slot: vnis changed
 	used  atomic.Bool              // there are ports or routers, or were
 	retry backoff
+
+	links  chan struct{}    // one slot: links may have come or gone
+	steady <-chan time.Time // those that came back are good then
 }
 
 func newNetworker(a *Agent, b *board) *networker {
-	n := &networker{a: a, board: b, box: newMailbox(), news: make(chan struct{}, 1),
+	n := &networker{a: a, board: b, box: newMailbox(), news: make(chan struct{}, 1), links: make(chan struct{}, 1),
 		retry: backoff{min: 2 * time.Second, max: 2 * time.Minute}}
 	n.vnis.Store(&[]uint32{})
 	return n
@@ -114,6 +119,12 @@ func (n *networker) run(ctx context.Context) error {
 		case <-look.C:
 			n.look(ctx)
 			continue
+		case <-n.links:
+			n.carrier(ctx, false)
+			continue
+		case <-n.steady:
+			n.carrier(ctx, true)
+			continue
 		case <-ctx.Done():
 			return nil
 		}
@@ -126,6 +137,7 @@ func (n *networker) run(ctx context.Context) error {
 			return nil
 		}
 		n.problem(err)
+		n.carrier(ctx, false)
 		if err == nil {
 			revision := n.spec.Revision
 			n.board.update(func(r *api.Report) { r.AppliedNetwork = revision })
@@ -193,6 +205,52 @@ func (n *networker) look(ctx context.Context) {
 	if repaired {
 		n.a.Log.Warn("the firewall's rules had been changed, and were made again")
 	}
+}
+
+// linksChanged has run look which NIC tags have a link; it never blocks.
+func (n *networker) linksChanged() {
+	select {
+	case n.links <- struct{}{}:
+	default:
+	}
+}
+
+// carrier tells the head node which NIC tags have no link: at once when one goes,
+// and when one has come back, not before it stayed for linkSteady.
+func (n *networker) carrier(ctx context.Context, steady bool) {
+	if n.spec.Network == nil {
+		return
+	}
+	r, err := n.a.Net.Links.Report(ctx)
+	if err != nil {
+		n.a.Log.Debug("look which NIC tags have a link", "err", err)
+		return
+	}
+	down := tagsDown(n.spec.Network.Tags, r.Links)
+	n.board.update(func(r *api.Report) {
+		told := down
+		if !steady {
+			told = slices.Compact(slices.Sorted(slices.Values(slices.Concat(down, r.NICTagsDown))))
+		}
+		n.steady = nil
+		if len(told) > len(down) {
+			n.steady = time.After(linkSteady)
+		}
+		r.NICTagsDown = told
+	})
+}
+
+// tagsDown are the NIC tags whose NIC or bond is there and has no carrier.
+func tagsDown(tags []api.TagSpec, links []api.LinkReport) []string {
+	var down []string
+	for _, t := range tags {
+		provides := func(l api.LinkReport) bool { return slices.Contains(l.NICTags, t.Name) }
+		if slices.ContainsFunc(links, provides) && !slices.ContainsFunc(links, func(l api.LinkReport) bool { return provides(l) && l.Up }) {
+			down = append(down, t.Name)
+		}
+	}
+	slices.Sort(down)
+	return down
 }
 
 // problem puts what is wrong into the report, or takes it out.
@@ -307,6 +365,7 @@ func (n *networker) usage(ctx context.Context) *api.NetworkReport {
 		}
 	}
 	if n.a.Net.Routers != nil {
+		r.Gateways = n.a.Net.Routers.Gateways()
 		if drops, err := n.a.Net.Routers.Drops(ctx); err == nil {
 			for reason, packets := range drops {
 				r.Drops["router_"+reason] = packets

@@ -116,7 +116,15 @@ type NetworkReport struct {
 	Problems []string          `json:"problems,omitempty"`
 	Links    []LinkReport      `json:"links,omitempty" doc:"physical NICs and bonds"`
 	Maps     map[uint32]string `json:"maps,omitempty" doc:"VNI to epoch:version of the map in use"`
-	Drops    map[string]uint64 `json:"drops,omitempty" doc:"packets dropped since the agent's rules were made, by reason"`
+	Gateways []GatewayReport   `json:"gateways,omitempty" doc:"of routers whose server does no NAT itself"`
+	Drops    map[string]uint64 `json:"drops,omitempty" doc:"packets dropped since the agent's rules were made, by the name of the rules' counter; those of routers behind router_"`
+}
+
+// GatewayReport is which of its gateway servers an account's router uses.
+type GatewayReport struct {
+	Owner string   `json:"owner_uuid"`
+	Used  string   `json:"used" doc:"transit address of the gateway server that the default route leads to"`
+	Down  []string `json:"down,omitempty" doc:"transit addresses of those that do not answer"`
 }
 
 // LinkReport is a physical NIC or bond.

@@ -63,9 +63,11 @@ type ServerReset struct {
 	Hostname string `json:"hostname" doc:"the server's hostname, typed as confirmation"`
 }
 
-// Event is one message of GET /v1/events.
+// Event is one message of GET /v1/events. It says what to read again. Of what
+// networks are made of the kind is the thing's name: nic_tag, network, nic, bond ...
 type Event struct {
-	Kind   string `json:"kind" enum:"server,boot,platform"`
+	Kind   string `json:"kind" doc:"server, boot, platform, or what Path names: nic_tag, network, nic, firewall_rule ..."`
 	Server string `json:"server,omitempty"`
 	Name   string `json:"name,omitempty"`
+	Path   string `json:"path,omitempty" doc:"of the object that changed or is gone, or of the list that a new one is in"`
 }

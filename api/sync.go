@@ -42,6 +42,7 @@ type Report struct {
 	AgentVersion   string       `json:"agent_version"`
 	AppliedSpec    string       `json:"applied_spec,omitempty" doc:"revision of the spec last applied in full"`
 	AppliedNetwork string       `json:"applied_network,omitempty" doc:"revision of the spec whose network was last applied in full"`
+	NICTagsDown    []string     `json:"nic_tags_down,omitempty" doc:"NIC tags whose NIC or bond has no carrier; one that has it again is named for 5 s more"`
 	Pools          []Pool       `json:"pools,omitempty"`
 	Setup          *SetupReport `json:"setup,omitempty"`
 	Power          *PowerReport `json:"power,omitempty"`

@@ -326,6 +326,9 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 			return err
 		}
 		rec, need = seen.Record, seen.NeedInventory
+		if err := s.noteLinks(tx, in.UUID, rep.NICTagsDown); err != nil {
+			return err
+		}
 		if !seen.FirstOfBoot {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +57,11 @@ func (h *hub) publish(ev api.Event) {
 
 func (s *Server) serverChanged(uuid, name string) {
 	s.hub.publish(api.Event{Kind: "server", Server: uuid, Name: name})
+}
+
+// objectChanged tells watchers of an object, or of a list with a new one, at a path.
+func (s *Server) objectChanged(thing, path string) {
+	s.hub.publish(api.Event{Kind: strings.ReplaceAll(strings.ToLower(thing), " ", "_"), Path: path})
 }
 
 // serveEvents is GET /v1/events: server-sent events (HTML standard, section 9.2).

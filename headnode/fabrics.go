@@ -38,6 +38,9 @@ func (s *Server) routeFabrics(h huma.API) {
 			}
 			return touchAll(tx)
 		})
+		if err == nil {
+			s.objectChanged("fabric settings", "/v1/fabric-settings")
+		}
 		return answer(out), err
 	}, lenient)
 	routeObjects(s, h, objects[api.FabricVLAN, api.FabricVLAN]{

@@ -22,11 +22,13 @@ import (
 //	nat/index/<server>           number of the server's transit address
 //	nat/gateway/<server>/<owner> the server is a gateway of the account
 //	nat/via/<owner>/<server>     the same, by account
+//	nat/down/<server>            NIC tags of the server that have no link
 const (
 	natIndexPrefix   = "nat/index/"
 	natIndexCounter  = "nat/indexes"
 	natGatewayPrefix = "nat/gateway/"
 	natViaPrefix     = "nat/via/"
+	natDownPrefix    = "nat/down/"
 	gatewayCount     = 2
 )
 
@@ -137,7 +139,8 @@ func (s *Server) renat(tx store.Tx, owner string) error {
 
 // natServers are the servers with NICs of an account that has a network with
 // internet_nat, and all servers that can do NAT; none when NAT is not wanted or not
-// set up.
+// set up. A server whose link to the external network is down cannot, unless that is
+// so on all of them.
 func natServers(tx store.Tx, owner string) (here, can []string, err error) {
 	settings, err := networks.GetSettings(tx)
 	if err != nil || settings.NATNetwork == "" {
@@ -159,6 +162,7 @@ func natServers(tx store.Tx, owner string) (here, can []string, err error) {
 	slices.Sort(here)
 	here = slices.Compact(here)
 	tags, err := natTags(tx, settings.NATNetwork)
+	var cut []string
 	for _, tag := range tags {
 		var servers []string
 		if servers, err = networks.ServersProviding(tx, tag); err != nil {
@@ -169,10 +173,20 @@ func natServers(tx store.Tx, owner string) (here, can []string, err error) {
 			if uerr != nil {
 				return nil, nil, uerr
 			}
-			if under.IsValid() {
+			down, _, derr := store.Lookup[[]string](tx, natDownPrefix+server)
+			switch {
+			case derr != nil:
+				return nil, nil, derr
+			case !under.IsValid():
+			case slices.Contains(down, tag):
+				cut = append(cut, server)
+			default:
 				can = append(can, server)
 			}
 		}
+	}
+	if len(can) == 0 {
+		can = cut
 	}
 	slices.Sort(can)
 	return here, slices.Compact(can), err
@@ -426,8 +440,10 @@ func forgetNAT(tx store.Tx, server string) error {
 			err = dropGateway(tx, server, o)
 		}
 	}
-	if err == nil {
-		err = tx.Delete(natIndexPrefix + server)
+	for _, prefix := range []string{natIndexPrefix, natDownPrefix} {
+		if err == nil {
+			err = tx.Delete(prefix + server)
+		}
 	}
 	return err
 }

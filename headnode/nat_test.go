@@ -3,6 +3,7 @@ package headnode
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	"nereid/api"
@@ -72,6 +73,17 @@ func TestNAT(t *testing.T) {
 		t.Errorf("transit map followed: %d %+v %v", st, maps, err)
 	}
 
+	// A trace says which of them is in use.
+	use := api.Usage{Network: &api.NetworkReport{Gateways: []api.GatewayReport{{Owner: alice, Used: far.Via[1], Down: far.Via[:1]}}}}
+	if _, _, err := ms[3].syncWith(api.SyncRequest{InventoryDigest: "d1", Report: ms[3].rep, Usage: use}); err != nil {
+		t.Fatal(err)
+	}
+	trace := must[api.Trace](t)(h.client.TraceNetwork(ctx, api.TraceRequest{Src: away.MAC, Dst: "198.51.100.7", Protocol: "tcp", Port: 443}))
+	last := trace.Hops[len(trace.Hops)-1].Detail
+	if first, second := strings.Index(last, " (does not answer)"), strings.Index(last, " (in use)"); !trace.Arrives || first < 0 || second < first {
+		t.Errorf("trace: %s", last)
+	}
+
 	// When the last NIC without the tag is gone, so are the gateways.
 	if err := h.client.NICs().Delete(ctx, away.MAC); err != nil {
 		t.Fatal(err)
@@ -83,5 +95,80 @@ func TestNAT(t *testing.T) {
 		if n := router(m); n != nil {
 			t.Errorf("router left over: %+v", n)
 		}
+	}
+}
+
+// A server whose link to the external network is down does no NAT, its own
+// instances' neither, until it has the link again; when all have lost it, all stay.
+func TestNATWithoutLink(t *testing.T) {
+	h, ms := fabricRack(t, 4)
+	ctx := context.Background()
+	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external"}))
+	must[api.Network](t)(h.client.Networks().Create(ctx, api.Network{Name: "external", NICTag: "external", Subnet: "203.0.113.0/24", Gateway: "203.0.113.1"}))
+	settings := must[api.FabricSettings](t)(h.client.FabricSettings(ctx))
+	settings.NATNetwork = "external"
+	must[api.FabricSettings](t)(h.client.SetFabricSettings(ctx, settings))
+	for _, m := range ms[:3] {
+		if err := h.client.ProvideNICTags(ctx, m.uuid, api.NICTagUse{MAC: m.nics[1], NICTags: []string{"external", "underlay"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must[api.FabricVLAN](t)(h.client.FabricVLANs(alice).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
+	net := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", InternetNAT: true}))
+	for _, m := range []*machine{ms[0], ms[3]} {
+		must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: m.uuid,
+			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
+	}
+	// nat is a server's own NAT, and by which address of the transit VNI others reach
+	// it when it has one.
+	nat := func(m *machine) (tag bool, via []string, own string) {
+		t.Helper()
+		m.seen = ""
+		spec := m.mustSync().Spec.Network
+		if spec == nil || len(spec.Routers) == 0 || spec.Routers[0].NAT == nil {
+			return false, nil, ""
+		}
+		n := spec.Routers[0].NAT
+		own, _, _ = strings.Cut(n.Transit, "/")
+		return n.Tag != "", n.Via, own
+	}
+	report := func(down []string, of ...*machine) {
+		t.Helper()
+		for _, m := range of {
+			m.rep.NICTagsDown = down
+			m.mustSync()
+		}
+	}
+
+	// Each of the three loses its link in turn.
+	for _, m := range ms[:3] {
+		nat(m)
+		report([]string{"external"}, m)
+		tag, via, own := nat(m)
+		if tag {
+			t.Errorf("%s does NAT without a link", m.uuid)
+		}
+		_, far, _ := nat(ms[3])
+		if len(far) != 2 || own != "" && slices.Contains(far, own) {
+			t.Errorf("without the link of %s (%q) gateways are %v", m.uuid, own, far)
+		}
+		if m == ms[0] && !slices.Equal(via, far) { // it has an instance
+			t.Errorf("its own instances leave by %v, others by %v", via, far)
+		}
+		if sv := must[api.Server](t)(h.client.Server(ctx, m.uuid)); !slices.ContainsFunc(sv.Alerts, func(a string) bool { return strings.HasPrefix(a, "NIC tag external has no link") }) {
+			t.Errorf("alerts: %v", sv.Alerts)
+		}
+		report(nil, m)
+	}
+	if tag, _, _ := nat(ms[0]); !tag {
+		t.Error("with its link again the server does no NAT")
+	}
+
+	// Another tag is no matter, and without any link left nothing changes.
+	_, before, _ := nat(ms[3])
+	report([]string{"admin"}, ms[0])
+	report([]string{"external"}, ms[:3]...)
+	if _, after, _ := nat(ms[3]); !slices.Equal(before, after) {
+		t.Errorf("all links down: gateways %v, before they were %v", after, before)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -212,5 +213,47 @@ func TestNetworkRevisions(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"admin", "external", "underlay"}, names); d != "" {
 		t.Errorf("NIC tags (-want +got):\n%s", d)
+	}
+}
+
+// What networks are made of is told to watchers by the path to read again; what was
+// refused is not.
+func TestNetworkEvents(t *testing.T) {
+	h := startHead(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	es := must[*api.EventStream](t)(h.client.Events(ctx))
+	defer es.Close()
+	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external", MTU: 1500}))
+	_, err := h.client.NICTags().Create(ctx, api.NICTag{Name: "external"})
+	wantCode(t, "twice", err, api.CodeConflict)
+	mtu := 9000
+	must[api.NICTag](t)(h.client.NICTags().Update(ctx, "external", api.NICTagUpdate{MTU: &mtu}, ""))
+	must[api.FabricSettings](t)(h.client.SetFabricSettings(ctx, api.FabricSettings{}))
+	vlan := must[api.FabricVLAN](t)(h.client.FabricVLANs(alice).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
+	if vlan.VLAN != 2 {
+		t.Fatalf("%+v", vlan)
+	}
+	if err := h.client.NICTags().Delete(ctx, "external"); err != nil {
+		t.Fatal(err)
+	}
+	want := []api.Event{
+		{Kind: "nic_tag", Path: "/v1/nic-tags"},
+		{Kind: "nic_tag", Path: "/v1/nic-tags/external"},
+		{Kind: "fabric_settings", Path: "/v1/fabric-settings"},
+		{Kind: "fabric_vlan", Path: "/v1/accounts/" + alice + "/fabric/vlans"},
+		{Kind: "nic_tag", Path: "/v1/nic-tags/external"},
+	}
+	var got []api.Event
+	for ev, err := range es.All() {
+		if err != nil {
+			t.Fatalf("%v, after %+v", err, got)
+		}
+		if got = append(got, ev); len(got) == len(want) {
+			break
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }

@@ -246,12 +246,18 @@ func (s *Server) routeProviders(h huma.API) {
 		return items(out), err
 	})
 	route(s, h, operators, http.MethodPut, "/v1/servers/{id}/nic-tags", "Say which NIC tags a physical NIC provides", func(ctx context.Context, in *serverBody[api.NICTagUse]) (*none, error) {
-		return nil, s.store.Update(ctx, func(tx store.Tx) error {
+		var server string
+		err := s.store.Update(ctx, func(tx store.Tx) error {
 			return s.onServer(tx, in.ID, func(uuid string, macs []string) error {
+				server = uuid
 				_, err := networks.SetNICTagUse(tx, uuid, in.Body, macs, true)
 				return err
 			})
 		})
+		if err == nil {
+			s.serverChanged(server, "")
+		}
+		return nil, err
 	}, status(http.StatusNoContent), lenient)
 
 	routeObjects(s, h, objects[api.Bond, api.Bond]{

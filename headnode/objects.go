@@ -3,6 +3,7 @@ package headnode
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -72,6 +73,14 @@ func (q *objectQuery) revision() string {
 type objectBody[B any] struct {
 	objectQuery
 	Body B
+}
+
+// at is a path with the parts that a request has in place of its {names}.
+func (q *objectQuery) at(path string) string {
+	for _, n := range names(path) {
+		path = strings.Replace(path, "{"+n+"}", url.PathEscape(q.param(n)), 1)
+	}
+	return path
 }
 
 // names are the {names} of a path.
@@ -145,6 +154,9 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 				out, err = o.create(tx, of(o.path, in.objectQuery), in.Body)
 				return err
 			})
+			if err == nil {
+				s.objectChanged(o.thing, in.at(o.path))
+			}
 			return answer(out), err
 		}, described(o.path, nil), status(http.StatusCreated), lenient)
 	}
@@ -155,12 +167,19 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 				out, err = o.update(tx, of(one, in.objectQuery), in.Body, in.revision())
 				return err
 			})
+			if err == nil {
+				s.objectChanged(o.thing, in.at(one))
+			}
 			return answer(out), err
 		}, described(one, nil), lenient)
 	}
 	if o.delete != nil {
 		route(s, h, operators, http.MethodDelete, one, "Delete a "+o.thing, func(ctx context.Context, in *objectQuery) (*none, error) {
-			return nil, s.store.Update(ctx, func(tx store.Tx) error { return o.delete(tx, of(one, *in)) })
+			err := s.store.Update(ctx, func(tx store.Tx) error { return o.delete(tx, of(one, *in)) })
+			if err == nil {
+				s.objectChanged(o.thing, in.at(one))
+			}
+			return nil, err
 		}, described(one, nil), status(http.StatusNoContent))
 	}
 }

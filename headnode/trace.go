@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -301,10 +302,48 @@ func (t *tracer) routed(src end, dst *end, to netip.Addr) (done bool, err error)
 	case n.Tag != "":
 		t.hop(src.host, "nat", "from %s, by NIC tag %s of this server", n.Address, n.Tag)
 	default:
-		t.hop(src.host, "nat", "by the gateway servers %s on transit VNI %d, the first that answers", strings.Join(n.Via, ", "), n.VNI)
+		gateways, err := t.gateways(src.nic, n.Via)
+		if err != nil {
+			return true, err
+		}
+		t.hop(src.host, "nat", "by the gateway servers %s on transit VNI %d", gateways, n.VNI)
 	}
 	t.trace.Arrives, t.trace.Why = true, "it leaves by NAT"
 	return true, nil
+}
+
+// gateways names an account's gateway servers, and says which of them the router on
+// a NIC's server uses.
+func (t *tracer) gateways(nic api.NetworkNIC, via []string) (string, error) {
+	servers, err := gatewaysOf(t.tx, nic.Owner)
+	if err != nil {
+		return "", err
+	}
+	var now api.GatewayReport
+	if _, usage := t.s.live.get(nic.Server); usage != nil && usage.Network != nil {
+		for _, g := range usage.Network.Gateways {
+			if g.Owner == nic.Owner {
+				now = g
+			}
+		}
+	}
+	var out []string
+	for i, server := range servers {
+		r, err := inventory.Get(t.tx, server)
+		if err != nil {
+			return "", err
+		}
+		name := cmp.Or(r.Hostname, server)
+		switch {
+		case i >= len(via):
+		case slices.Contains(now.Down, via[i]):
+			name += " (does not answer)"
+		case now.Used == via[i]:
+			name += " (in use)"
+		}
+		out = append(out, name)
+	}
+	return strings.Join(out, " and "), nil
 }
 
 // mapped is the way to an address of a fabric: its entry, and whether both servers

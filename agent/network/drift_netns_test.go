@@ -22,7 +22,7 @@ func (n *node) watch(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- n.Watch(ctx, func() { close(ready) }) }()
+	go func() { done <- n.Watch(ctx, func() { close(ready) }, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

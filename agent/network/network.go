@@ -30,8 +30,6 @@ type Network struct {
 	Confirm func(ctx context.Context) error
 	// Sys is where sysfs is; empty: /sys.
 	Sys string
-	// Changed, when set, is called by Watch after a repair.
-	Changed func()
 	// Log gets what is done; nil discards.
 	Log *slog.Logger
 

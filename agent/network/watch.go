@@ -21,12 +21,14 @@ const retryLimit = time.Minute
 // by netlink and does not poll: a link, an address, a route, a forwarding entry or
 // a neighbour that is not as it should be is made so again; a repair that fails is
 // tried again, less and less often. ready, when not nil, is called when no event
-// can be missed any more. It returns nil when ctx ends.
-func (n *Network) Watch(ctx context.Context, ready func()) error {
+// can be missed any more, and changed, when not nil, after each look at what an
+// event told of, be it a repair or a link that came or went. It returns nil when ctx
+// ends.
+func (n *Network) Watch(ctx context.Context, ready, changed func()) error {
 	q := &queue{wake: make(chan struct{}, 1), entries: map[eventKey]Event{}}
 	ctx, cancel := context.WithCancel(ctx)
 	var repairs sync.WaitGroup
-	repairs.Go(func() { n.repairs(ctx, q) })
+	repairs.Go(func() { n.repairs(ctx, q, changed) })
 	if ready == nil {
 		ready = func() {}
 	}
@@ -42,7 +44,7 @@ func (n *Network) Watch(ctx context.Context, ready func()) error {
 
 // repairs looks at what comes into a queue. After a failure it waits longer, and
 // then looks at everything.
-func (n *Network) repairs(ctx context.Context, q *queue) {
+func (n *Network) repairs(ctx context.Context, q *queue, changed func()) {
 	wait := settleTime
 	for {
 		if wait == settleTime {
@@ -61,7 +63,7 @@ func (n *Network) repairs(ctx context.Context, q *queue) {
 		}
 		p := q.take()
 		p.links = p.links || wait > settleTime
-		if n.look(ctx, p) {
+		if n.look(ctx, p, changed) {
 			wait = settleTime
 		} else {
 			wait = min(2*wait, retryLimit)
@@ -70,7 +72,7 @@ func (n *Network) repairs(ctx context.Context, q *queue) {
 }
 
 // look repairs what events tell of; false when that did not work.
-func (n *Network) look(ctx context.Context, p pending) bool {
+func (n *Network) look(ctx context.Context, p pending, changed func()) bool {
 	disturbed := n.mark(p)
 	if !p.links && !disturbed {
 		return true
@@ -82,8 +84,8 @@ func (n *Network) look(ctx context.Context, p pending) bool {
 	if err != nil {
 		n.log().Warn("repair network", "err", err)
 	}
-	if n.Changed != nil {
-		n.Changed()
+	if changed != nil {
+		changed()
 	}
 	return err == nil
 }

@@ -38,10 +38,9 @@ func TestWatch(t *testing.T) {
 			return nil
 		}
 		looks := 0
-		n.Changed = func() { looks++ }
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- n.Watch(ctx, nil) }()
+		go func() { done <- n.Watch(ctx, nil, func() { looks++ }) }()
 		seg := n.segments[100]
 		vx, vb := seg.vxlan, seg.bridge
 		m9 := MAC{2, 0, 0, 0, 0, 9}

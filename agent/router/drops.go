@@ -4,21 +4,32 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+
+	"nereid/api"
 )
 
-// dropReasons are the counters of our rulesets by what api.NetworkReport.Drops
-// calls them.
-func dropReasons() map[string]string {
-	return map[string]string{
-		"to_private":       "router: to a private, admin or underlay address by NAT",
-		"not_internet_nat": "router: no internet_nat, or not TCP, UDP or ICMP",
-		"to_router":        "router: to the gateway itself",
-		"to_nobody":        "router: to an external address, and nobody's",
+// Gateways are the gateway servers in use, by owner; none without a Monitor.
+func (r *Routers) Gateways() []api.GatewayReport {
+	if r.Monitor == nil {
+		return nil
 	}
+	var out []api.GatewayReport
+	for _, s := range r.Monitor.Status() {
+		g := api.GatewayReport{Owner: s.Owner, Used: s.Used.String()}
+		for i, via := range s.Via {
+			if !s.Up[i] {
+				g.Down = append(g.Down, via.String())
+			}
+		}
+		out = append(out, g)
+	}
+	return out
 }
 
 // Drops are the packets that routers dropped since their rules were last changed,
-// by reason.
+// by the name of the rules' counter: to_private is by NAT to a private, admin or
+// underlay address; not_internet_nat what is not TCP, UDP or ICMP, too; to_router
+// the gateway itself; to_nobody to an external address and a port that no router has.
 func (r *Routers) Drops(ctx context.Context) (map[string]uint64, error) {
 	r.change.Lock()
 	defer r.change.Unlock()
@@ -38,9 +49,9 @@ func (r *Routers) Drops(ctx context.Context) (map[string]uint64, error) {
 		return nil, fmt.Errorf("count drops of routers: %w", err)
 	}
 	drops := map[string]uint64{}
-	for name, reason := range dropReasons() {
+	for _, name := range []string{"to_private", "not_internet_nat", "to_router", "to_nobody"} {
 		if have[name] > 0 {
-			drops[reason] = have[name]
+			drops[name] = have[name]
 		}
 	}
 	return drops, nil

@@ -82,6 +82,9 @@ func (a *app) serverCard(w io.Writer, s api.Server) error {
 		c.line("memory", memoryCell(s))
 		c.linef("load", "%.2f", u.Load1)
 		c.linef("agent", "%s resident, %.1f s of CPU", size(u.AgentRSSBytes), u.AgentCPUSeconds)
+		if u.Network != nil {
+			networkSection(c, *u.Network)
+		}
 	}
 	return c.err
 }

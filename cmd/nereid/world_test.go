@@ -40,7 +40,9 @@ func (f *fake) stock(now time.Time) {
 			Report: &api.Report{BootID: "bootaaaa", Platform: platform, AgentVersion: "v0.1.0",
 				Pools: []api.Pool{{Name: "zones", GUID: "1234567890", Health: "ONLINE", SizeBytes: 7 << 30, AllocatedBytes: 900 << 20, System: true}},
 				Boot:  api.BootTimings{Stub: 1.5, SwitchRoot: 9.2, Systemd: 9.4, Agent: 14.1, FirstSync: 14.8}},
-			Usage: &api.Usage{UptimeSeconds: 93600, MemoryFreeBytes: 1536 << 20, Load1: 0.25, AgentRSSBytes: 21 << 20, AgentCPUSeconds: 12.5},
+			Usage: &api.Usage{UptimeSeconds: 93600, MemoryFreeBytes: 1536 << 20, Load1: 0.25, AgentRSSBytes: 21 << 20, AgentCPUSeconds: 12.5,
+				Network: &api.NetworkReport{Applied: true, Problems: []string{"bond1: enp0s9 has no link"}, Maps: map[uint32]string{4097: "e:7"},
+					Drops: map[string]uint64{"mac": 3, "vxlan": 12, "router_to_nobody": 4, "ra": 0}}},
 		},
 		{
 			UUID: foreign.UUID, Hostname: "52-54-00-00-00-11", State: api.StatePending, StateReason: "waits for an operator's approval",

@@ -128,6 +128,9 @@ func Alerts(r Record, o Observed) []string {
 			add("Pool %s is %s.", p.Name, p.Health)
 		}
 	}
+	for _, tag := range rep.NICTagsDown {
+		add("NIC tag %s has no link; look at its cable and switch port.", tag)
+	}
 	if rep.Power != nil && rep.Power.Error != "" && r.Power != nil && rep.Power.ID == r.Power.ID {
 		add("The %s asked for was not done: %s.", r.Power.Action, strings.TrimSuffix(rep.Power.Error, "."))
 	}

@@ -233,6 +233,11 @@ func (s *Server) Squeeze(ctx context.Context, nic, mtu int) error {
 	return s.rack.ip(ctx, "link", "set", s.port(nic), "mtu", strconv.Itoa(mtu))
 }
 
+// Cable plugs the cable of a NIC in or out. Out, neither end has a carrier.
+func (s *Server) Cable(ctx context.Context, nic int, in bool) error {
+	return s.rack.ip(ctx, "link", "set", s.port(nic), map[bool]string{true: "up", false: "down"}[in])
+}
+
 // Exec is a command inside the server.
 func (s *Server) Exec(ctx context.Context, name string, args ...string) *exec.Cmd {
 	all := append(s.enter(), name)
