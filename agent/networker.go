@@ -158,7 +158,7 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
 		n.used.Store(true)
 	}
 	if n.a.Net.Filter != nil {
-		if err := n.a.Net.Filter.Apply(ctx, filterPorts(s), s.Firewall, n.filterOptions(s)); err != nil {
+		if err := n.a.Net.Filter.Apply(ctx, filterPorts(s), s.Firewall, filterOptions(s)); err != nil {
 			return fmt.Errorf("apply firewall: %w; no port was changed", err)
 		}
 	}
@@ -284,43 +284,6 @@ func (a *Agent) Confirm(ctx context.Context) error {
 			return fmt.Errorf("confirm network: the head node did not answer: %w", err)
 		}
 	}
-}
-
-// filterPorts are the ports of a spec with the names of their devices.
-func filterPorts(s api.NetworkSpec) []firewall.Port {
-	ports := make([]firewall.Port, len(s.Ports))
-	for i, p := range s.Ports {
-		ports[i] = firewall.Port{Interface: network.PortDevice(p.MAC), Bridge: bridgeOf(p), PortSpec: p}
-	}
-	return ports
-}
-
-func bridgeOf(p api.PortSpec) string {
-	if p.VNI != 0 {
-		return network.BridgeOfVNI(p.VNI)
-	}
-	return network.BridgeOfTag(p.Tag, p.VLAN)
-}
-
-// filterOptions keeps the server itself out of reach of instances, but for segments
-// on which it has an address of its own.
-func (n *networker) filterOptions(s api.NetworkSpec) firewall.Options {
-	var o firewall.Options
-	own := map[string]bool{network.BridgeOfTag("admin", 0): true}
-	if s.Underlay != nil {
-		o.Underlay = s.Underlay.Subnets
-		own[network.BridgeOfTag(s.Underlay.Tag, s.Underlay.VLAN)] = true
-	}
-	for _, v := range s.VNIs {
-		o.Isolated = append(o.Isolated, network.BridgeOfVNI(v.VNI))
-	}
-	for _, p := range s.Ports {
-		if b := bridgeOf(p); p.VNI == 0 && !own[b] {
-			own[b] = true
-			o.Isolated = append(o.Isolated, b)
-		}
-	}
-	return o
 }
 
 // routerEnv is what routers must know of the server.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net"
 	"slices"
 )
 
@@ -37,22 +38,28 @@ func build(s *spec, n *numbers, before *ruleset, tracked bool) (*ruleset, *numbe
 	maps.Copy(es, trackElements(s, n))
 	maps.Copy(es, hostElements(s))
 
-	pre, local := guardHooks()
-	preRules := []rule{pre}
+	end := acceptIt
 	if tracked {
-		preRules = append(preRules, zoneRules()...)
+		end = goTo("zones")
+	}
+	pre, local := guardHooks(s.prefix, end)
+	chains := []chain{
+		{bridgeTable, "guard_port", prerouting, guardPriority, append(pre, when(then(end)))},
+		{bridgeTable, "guard_local", input, guardPriority, []rule{local}},
+	}
+	if tracked {
+		chains = append(chains, chain{table: bridgeTable, name: "zones", rules: zoneRules(s.prefix)})
+	}
+	// Without any port to judge for, nothing is asked.
+	if len(firewalledBridges(s)) > 0 {
+		chains = append(chains, judgeHooks(tracked, s.prefix)...)
 	}
 	r := &ruleset{
 		elements: es,
 		sets:     slices.Concat(guardSets(), judgeSets(), trackSets(), hostSets()),
 		counters: append(guardCounters(), counterName{bridgeTable, countBlockedIn}, counterName{bridgeTable, countBlockedOut},
 			counterName{bridgeTable, countInvalid}, counterName{inetTable, countVXLAN}, counterName{inetTable, countIsolated}),
-		chains: slices.Concat(
-			[]chain{
-				{bridgeTable, "guard_port", prerouting, guardPriority, preRules},
-				{bridgeTable, "guard_local", input, guardPriority, []rule{local}},
-			},
-			guardChains(), judgeChains(tracked), logChains(n), hostChains(s)),
+		chains: slices.Concat(chains, guardChains(), judgeChains(tracked, s.prefix), logChains(n), hostChains(s)),
 	}
 	return r, n, nil
 }
@@ -104,17 +111,49 @@ func hostChains(s *spec) []chain {
 	family := func(number byte, set string, offset, size int) rule {
 		return when(then(loadMeta{nfproto, 8}, equal{reg: 8, value: []byte{number}}, loadHeader{networkHeader, offset, size, 0}, contains{set: set, reg: 0}, returnIt))
 	}
-	base := chain{inetTable, "host", input, guardPriority, []rule{
-		when(from(setIsolated), dropAs(countIsolated)),
-	}}
-	if len(s.underlay) > 0 {
-		base.rules = append(base.rules, when(transports(protoUDP), bytesAre(transportHeader, 2, 4789>>8, 4789&0xff), then(goTo("vxlan"))))
+	vxlan := func(end verdict) rule {
+		return when(transports(protoUDP), bytesAre(transportHeader, 2, 4789>>8, 4789&0xff), then(end))
 	}
-	return []chain{base, c("vxlan",
+	base := chain{inetTable, "host", input, guardPriority, nil}
+	direct := directRules(s)
+	if len(direct) > 0 {
+		base.rules = append(base.rules, vxlan(jumpTo("vxlan_direct")))
+	}
+	base.rules = append(base.rules, when(from(setIsolated), dropAs(countIsolated)))
+	if len(s.underlay) > 0 {
+		base.rules = append(base.rules, vxlan(goTo("vxlan")))
+	}
+	return []chain{base, c("vxlan_direct", direct...), c("vxlan",
 		family(2, setUnderlay4, 12, 4), // NFPROTO_IPV4
 		family(10, setUnderlay6, 8, 16),
 		when(dropAs(countVXLAN)),
 	)}
+}
+
+// maxDirect is how many comparisons may stand for a lookup.
+const maxDirect = 4
+
+// directRules let pass, without lookups, what comes from the underlay's own interface
+// and subnets; none when there are too many of these.
+func directRules(s *spec) []rule {
+	if len(s.direct)*len(s.underlay) > maxDirect {
+		return nil
+	}
+	var rules []rule
+	for _, name := range s.direct {
+		for _, p := range s.underlay {
+			family, offset := byte(2), 12 // NFPROTO_IPV4
+			if p.Addr().Is6() {
+				family, offset = 10, 8 // NFPROTO_IPV6
+			}
+			first, size := p.Masked().Addr().AsSlice(), p.Addr().BitLen()/8
+			rules = append(rules, when(then(
+				loadMeta{iifname, 0}, equal{reg: 0, value: encodeName(name)},
+				loadMeta{nfproto, 8}, equal{reg: 8, value: []byte{family}},
+				loadHeader{networkHeader, offset, size, 8}, mask{8, net.CIDRMask(p.Bits(), 8*size)}, equal{reg: 8, value: first}, acceptIt)))
+		}
+	}
+	return rules
 }
 
 func hostElements(s *spec) map[string]elements {

@@ -38,11 +38,15 @@ func bridged(t *testing.T, bridge string, server, client int) pair {
 	return p
 }
 
-func production(t *testing.T) *Firewall {
+func production(t testing.TB) *Firewall {
 	f := newFirewall(t)
 	f.Stateless = false
 	return f
 }
+
+// BenchmarkRealThroughput is with connection tracking: what was let pass is not judged
+// again.
+func BenchmarkRealThroughput(b *testing.B) { throughput(b, production) }
 
 // TestRealTracking: connections across a bridge, through changes of the rules.
 func TestRealTracking(t *testing.T) {

@@ -113,16 +113,8 @@ func then(e ...expression) []expression { return e }
 // drop, so that a header too short to be read is dropped too.
 func guardChains() []chain {
 	c := func(name string, rules ...rule) chain { return chain{table: bridgeTable, name: name, rules: rules} }
-	etherType := func(hi, lo byte) []expression { return bytesAre(linkHeader, 12, hi, lo) }
-	// Most of what comes: TCP, of which nothing but the sender is judged, from the
-	// port's own MAC and address. It is one lookup instead of five.
-	tcpFrom := func(set string, offset, size int) []expression {
-		return []expression{loadMeta{iifname, 0}, loadHeader{linkHeader, 6, 6, 4}, loadHeader{networkHeader, offset, size, 6}, contains{set: set, reg: 0}, returnIt}
-	}
 	return []chain{
 		c("guard",
-			when(etherType(0x08, 0x00), transports(protoTCP), tcpFrom(setOwn4, 12, 4)),
-			when(etherType(0x86, 0xdd), transports(protoTCP), tcpFrom(setOwn6, 8, 16)),
 			when(notFrom(setFreeMAC), then(loadHeader{linkHeader, 6, 6, 4}, contains{setMAC, 0, true}), dropAs(countMAC)),
 			when(etherType(0x08, 0x00), then(goTo("guard_ip4"))),
 			when(etherType(0x08, 0x06), then(goTo("guard_arp"))),
@@ -219,14 +211,47 @@ func optionRules(offset, option int) []rule {
 	}
 }
 
-// guardHooks are the rules of base chains that call the guard. Frames to
-// 01:80:c2:00:00:0x do not pass the prerouting hook but, in the stead of it, the
-// input hook (net/bridge/br_input.c), where the bridge would learn their sender.
-func guardHooks() (pre, local rule) {
-	pre = when(from(setPorts), then(jumpTo("guard")))
+// etherType holds for frames of one EtherType.
+func etherType(hi, lo byte) []expression { return bytesAre(linkHeader, 12, hi, lo) }
+
+// noPort ends a chain for what is not of a port, whose names begin with prefix. It
+// costs a comparison, and everything else begins with a lookup; without a prefix it is
+// no rule.
+func noPort(prefix string, side meta, end verdict) []rule {
+	if prefix == "" {
+		return nil
+	}
+	return []rule{when(then(loadMeta{side, 0}, equal{reg: 0, value: []byte(prefix), not: true}, end))}
+}
+
+// portIn holds when the interface of one side is in set, which has only ports, whose
+// names begin with prefix.
+func portIn(set, prefix string, side meta) []expression {
+	e := []expression{loadMeta{side, 0}}
+	if prefix != "" {
+		e = append(e, equal{reg: 0, value: []byte(prefix)})
+	}
+	return append(e, contains{set: set, reg: 0})
+}
+
+// guardHooks are the rules of base chains that call the guard; what good frames do
+// next is end. Frames to 01:80:c2:00:00:0x do not pass the prerouting hook but, in the
+// stead of it, the input hook (net/bridge/br_input.c), where the bridge would learn
+// their sender.
+func guardHooks(prefix string, end verdict) (pre []rule, local rule) {
+	// Most of what comes: TCP, of which nothing but the sender is judged, from the
+	// port's own MAC and address. It is one lookup instead of six.
+	own := func(set string, hi, lo byte, offset, size int) rule {
+		return when(etherType(hi, lo), transports(protoTCP),
+			then(loadMeta{iifname, 0}, loadHeader{linkHeader, 6, 6, 4}, loadHeader{networkHeader, offset, size, 6}, contains{set: set, reg: 0}, end))
+	}
+	pre = append(noPort(prefix, iifname, end),
+		own(setOwn4, 0x08, 0x00, 12, 4),
+		own(setOwn6, 0x86, 0xdd, 8, 16),
+		when(from(setPorts), then(jumpTo("guard"))))
 	local = when(
 		then(loadHeader{linkHeader, 0, 6, 8}, mask{8, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0}}, equal{reg: 8, value: []byte{0x01, 0x80, 0xc2, 0, 0, 0}}),
-		from(setPorts), then(jumpTo("guard")))
+		portIn(setPorts, prefix, iifname), then(jumpTo("guard")))
 	return pre, local
 }
 

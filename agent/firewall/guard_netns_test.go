@@ -15,7 +15,7 @@ import (
 func TestNetNSSpoofing(t *testing.T) {
 	nodes := newLab(t, "nic1", "nic2", "uplink")
 	f := newFirewall(t)
-	applyTwice(t, f, guardWorld(api.SpoofFlags{}), Options{})
+	applyTwice(t, f, guardWorld(api.SpoofFlags{}), Options{PortPrefix: "nic"})
 	from, to := nodes["nic1"].wire(t), nodes["uplink"].wire(t)
 	for i, s := range spoofs() {
 		id := uint32(2 * i)
@@ -57,7 +57,7 @@ func TestNetNSSpoofFlags(t *testing.T) {
 		{"DHCP", api.SpoofFlags{AllowDHCPSpoofing: true}, map[string]bool{countDHCP: true, countRA: true}},
 		{"restricted traffic", api.SpoofFlags{AllowRestrictedTraffic: true}, map[string]bool{countEtherType: true}},
 	} {
-		applyTwice(t, f, guardWorld(c.flags), Options{})
+		applyTwice(t, f, guardWorld(c.flags), Options{PortPrefix: "nic"})
 		for _, s := range spoofs() {
 			want := s.counter == "" || c.free[s.counter] || c.free[s.name]
 			switch s.name {
@@ -81,7 +81,7 @@ func TestNetNSSpoofFlags(t *testing.T) {
 func TestNetNSGuardIsQuiet(t *testing.T) {
 	nodes := newLab(t, "nic1", "nic2")
 	f := newFirewall(t)
-	applyTwice(t, f, guardWorld(api.SpoofFlags{}), Options{})
+	applyTwice(t, f, guardWorld(api.SpoofFlags{}), Options{PortPrefix: "nic"})
 	for i, name := range []string{"nic1", "nic2"} {
 		n := nodes[name]
 		n.run(t, "ip addr add "+testPort(i+1, false).Addresses[0].Address+" dev eth0")

@@ -115,9 +115,15 @@ func guardWorld(flags api.SpoofFlags) *world {
 
 // TestGuardProgram executes what TestNetNSSpoofing sends through the kernel.
 func TestGuardProgram(t *testing.T) {
-	w := guardWorld(api.SpoofFlags{})
-	k := newFakeKernel()
-	apply(t, &Firewall{kernel: k}, w, Options{})
+	for _, prefix := range []string{"", "nic"} {
+		k := newFakeKernel()
+		apply(t, &Firewall{kernel: k}, guardWorld(api.SpoofFlags{}), Options{PortPrefix: prefix})
+		guards(t, k)
+	}
+}
+
+func guards(t *testing.T, k *fakeKernel) {
+	t.Helper()
 	for _, s := range spoofs() {
 		m := &machine{ruleset: k.ruleset, counters: make(map[string]int)}
 		p := &packet{iif: "nic1", oif: "uplink", bridge: "br0", frame: s.frame}

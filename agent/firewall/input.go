@@ -6,14 +6,16 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	"nereid/api"
 )
 
 // Port is an instance's NIC as it is on this server.
 type Port struct {
-	Interface string // host end of its veth or tap, which need not exist yet
-	Bridge    string // that the interface is, or will be, a port of
+	Interface string   // host end of its veth or tap, which need not exist yet
+	Bridge    string   // that the interface is, or will be, a port of
+	Names     []string // that Bridge may have instead
 	api.PortSpec
 }
 
@@ -22,13 +24,20 @@ type Options struct {
 	// Underlay is all subnets that VXLAN packets may come from, as CIDRs of either
 	// family. Empty: this server takes part in no VXLAN, and nothing is dropped.
 	Underlay []string
+	// UnderlayNames are the interface of the server's underlay address, by the names
+	// it may have. What comes from there is looked up in fewer steps.
+	UnderlayNames []string
 	// Isolated are bridges from which nothing may reach the server itself.
 	Isolated []string
+	// PortPrefix is what the names of all ports' interfaces begin with, empty:
+	// nothing. With one, other interfaces are told from ports without a lookup.
+	PortPrefix string
 }
 
 // portInput is a Port, parsed.
 type portInput struct {
 	name, bridge string
+	aliases      []string // of the bridge
 	mac          [6]byte
 	vni          bool
 	addrs        []netip.Addr
@@ -43,7 +52,9 @@ type spec struct {
 	rules    []ruleInput // best first
 	sets     []setInput
 	underlay []netip.Prefix
+	direct   []string // interfaces of the underlay
 	isolated []string
+	prefix   string // of ports' names
 }
 
 // setInput is an api.AddressSet.
@@ -56,7 +67,7 @@ type setInput struct {
 var nameRE = regexp.MustCompile(`^[^\s/\x00]{1,15}$`) // dev_valid_name of the kernel's net/core/dev.c
 
 func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
-	s := &spec{isolated: slices.Clone(o.Isolated)}
+	s := &spec{isolated: slices.Clone(o.Isolated), direct: slices.Clone(o.UnderlayNames), prefix: o.PortPrefix}
 	byMAC := make(map[[6]byte]int)
 	names := make(map[string]bool)
 	for _, p := range ports {
@@ -67,13 +78,18 @@ func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 		if _, twice := byMAC[in.mac]; twice || names[in.name] {
 			return nil, fmt.Errorf("port %s on %s: another port has the same MAC or interface", p.MAC, p.Interface)
 		}
+		if !strings.HasPrefix(in.name, s.prefix) {
+			return nil, fmt.Errorf("port %s on %s: the names of ports' interfaces begin with %s", p.MAC, p.Interface, s.prefix)
+		}
 		byMAC[in.mac] = len(s.ports)
 		names[in.name] = true
 		s.ports = append(s.ports, in)
 	}
-	for _, b := range o.Isolated {
-		if !nameRE.MatchString(b) {
-			return nil, fmt.Errorf("isolated bridge %q: not a name of an interface", b)
+	for what, names := range map[string][]string{"isolated bridge": s.isolated, "interface of the underlay": s.direct} {
+		for _, n := range names {
+			if !nameRE.MatchString(n) {
+				return nil, fmt.Errorf("%s %q: not a name of an interface", what, n)
+			}
 		}
 	}
 	for _, u := range o.Underlay {
@@ -88,8 +104,8 @@ func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 }
 
 func parsePort(p Port) (portInput, error) {
-	in := portInput{name: p.Interface, bridge: p.Bridge, vni: p.VNI != 0, firewall: p.Firewall, flags: p.SpoofFlags}
-	for _, n := range []string{p.Interface, p.Bridge} {
+	in := portInput{name: p.Interface, bridge: p.Bridge, aliases: p.Names, vni: p.VNI != 0, firewall: p.Firewall, flags: p.SpoofFlags}
+	for _, n := range append([]string{p.Interface, p.Bridge}, p.Names...) {
 		if !nameRE.MatchString(n) {
 			return in, fmt.Errorf("%q is not a name of an interface", n)
 		}

@@ -136,7 +136,6 @@ func TestNetNSVXLAN(t *testing.T) {
 	command(t, "ip route add 0.0.0.0/0 dev uplink")
 	f := newFirewall(t)
 	w := &world{}
-	applyTwice(t, f, w, Options{Underlay: []string{"192.0.2.0/25", "2001:db8::/64"}})
 
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -168,26 +167,29 @@ func TestNetNSVXLAN(t *testing.T) {
 		}
 		return b[0]
 	}
-	for i, c := range []struct {
-		src  string
-		pass bool
-	}{{"192.0.2.9", true}, {"192.0.2.127", true}, {"192.0.2.128", false}, {"198.51.100.1", false}, {"2001:db8::9", true}, {"2001:db8:1::9", false}} {
-		before := counters(t, f)[countVXLAN]
-		send(c.src, byte(i))
-		send("192.0.2.9", 100)
-		got := receive()
-		if got != 100 {
-			if last := receive(); last != 100 {
-				t.Fatalf("received %d", last)
+	for _, names := range [][]string{nil, {"uplink"}, {"elsewhere", "uplink"}, {"elsewhere"}} {
+		applyTwice(t, f, w, Options{Underlay: []string{"192.0.2.0/25", "2001:db8::/64"}, UnderlayNames: names})
+		for i, c := range []struct {
+			src  string
+			pass bool
+		}{{"192.0.2.9", true}, {"192.0.2.127", true}, {"192.0.2.128", false}, {"198.51.100.1", false}, {"2001:db8::9", true}, {"2001:db8:1::9", false}} {
+			before := counters(t, f)[countVXLAN]
+			send(c.src, byte(i))
+			send("192.0.2.9", 100)
+			got := receive()
+			if got != 100 {
+				if last := receive(); last != 100 {
+					t.Fatalf("received %d", last)
+				}
 			}
-		}
-		if pass := got == byte(i); pass != c.pass || (counters(t, f)[countVXLAN] > before) == c.pass {
-			t.Errorf("VXLAN from %s: passed %v, want %v; counters %v", c.src, pass, c.pass, counters(t, f))
+			if pass := got == byte(i); pass != c.pass || (counters(t, f)[countVXLAN] > before) == c.pass {
+				t.Errorf("VXLAN from %s, underlay on %v: passed %v, want %v; counters %v", c.src, names, pass, c.pass, counters(t, f))
+			}
 		}
 	}
 	applyTwice(t, f, w, Options{Underlay: []string{"192.0.2.0/25"}, Isolated: []string{"uplink"}})
 	send("192.0.2.9", 1)
-	if got := counters(t, f); got[countIsolated] != 1 || got[countVXLAN] != 3 {
+	if got := counters(t, f); got[countIsolated] != 1 || got[countVXLAN] != 12 {
 		t.Errorf("counters %v: want one isolated, and those of before", got)
 	}
 }

@@ -3,11 +3,6 @@ package firewall
 // judgePriority is where filtering of bridges belongs (NF_BR_PRI_FILTER_BRIDGED).
 const judgePriority = -200
 
-// judged holds when the interface of one side has a firewall.
-func judged(side meta) []expression {
-	return []expression{loadMeta{side, 0}, contains{set: setJudged, reg: 0}}
-}
-
 func connIs(k conn, value ...byte) []expression {
 	return []expression{loadConn{k, 8}, equal{reg: 8, value: value}}
 }
@@ -16,25 +11,33 @@ func stateIs(state uint32) []expression {
 	return []expression{loadConn{connState, 8}, equal{reg: 8, value: encodeNumber(state)}}
 }
 
-// judgeChains is the firewall's program. Without tracked, every packet is judged by
-// itself: see Firewall.Stateless.
-func judgeChains(tracked bool) []chain {
-	c := func(name string, rules ...rule) chain { return chain{table: bridgeTable, name: name, rules: rules} }
-	isARP := when(bytesAre(linkHeader, 12, 0x08, 0x06), then(acceptIt))
+// judgeHooks are the base chains that call the firewall for packets of a port that
+// has one.
+func judgeHooks(tracked bool, prefix string) []chain {
+	isARP := when(etherType(0x08, 0x06), then(acceptIt))
+	judged := func(side meta) []expression { return portIn(setJudged, prefix, side) }
 	var known []rule // connections that the current rules have let pass
 	if tracked {
 		known = []rule{when(then(loadConn{connMark, 0}, contains{set: setCurrent, reg: 0}, acceptIt))}
 	}
-	chains := []chain{
+	return []chain{
 		{bridgeTable, "forward", forward, judgePriority, append(append([]rule{isARP}, known...),
 			when(judged(iifname), then(goTo("judge"))),
 			when(judged(oifname), then(goTo("judge"))))},
 		// To and from the host itself.
-		{bridgeTable, "input", input, judgePriority, append(append([]rule{isARP}, known...),
+		{bridgeTable, "input", input, judgePriority, append(append(append(noPort(prefix, iifname, acceptIt), isARP), known...),
 			when(judged(iifname), then(jumpTo("from_port"))))},
-		{bridgeTable, "output", output, judgePriority, append(append([]rule{isARP}, known...),
+		{bridgeTable, "output", output, judgePriority, append(append(append(noPort(prefix, oifname, acceptIt), isARP), known...),
 			when(judged(oifname), then(jumpTo("to_port"))))},
-		c("judge", judgeRules(tracked)...),
+	}
+}
+
+// judgeChains is the firewall's program. Without tracked, every packet is judged by
+// itself: see Firewall.Stateless.
+func judgeChains(tracked bool, prefix string) []chain {
+	c := func(name string, rules ...rule) chain { return chain{table: bridgeTable, name: name, rules: rules} }
+	chains := []chain{
+		c("judge", judgeRules(tracked, prefix)...),
 		c("from_port", portRules("from_port", when(then(returnIt)))...),
 		c("to_port", portRules("to_port",
 			// Another protocol than IP, ARP or a VLAN, past a firewall for IP.
@@ -52,7 +55,8 @@ func judgeChains(tracked bool) []chain {
 // judgeRules judge a frame on behalf of the port it comes from and the one it goes
 // to. The generation that it is judged under is taken before and stamped on the
 // connection after: a change in between makes that an old one.
-func judgeRules(tracked bool) []rule {
+func judgeRules(tracked bool, prefix string) []rule {
+	judged := func(side meta) []expression { return portIn(setJudged, prefix, side) }
 	judge := []rule{
 		when(judged(iifname), then(jumpTo("from_port"))),
 		when(judged(oifname), then(jumpTo("to_port"))),
@@ -130,10 +134,10 @@ func familyChains(ip6, tracked bool) []chain {
 // zoneRules put each packet that concerns a firewall into the zone of its bridge,
 // and keep the rest of a fabric out of the table of connections. They come before
 // connection tracking of bridges.
-func zoneRules() []rule {
+func zoneRules(prefix string) []rule {
 	zoned := []expression{loadMeta{ibrname, 0}, translate{setZones, 0, 8}, storeZone{8}, acceptIt}
 	return []rule{
-		when(judged(iifname), zoned),
+		when(portIn(setJudged, prefix, iifname), zoned),
 		when(then(loadHeader{linkHeader, 0, 6, 0}, contains{set: setFirewalled, reg: 0}), zoned),
 		when(then(loadMeta{ibrname, 0}, contains{set: setManyMACs, reg: 0}), zoned),
 		when(then(loadMeta{ibrname, 0}, contains{set: setFabrics, reg: 0}, noTrack{})),
@@ -150,18 +154,22 @@ func trackElements(s *spec, n *numbers) map[string]elements {
 		es[setDiscovery][string([]byte{t})] = element{}
 	}
 	for _, p := range s.ports {
-		bridge := string(encodeName(p.bridge))
-		if p.vni {
-			es[setFabrics][bridge] = element{}
+		for _, name := range append([]string{p.bridge}, p.aliases...) {
+			bridge := string(encodeName(name))
+			if p.vni {
+				es[setFabrics][bridge] = element{}
+			}
+			if !p.firewall {
+				continue
+			}
+			es[setZones][bridge] = element{data: string(encodeZone(n.zones[p.bridge]))}
+			if p.flags.AllowMACSpoofing {
+				es[setManyMACs][bridge] = element{}
+			}
 		}
-		if !p.firewall {
-			continue
-		}
-		es[setJudged][string(encodeName(p.name))] = element{}
-		es[setFirewalled][string(p.mac[:])] = element{}
-		es[setZones][bridge] = element{data: string(encodeZone(n.zones[p.bridge]))}
-		if p.flags.AllowMACSpoofing {
-			es[setManyMACs][bridge] = element{}
+		if p.firewall {
+			es[setJudged][string(encodeName(p.name))] = element{}
+			es[setFirewalled][string(p.mac[:])] = element{}
 		}
 	}
 	generation := string(encodeNumber(n.generation))

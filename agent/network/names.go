@@ -31,8 +31,12 @@ func BridgeOfTag(tag string, vlan int) string { return "nb" + digest(fmt.Sprintf
 // interface, the first of them by name gives it its name.
 func VLANDevice(tag string, vlan int) string { return "nv" + digest(fmt.Sprintf("%s/%d", tag, vlan)) }
 
+// PortPrefix begins the names of the host's ends of instances' NICs, and of nothing
+// else that is made here.
+const PortPrefix = "np"
+
 // PortDevice is the name of the host's end of an instance's NIC.
-func PortDevice(mac string) string { return "np" + plainMAC(mac) }
+func PortDevice(mac string) string { return PortPrefix + plainMAC(mac) }
 
 // PortNamespace is the name of the network namespace that stands in for the
 // instance behind a NIC.

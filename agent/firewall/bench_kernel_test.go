@@ -1,4 +1,4 @@
-//go:build netns
+//go:build netns || vm
 
 package firewall
 
@@ -89,10 +89,12 @@ func BenchmarkNetNSCommit(b *testing.B) {
 	}
 }
 
-// BenchmarkNetNSThroughput sends TCP through the bridge to a port with a firewall;
-// without connection tracking each packet is judged. Rounds of all rulesets take
-// turns, so that what else the machine does meets all alike.
-func BenchmarkNetNSThroughput(b *testing.B) {
+// BenchmarkNetNSThroughput is without connection tracking: each packet is judged.
+func BenchmarkNetNSThroughput(b *testing.B) { throughput(b, newFirewall) }
+
+// throughput sends TCP through the bridge to a port with a firewall. Rounds of all
+// rulesets take turns, so that what else the machine does meets all alike.
+func throughput(b *testing.B, firewall func(testing.TB) *Firewall) {
 	nodes := newLab(b, "nic1", "uplink")
 	nodes["nic1"].run(b, "ip addr add 10.0.0.1/24 dev eth0")
 	nodes["uplink"].run(b, "ip addr add 10.0.0.231/24 dev eth0")
@@ -107,7 +109,7 @@ func BenchmarkNetNSThroughput(b *testing.B) {
 	nodes["nic1"].wire(b).send(nodes["nic1"].marker(), 0)
 	for range rounds {
 		for _, n := range append([]int{0}, ruleCounts...) {
-			f := newFirewall(b)
+			f := firewall(b)
 			if n > 0 {
 				w := manyRules(n)
 				w.fw.Rules = append(w.fw.Rules, api.FirewallEntry{Rule: "x", Direction: "in", Ports: []string{w.ports[0].MAC}, Action: "allow", Protocol: "tcp", Dst: []api.PortRange{{First: 7, Last: 7}}})

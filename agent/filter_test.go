@@ -1,0 +1,44 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+
+	"nereid/agent/network"
+	"nereid/api"
+)
+
+// Tags on one NIC share a bridge, which has the name of one of them: rules name all.
+func TestBridgeNames(t *testing.T) {
+	s := api.NetworkSpec{
+		Tags: []api.TagSpec{
+			{Name: "admin", MAC: "52:54:00:00:00:01"}, {Name: "underlay", Bond: "bond0"}, {Name: "storage", Bond: "bond0"},
+			{Name: "external", MAC: "52:54:00:00:00:02"}, {Name: "guests", MAC: "52:54:00:00:00:02"},
+		},
+		Underlay: &api.UnderlaySpec{Tag: "underlay", Subnets: []string{"10.77.0.0/24"}},
+		VNIs:     []api.VNISpec{{VNI: 7}},
+		Ports: []api.PortSpec{
+			{MAC: "02:6e:72:00:00:01", VNI: 7}, {MAC: "02:6e:72:00:00:02", Tag: "external"}, {MAC: "02:6e:72:00:00:03", Tag: "guests"},
+			{MAC: "02:6e:72:00:00:04", Tag: "guests", VLAN: 5}, {MAC: "02:6e:72:00:00:05", Tag: "storage"}, {MAC: "02:6e:72:00:00:06", Tag: "admin"},
+		},
+	}
+	both := func(vlan int) []string {
+		return slices.Sorted(slices.Values([]string{network.BridgeOfTag("external", vlan), network.BridgeOfTag("guests", vlan)}))
+	}
+	o := filterOptions(s)
+	// The server has addresses on the admin network and the underlay's segment.
+	want := slices.Concat([]string{"vb7"}, both(0), both(5))
+	if !slices.Equal(o.Isolated, want) {
+		t.Errorf("isolated %v, want %v", o.Isolated, want)
+	}
+	if len(o.UnderlayNames) != 2 || !slices.Contains(o.UnderlayNames, network.BridgeOfTag("storage", 0)) {
+		t.Errorf("underlay %v", o.UnderlayNames)
+	}
+	ports := filterPorts(s)
+	if a, b := ports[1], ports[2]; a.Bridge != b.Bridge || !slices.Equal(append([]string{a.Bridge}, a.Names...), both(0)) {
+		t.Errorf("ports of two tags on one NIC: %+v, %+v", a, b)
+	}
+	if p := ports[0]; p.Bridge != "vb7" || len(p.Names) != 0 {
+		t.Errorf("port of a fabric: %+v", p)
+	}
+}
