@@ -44,6 +44,7 @@ type fakeHead struct {
 	life     time.Duration   // of client certificates
 	maps     []api.FabricMap // answer to every poll that does not have them
 	polls    []api.MapsRequest
+	cut      *int        // the next answer with maps breaks off after so many bytes
 	probes   []api.Probe // asked for until a sync brings results
 	enrols   int
 	renewals int
@@ -284,8 +285,18 @@ func (h *fakeHead) pollMaps(w http.ResponseWriter, r *http.Request) {
 				}
 			}
 		}
-		cond := h.cond
+		cond, cut := h.cond, h.cut
+		if len(out.Maps) > 0 {
+			h.cut = nil
+		}
 		h.mu.Unlock()
+		if len(out.Maps) > 0 && cut != nil {
+			b, _ := json.Marshal(out)
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(b[:min(*cut, len(b))])
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
 		if len(out.Maps) > 0 {
 			answerJSON(w, 200, out)
 			return

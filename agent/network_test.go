@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -314,6 +315,39 @@ func TestNICTagsDown(t *testing.T) {
 		h.until("told again", told())
 		if took := time.Since(begun); took < linkSteady || took > linkSteady+time.Second {
 			t.Errorf("good again after %v", took)
+		}
+		r.stop()
+	})
+}
+
+// A map whose stream breaks off, wherever, is not used in part: it is asked for again
+// from the version that is there, and comes whole.
+func TestMapsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h, n := newWorld(), newHeadNode(t), newWire()
+		h.approved, h.spec = true, networkSpec("r1")
+		fm := api.FabricMap{VNI: 7, Epoch: "e", Version: 1, Full: true, Entries: []api.MapEntry{{IP: "10.0.0.9", MAC: "02:6e:72:00:00:09", Underlay: "10.77.0.12", Version: 1}}}
+		whole, err := json.Marshal(api.MapsResponse{Maps: []api.FabricMap{fm}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.maps = []api.FabricMap{fm}
+		r := start(t, w, h, t.TempDir(), func(a *Agent) { a.Net = n.net() })
+		h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" })
+		time.Sleep(time.Minute)
+		n.did()
+		for at := range len(whole) + 1 {
+			h.set(func() { h.maps[0].Version, h.cut, h.polls = uint64(at+2), &at, nil })
+			time.Sleep(time.Minute)
+			if got, want := n.did(), fmt.Sprintf("map 7 version %d", at+2); got != want {
+				t.Fatalf("cut at byte %d of %d: did %q, want %q", at, len(whole), got, want)
+			}
+			h.mu.Lock()
+			again, left := h.polls[0], h.cut
+			h.mu.Unlock()
+			if left != nil || again.Follow[0].Since != uint64(at+1) {
+				t.Fatalf("cut at byte %d: asked again with %+v", at, again)
+			}
 		}
 		r.stop()
 	})

@@ -1,9 +1,11 @@
 package headnode
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -84,11 +86,29 @@ func (s *Server) renat(tx store.Tx, owner string) error {
 	if owner == "" {
 		return nil
 	}
+	return s.renatEach(tx, owner)
+}
+
+// renatEach is renat for several accounts.
+func (s *Server) renatEach(tx store.Tx, owners ...string) error {
+	w, err := natWays(tx)
+	if err != nil {
+		return err
+	}
+	for _, owner := range owners {
+		if err := s.renatBy(tx, owner, w); err != nil {
+			return err
+		}
+	}
+	return touch(tx, w.touch...)
+}
+
+func (s *Server) renatBy(tx store.Tx, owner string, w *ways) error {
 	was, err := gatewaysOf(tx, owner)
 	if err != nil {
 		return err
 	}
-	here, can, err := natServers(tx, owner)
+	here, err := w.servers(tx, owner)
 	if err != nil {
 		return err
 	}
@@ -98,9 +118,9 @@ func (s *Server) renat(tx store.Tx, owner string) error {
 	}
 	var away, gateways []string // away: those that must reach the gateways
 	for _, server := range here {
-		own := slices.Contains(can, server)
+		own := slices.Contains(w.can, server)
 		if own {
-			if err := s.ensureExternal(tx, server); err != nil {
+			if err := s.ensureExternal(tx, server, w); err != nil {
 				return err
 			}
 		}
@@ -109,10 +129,10 @@ func (s *Server) renat(tx store.Tx, owner string) error {
 		}
 	}
 	if len(away) > 0 {
-		gateways = chooseGateways(owner, can)
+		gateways = chooseGateways(owner, w.can)
 	}
 	for _, server := range gateways {
-		if err := s.ensureExternal(tx, server); err != nil {
+		if err := s.ensureExternal(tx, server, w); err != nil {
 			return err
 		}
 		if err := putGateway(tx, server, owner); err != nil {
@@ -128,68 +148,13 @@ func (s *Server) renat(tx store.Tx, owner string) error {
 	}
 	reached := slices.Concat(away, gateways)
 	slices.Sort(reached)
-	if err := s.mapTransit(tx, owner, slices.Compact(reached)); err != nil {
+	if err := s.mapTransit(tx, owner, slices.Compact(reached), w); err != nil {
 		return err
 	}
-	if slices.Equal(was, gateways) {
-		return nil
+	if !slices.Equal(was, gateways) {
+		w.touch = append(w.touch, slices.Concat(was, gateways, here)...)
 	}
-	return touch(tx, slices.Concat(was, gateways, here)...)
-}
-
-// natServers are the servers with NICs of an account that has a network with
-// internet_nat, and all servers that can do NAT; none when NAT is not wanted or not
-// set up. A server whose link to the external network is down cannot, unless that is
-// so on all of them.
-func natServers(tx store.Tx, owner string) (here, can []string, err error) {
-	settings, err := networks.GetSettings(tx)
-	if err != nil || settings.NATNetwork == "" {
-		return nil, nil, err
-	}
-	nets, err := networks.FabricNetworks(tx, owner)
-	if err != nil || !slices.ContainsFunc(nets, func(n api.Network) bool { return n.InternetNAT && n.Gateway != "" }) {
-		return nil, nil, err
-	}
-	nics, _, err := networks.ListNICs(tx, networks.NICFilter{Owner: owner}, "", 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, n := range nics {
-		if n.VNI != 0 && n.Server != "" {
-			here = append(here, n.Server)
-		}
-	}
-	slices.Sort(here)
-	here = slices.Compact(here)
-	tags, err := natTags(tx, settings.NATNetwork)
-	var cut []string
-	for _, tag := range tags {
-		var servers []string
-		if servers, err = networks.ServersProviding(tx, tag); err != nil {
-			break
-		}
-		for _, server := range servers {
-			under, uerr := underlay(tx, server)
-			if uerr != nil {
-				return nil, nil, uerr
-			}
-			down, _, derr := store.Lookup[[]string](tx, natDownPrefix+server)
-			switch {
-			case derr != nil:
-				return nil, nil, derr
-			case !under.IsValid():
-			case slices.Contains(down, tag):
-				cut = append(cut, server)
-			default:
-				can = append(can, server)
-			}
-		}
-	}
-	if len(can) == 0 {
-		can = cut
-	}
-	slices.Sort(can)
-	return here, slices.Compact(can), err
+	return nil
 }
 
 // natTags are the NIC tags of the network or pool that NAT uses.
@@ -209,21 +174,20 @@ func natTags(tx store.Tx, id string) ([]string, error) {
 // (rendezvous hashing), so that accounts spread over them and few move when one
 // comes or goes. They are in the order in which they are used.
 func chooseGateways(owner string, can []string) []string {
-	weight := func(server string) string {
-		sum := sha256.Sum256([]byte(owner + server))
-		return string(sum[:])
+	type weighed struct {
+		sum    [sha256.Size]byte
+		server string
 	}
-	out := slices.Clone(can)
-	slices.SortFunc(out, func(a, b string) int {
-		switch wa, wb := weight(a), weight(b); {
-		case wa > wb:
-			return -1
-		case wa < wb:
-			return 1
-		}
-		return 0
-	})
-	return out[:min(len(out), gatewayCount)]
+	all := make([]weighed, len(can))
+	for i, server := range can {
+		all[i] = weighed{sha256.Sum256([]byte(owner + server)), server}
+	}
+	slices.SortFunc(all, func(a, b weighed) int { return bytes.Compare(b.sum[:], a.sum[:]) })
+	var out []string
+	for _, w := range all[:min(len(all), gatewayCount)] {
+		out = append(out, w.server)
+	}
+	return out
 }
 
 // gatewaysOf are an account's gateway servers, in the order in which they are used.
@@ -267,30 +231,33 @@ func external(tx store.Tx, server string) (*api.NetworkNIC, error) {
 }
 
 // ensureExternal gives a server an external address unless it has one.
-func (s *Server) ensureExternal(tx store.Tx, server string) error {
+func (s *Server) ensureExternal(tx store.Tx, server string, w *ways) error {
+	if w.ready[server] {
+		return nil
+	}
 	n, err := external(tx, server)
-	if err != nil || n != nil {
-		return err
-	}
-	settings, err := networks.GetSettings(tx)
 	if err != nil {
 		return err
 	}
-	provided, err := networks.ProvidedTags(tx, server)
-	if err != nil {
-		return err
+	if n == nil {
+		provided, err := networks.ProvidedTags(tx, server)
+		if err != nil {
+			return err
+		}
+		_, err = networks.CreateNIC(tx, s.now(), api.NetworkNIC{BelongsTo: server, BelongsToType: api.BelongsToServer, Server: server,
+			Addresses: []api.NICAddress{{Network: w.network}}}, provided)
+		if err != nil {
+			return fmt.Errorf("external address for NAT on server %s: %w", server, err)
+		}
+		w.touch = append(w.touch, server)
 	}
-	_, err = networks.CreateNIC(tx, s.now(), api.NetworkNIC{BelongsTo: server, BelongsToType: api.BelongsToServer, Server: server,
-		Addresses: []api.NICAddress{{Network: settings.NATNetwork}}}, provided)
-	if err != nil {
-		return fmt.Errorf("external address for NAT on server %s: %w", server, err)
-	}
-	return touch(tx, server)
+	w.ready[server] = true
+	return nil
 }
 
 // mapTransit makes the map of an account's transit VNI have these servers and no
 // others; without any the VNI is given back.
-func (s *Server) mapTransit(tx store.Tx, owner string, servers []string) error {
+func (s *Server) mapTransit(tx store.Tx, owner string, servers []string, w *ways) error {
 	vni, found, err := fabric.TransitOf(tx, owner)
 	if err == nil && !found {
 		if len(servers) == 0 {
@@ -312,7 +279,7 @@ func (s *Server) mapTransit(tx store.Tx, owner string, servers []string) error {
 		if err != nil {
 			return err
 		}
-		under, err := underlay(tx, server)
+		under, err := w.underlay(tx, server)
 		if err != nil {
 			return err
 		}
@@ -338,8 +305,8 @@ func (s *Server) mapTransit(tx store.Tx, owner string, servers []string) error {
 }
 
 // natSpec is the NAT of an account's router on a server; nil when there is none.
-func natSpec(tx store.Tx, owner, server string) (*api.NATSpec, error) {
-	here, can, err := natServers(tx, owner)
+func natSpec(tx store.Tx, owner, server string, w *ways) (*api.NATSpec, error) {
+	here, err := w.servers(tx, owner)
 	if err != nil || len(here) == 0 {
 		return nil, err
 	}
@@ -348,7 +315,7 @@ func natSpec(tx store.Tx, owner, server string) (*api.NATSpec, error) {
 		return nil, err
 	}
 	var n api.NATSpec
-	if slices.Contains(can, server) {
+	if slices.Contains(w.can, server) {
 		nic, err := external(tx, server)
 		if err != nil || nic == nil {
 			return nil, err
@@ -424,12 +391,7 @@ func (s *Server) renatAll(tx store.Tx) error {
 	for _, n := range nets {
 		owners[n.Owners[0]] = true
 	}
-	for owner := range owners {
-		if err := s.renat(tx, owner); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.renatEach(tx, slices.Sorted(maps.Keys(owners))...)
 }
 
 // forgetNAT frees what is kept of a server that is forgotten.

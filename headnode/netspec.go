@@ -81,11 +81,17 @@ func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, erro
 		return nil, err
 	}
 	f.nat = map[string]*api.NATSpec{}
+	w := &ways{}
+	if len(owners) > 0 {
+		if w, err = natWays(tx); err != nil {
+			return nil, err
+		}
+	}
 	for _, o := range owners {
 		if f.fabrics[o], err = networks.FabricNetworks(tx, o); err != nil {
 			return nil, err
 		}
-		if f.nat[o], err = natSpec(tx, o, server); err != nil {
+		if f.nat[o], err = natSpec(tx, o, server, w); err != nil {
 			return nil, err
 		}
 	}

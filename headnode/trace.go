@@ -292,7 +292,11 @@ func (t *tracer) routed(src end, dst *end, to netip.Addr) (done bool, err error)
 	if !src.net.InternetNAT {
 		return true, t.stop("%s is on no network of the account, and network %s has no internet_nat", to, src.net.Name)
 	}
-	n, err := natSpec(t.tx, src.nic.Owner, src.nic.Server)
+	w, err := natWays(t.tx)
+	if err != nil {
+		return true, err
+	}
+	n, err := natSpec(t.tx, src.nic.Owner, src.nic.Server, w)
 	switch {
 	case err != nil:
 		return true, err

@@ -1,15 +1,106 @@
 package headnode
 
 import (
+	"maps"
+	"net/netip"
 	"slices"
+	"strings"
 
+	"nereid/api"
 	"nereid/headnode/networks"
 	"nereid/headnode/store"
 )
 
-// noteLinks takes in which NIC tags of a server have no link. When the NAT network's
-// is among what changed, the accounts that the server serves, or could serve again,
-// are given other gateways.
+// ways is what the NAT of all accounts has in common, read once.
+type ways struct {
+	network string   // the NAT network, or pool; empty: there is no NAT
+	tags    []string // of it
+	can     []string // servers that can do NAT
+	under   map[string]netip.Addr
+	ready   map[string]bool // servers that have an external address
+	touch   []string        // servers that have something to do
+}
+
+// natWays reads which servers can do NAT. One whose link to the external network is
+// down cannot, unless that is so on all of them.
+func natWays(tx store.Tx) (*ways, error) {
+	w := &ways{under: map[string]netip.Addr{}, ready: map[string]bool{}}
+	settings, err := networks.GetSettings(tx)
+	if err != nil || settings.NATNetwork == "" {
+		return w, err
+	}
+	w.network = settings.NATNetwork
+	if w.tags, err = natTags(tx, w.network); err != nil {
+		return w, err
+	}
+	var cut []string
+	for _, tag := range w.tags {
+		servers, err := networks.ServersProviding(tx, tag)
+		if err != nil {
+			return w, err
+		}
+		for _, server := range servers {
+			under, err := w.underlay(tx, server)
+			if err != nil {
+				return w, err
+			}
+			down, _, err := store.Lookup[[]string](tx, natDownPrefix+server)
+			switch {
+			case err != nil:
+				return w, err
+			case !under.IsValid():
+			case slices.Contains(down, tag):
+				cut = append(cut, server)
+			default:
+				w.can = append(w.can, server)
+			}
+		}
+	}
+	if len(w.can) == 0 {
+		w.can = cut
+	}
+	slices.Sort(w.can)
+	w.can = slices.Compact(w.can)
+	return w, nil
+}
+
+// underlay is a server's address on the underlay, read once.
+func (w *ways) underlay(tx store.Tx, server string) (netip.Addr, error) {
+	if a, known := w.under[server]; known {
+		return a, nil
+	}
+	a, err := underlay(tx, server)
+	w.under[server] = a
+	return a, err
+}
+
+// servers are those with NICs of an account that has a network with internet_nat;
+// none when NAT is not set up.
+func (w *ways) servers(tx store.Tx, owner string) ([]string, error) {
+	if w.network == "" {
+		return nil, nil
+	}
+	nets, err := networks.FabricNetworks(tx, owner)
+	if err != nil || !slices.ContainsFunc(nets, func(n api.Network) bool { return n.InternetNAT && n.Gateway != "" }) {
+		return nil, err
+	}
+	nics, _, err := networks.ListNICs(tx, networks.NICFilter{Owner: owner}, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	var here []string
+	for _, n := range nics {
+		if n.VNI != 0 && n.Server != "" {
+			here = append(here, n.Server)
+		}
+	}
+	slices.Sort(here)
+	return slices.Compact(here), nil
+}
+
+// noteLinks takes in which NIC tags of a server have no link. Accounts that had, or
+// would have, the server among their gateways are given others, and those with NICs on
+// it another way out.
 func (s *Server) noteLinks(tx store.Tx, server string, down []string) error {
 	was, _, err := store.Lookup[[]string](tx, natDownPrefix+server)
 	if err != nil || slices.Equal(was, down) {
@@ -23,20 +114,47 @@ func (s *Server) noteLinks(tx store.Tx, server string, down []string) error {
 	if err != nil {
 		return err
 	}
-	settings, err := networks.GetSettings(tx)
-	if err != nil || settings.NATNetwork == "" {
+	w, err := natWays(tx)
+	if err != nil || !slices.ContainsFunc(w.tags, func(tag string) bool { return slices.Contains(was, tag) != slices.Contains(down, tag) }) {
 		return err
 	}
-	tags, err := natTags(tx, settings.NATNetwork)
+	owners, err := misled(tx, w)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(tags, func(tag string) bool { return slices.Contains(was, tag) != slices.Contains(down, tag) }) {
-		return nil
+	nics, err := networks.NICsOfServer(tx, server)
+	if err != nil {
+		return err
 	}
-	if err := s.renatAll(tx); err != nil {
+	for _, n := range nics {
+		if n.VNI != 0 {
+			owners[n.Owner] = true
+		}
+	}
+	if err := s.renatEach(tx, slices.Sorted(maps.Keys(owners))...); err != nil {
 		return err
 	}
 	// It may be the gateway of nobody, and do NAT for its own instances alone.
 	return touch(tx, server)
+}
+
+// misled are the accounts with other gateways than they should have now.
+func misled(tx store.Tx, w *ways) (map[string]bool, error) {
+	have := map[string][]string{}
+	for it, err := range tx.Scan(natViaPrefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		owner, server, _ := strings.Cut(it.Key[len(natViaPrefix):], "/")
+		have[owner] = append(have[owner], server)
+	}
+	out := map[string]bool{}
+	for owner, servers := range have {
+		should := chooseGateways(owner, w.can)
+		slices.Sort(should)
+		if !slices.Equal(servers, should) { // the scan was in order
+			out[owner] = true
+		}
+	}
+	return out, nil
 }

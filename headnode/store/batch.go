@@ -165,7 +165,7 @@ func (b *batch) apply(t *tx) {
 	}
 	b.failed = errors.New("write was interrupted")
 	b.n++
-	for _, k := range t.sorted("") {
+	for _, k := range t.keys {
 		w := t.writes[k]
 		b.keys[k] = struct{}{}
 		b.size += len(k) + len(w.value)

@@ -17,6 +17,7 @@ type tx struct {
 	ctx    context.Context
 	base   *bolt.Bucket
 	writes map[string]write // nil in a View
+	keys   []string         // of writes, in order
 	done   bool
 }
 
@@ -78,7 +79,7 @@ func (t *tx) Put(key string, value []byte) error {
 	if len(value) > MaxValue {
 		return fmt.Errorf("put %q: value of %d bytes: at most %d are allowed", key, len(value), MaxValue)
 	}
-	t.writes[key] = write{value: clone(value)}
+	t.write(key, write{value: clone(value)})
 	return nil
 }
 
@@ -87,20 +88,16 @@ func (t *tx) Delete(key string) error {
 	if err := t.writable(key); err != nil {
 		return fmt.Errorf("delete %.64q: %w", key, err)
 	}
-	t.writes[key] = write{deleted: true}
+	t.write(key, write{deleted: true})
 	return nil
 }
 
-// sorted lists the written keys with a prefix.
-func (t *tx) sorted(prefix string) []string {
-	keys := make([]string, 0, len(t.writes))
-	for k := range t.writes {
-		if strings.HasPrefix(k, prefix) {
-			keys = append(keys, k)
-		}
+func (t *tx) write(key string, w write) {
+	if _, again := t.writes[key]; !again {
+		i, _ := slices.BinarySearch(t.keys, key)
+		t.keys = slices.Insert(t.keys, i, key)
 	}
-	slices.Sort(keys)
-	return keys
+	t.writes[key] = w
 }
 
 // own is a write of this Update, as it was when a Scan began.
@@ -112,7 +109,11 @@ type own struct {
 // overlay copies the writes a Scan is to see above the bucket.
 func (t *tx) overlay(prefix, after string) []own {
 	var ws []own
-	for _, k := range t.sorted(prefix) {
+	i, _ := slices.BinarySearch(t.keys, max(prefix, after))
+	for _, k := range t.keys[i:] {
+		if !strings.HasPrefix(k, prefix) {
+			break
+		}
 		if k > after {
 			ws = append(ws, own{k, t.writes[k]})
 		}

@@ -122,6 +122,18 @@ func TestNetNSRackOfFour(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.nereid(trace...)
+		// A switch port in the wrong VLAN.
+		for _, bridge := range []string{"admin0", "data0"} {
+			if err := to.on.Replug(t.Context(), 1, bridge); err != nil {
+				t.Fatal(err)
+			}
+			if bridge == "admin0" {
+				if out := s.refused(4, trace...); !strings.Contains(out, "do not reach each other on the underlay") {
+					t.Errorf("with a switch port in the wrong VLAN, the trace says\n%s", out)
+				}
+			}
+		}
+		s.nereid(trace...)
 	})
 	t.Run("after a move", func(t *testing.T) {
 		i := by("a3-6")

@@ -233,6 +233,12 @@ func (s *Server) Squeeze(ctx context.Context, nic, mtu int) error {
 	return s.rack.ip(ctx, "link", "set", s.port(nic), "mtu", strconv.Itoa(mtu))
 }
 
+// Replug makes the switch put a NIC into another network, with nothing to see of it at
+// the server: a port in the wrong VLAN.
+func (s *Server) Replug(ctx context.Context, nic int, bridge string) error {
+	return s.rack.ip(ctx, "link", "set", s.port(nic), "master", bridge)
+}
+
 // Cable plugs the cable of a NIC in or out. Out, neither end has a carrier.
 func (s *Server) Cable(ctx context.Context, nic int, in bool) error {
 	return s.rack.ip(ctx, "link", "set", s.port(nic), map[bool]string{true: "up", false: "down"}[in])
