@@ -24,7 +24,7 @@ func newRack(t *testing.T) *rack {
 		m := r.AddSpec(lab.MachineSpec{
 			Name: fmt.Sprintf("cn%d", n), Firmware: lab.BIOS,
 			MAC:      fmt.Sprintf("52:54:00:00:01:%02x", n),
-			DataMACs: []string{fmt.Sprintf("52:54:00:00:02:%02x", n)},
+			DataMACs: []string{fmt.Sprintf("52:54:00:00:02:%02x", n), fmt.Sprintf("52:54:00:00:05:%02x", n)},
 			UUID:     fmt.Sprintf("4e455245-4944-4000-8000-0000000001%02x", n),
 			Cables: []lab.Cable{
 				{MAC: fmt.Sprintf("52:54:00:00:03:%02x", n), Local: 2000 + n, Peer: 2000 + 3 - n},
@@ -96,7 +96,7 @@ func TestVMFabric(t *testing.T) {
 	for _, owner := range []string{alice, bob} {
 		for vlan, name := range map[string]string{"2": "web", "3": "db"} {
 			r.nereid("fabric", "vlan", "create", owner, vlan, "--name", name)
-			uuid[owner+name] = r.network(owner, vlan, name, "10.0."+vlan+".0/24", "10.0."+vlan+".1")
+			uuid[owner+name] = r.network(owner, vlan, name, "10.0."+vlan+".0/24", "10.0."+vlan+".1", "--internet-nat")
 			uuid[owner+name+"6"] = r.network(owner, vlan, name+"6", "fd00:"+vlan+"::/64", "fd00:"+vlan+"::1")
 		}
 	}
@@ -152,6 +152,48 @@ func TestVMFabric(t *testing.T) {
 		r.settled()
 		r.reaches(one, a1, "10.0.2.6", true)
 		r.reaches(two, a3, "10.0.2.6", true)
+	})
+	t.Run("NAT, and a lost uplink", func(t *testing.T) {
+		for _, a := range []string{"198.51.100.1/24", "192.0.2.99/32"} {
+			if out, err := r.Exec(t.Context(), "ip", "addr", "add", a, "dev", "data0").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		r.nereid("nictag", "create", "external")
+		r.nereid("network", "create", "external", "--nic-tag", "external", "--subnet", "198.51.100.0/24", "--gateway", "198.51.100.1", "--start", "198.51.100.10")
+		for _, m := range r.servers {
+			r.nereid("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[1], "external")
+		}
+		r.nereid("fabric", "settings", "--nat-network", "external")
+		outside := func() {
+			t.Helper()
+			r.settled()
+			for _, from := range []api.NetworkNIC{a1, b2} {
+				r.reaches(one, from, "192.0.2.99", true)
+			}
+			r.reaches(two, a3, "192.0.2.99", true)
+		}
+		r.settled()
+		for _, m := range r.servers { // a link is used when it was good for a while
+			r.Wait(m, "has its uplink", func(v api.Server) bool { return len(v.Report.NICTagsDown) == 0 })
+		}
+		outside()
+		lose := func(lost bool) {
+			t.Helper()
+			if err := one.DataLink(t.Context(), 1, !lost); err != nil {
+				t.Fatal(err)
+			}
+			r.Wait(one, fmt.Sprintf("says that its uplink is lost: %v", lost), func(v api.Server) bool { return v.Report != nil && (len(v.Report.NICTagsDown) > 0) == lost })
+			outside()
+		}
+		lose(true)
+		if out := r.nereid("network", "trace", a1.MAC, "192.0.2.99", "--proto", "icmp"); !strings.Contains(out, "by the gateway servers cn2") {
+			t.Errorf("the trace says\n%s", out)
+		}
+		lose(false)
+		if out := r.nereid("network", "trace", a1.MAC, "192.0.2.99", "--proto", "icmp"); !strings.Contains(out, "of this server") {
+			t.Errorf("the trace says\n%s", out)
+		}
 	})
 	t.Run("bonds", func(t *testing.T) {
 		// The underlay moves to a bond of its NIC, and then to two cables from server to

@@ -210,6 +210,10 @@ func (m *Machine) Args() []string {
 func (m *Machine) PowerOn(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.powerOn(ctx)
+}
+
+func (m *Machine) powerOn(ctx context.Context) error {
 	if m.proc != nil {
 		select {
 		case <-m.proc.done:
@@ -240,7 +244,7 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	go func(nursed chan struct{}) {
 		defer close(nursed)
 		if !m.rack.opts.Accel.KVM {
-			m.nurse(ctx, p.done)
+			m.nurse(ctx, p)
 		}
 	}(m.nursed)
 	return nil
@@ -271,6 +275,11 @@ func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "con
 // CableLink takes a cable's end out of its NIC, or puts it in.
 func (m *Machine) CableLink(ctx context.Context, cable int, up bool) error {
 	return m.command(ctx, "set_link", "name", fmt.Sprintf("cable%d", cable), "up", up)
+}
+
+// DataLink is the same for a NIC on the data network, by its place in DataMACs.
+func (m *Machine) DataLink(ctx context.Context, nic int, up bool) error {
+	return m.command(ctx, "set_link", "name", fmt.Sprintf("data%d", nic), "up", up)
 }
 
 // command runs a command of QEMU's monitor; args are names and values in turn.

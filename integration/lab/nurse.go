@@ -3,8 +3,11 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
+	"os/exec"
+	"syscall"
 	"time"
 )
 
@@ -14,9 +17,11 @@ import (
 var stalled = []byte("rcu_preempt kthread timer wakeup didn't happen")
 
 // nurse presses the reset button of a machine whose emulator lost a timer, as an
-// operator would, so that the emulator's fault does not count as the guest's. The
-// log says so each time. It ends with the machine's process.
-func (m *Machine) nurse(ctx context.Context, done <-chan struct{}) {
+// operator would, and the power button of one whose emulator broke off by an assertion
+// of its own (QEMU 10 in msix_table_mmio_write; seen once), so that the emulator's fault
+// does not count as the guest's. The log says so each time. It ends with the machine's
+// process.
+func (m *Machine) nurse(ctx context.Context, p *process) {
 	offset := int64(0)
 	if st, err := os.Stat(m.Console()); err == nil {
 		offset = st.Size()
@@ -25,7 +30,10 @@ func (m *Machine) nurse(ctx context.Context, done <-chan struct{}) {
 	defer tick.Stop()
 	for {
 		select {
-		case <-done:
+		case <-p.done:
+			if aborted(p.err) && ctx.Err() == nil {
+				m.revive(ctx, p)
+			}
 			return
 		case <-ctx.Done():
 			return
@@ -41,6 +49,31 @@ func (m *Machine) nurse(ctx context.Context, done <-chan struct{}) {
 		if err := m.Reset(ctx); err != nil {
 			m.rack.log.Warn("reset", "machine", m.Spec.Name, "err", err)
 		}
+	}
+}
+
+// aborted reports whether a process ended itself by abort(3).
+func aborted(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGABRT
+}
+
+// revive powers a machine on again whose process broke off, unless somebody did
+// something else with it meanwhile.
+func (m *Machine) revive(ctx context.Context, p *process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.proc != p {
+		return
+	}
+	m.rack.log.Warn("the emulator of this machine broke off; it is powered on again", "machine", m.Spec.Name, "emulator", tail(m.path("qemu.log")))
+	m.qmp.close()
+	if err := m.powerOn(ctx); err != nil {
+		m.rack.log.Warn("power on", "machine", m.Spec.Name, "err", err)
 	}
 }
 
