@@ -9,13 +9,14 @@ import (
 	"nereid/api"
 )
 
-// A server that provides the external NIC tag does NAT itself; another is given
-// two that do, over the account's transit VNI.
-func TestNAT(t *testing.T) {
+// natRack is four servers, of which the first three provide the external NIC tag, and
+// a network of alice's with internet_nat.
+func natRack(t *testing.T) (*head, []*machine, api.Network) {
+	t.Helper()
 	h, ms := fabricRack(t, 4)
 	ctx := context.Background()
 	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external"}))
-	ext := must[api.Network](t)(h.client.Networks().Create(ctx, api.Network{Name: "external", NICTag: "external", VLAN: 7, Subnet: "203.0.113.0/24", Gateway: "203.0.113.1"}))
+	must[api.Network](t)(h.client.Networks().Create(ctx, api.Network{Name: "external", NICTag: "external", VLAN: 7, Subnet: "203.0.113.0/24", Gateway: "203.0.113.1"}))
 	settings := must[api.FabricSettings](t)(h.client.FabricSettings(ctx))
 	settings.NATNetwork = "external"
 	must[api.FabricSettings](t)(h.client.SetFabricSettings(ctx, settings))
@@ -25,7 +26,14 @@ func TestNAT(t *testing.T) {
 		}
 	}
 	must[api.FabricVLAN](t)(h.client.FabricVLANs(alice).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
-	net := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", InternetNAT: true}))
+	return h, ms, must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", InternetNAT: true}))
+}
+
+// A server that provides the external NIC tag does NAT itself; another is given
+// two that do, over the account's transit VNI.
+func TestNAT(t *testing.T) {
+	h, ms, net := natRack(t)
+	ctx := context.Background()
 	nic := func(on *machine) api.NetworkNIC {
 		t.Helper()
 		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
@@ -43,7 +51,7 @@ func TestNAT(t *testing.T) {
 	// On a server with the tag: itself, and nothing else is needed.
 	nic(ms[0])
 	first := router(ms[0])
-	if first == nil || first.Tag != "external" || first.VLAN != 7 || first.Gateway != ext.Gateway || first.Address == "" || first.VNI != 0 {
+	if first == nil || first.Tag != "external" || first.VLAN != 7 || first.Gateway != "203.0.113.1" || first.Address == "" || first.VNI != 0 {
 		t.Fatalf("NAT where the tag is: %+v", first)
 	}
 
@@ -101,20 +109,8 @@ func TestNAT(t *testing.T) {
 // A server whose link to the external network is down does no NAT, its own
 // instances' neither, until it has the link again; when all have lost it, all stay.
 func TestNATWithoutLink(t *testing.T) {
-	h, ms := fabricRack(t, 4)
+	h, ms, net := natRack(t)
 	ctx := context.Background()
-	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external"}))
-	must[api.Network](t)(h.client.Networks().Create(ctx, api.Network{Name: "external", NICTag: "external", Subnet: "203.0.113.0/24", Gateway: "203.0.113.1"}))
-	settings := must[api.FabricSettings](t)(h.client.FabricSettings(ctx))
-	settings.NATNetwork = "external"
-	must[api.FabricSettings](t)(h.client.SetFabricSettings(ctx, settings))
-	for _, m := range ms[:3] {
-		if err := h.client.ProvideNICTags(ctx, m.uuid, api.NICTagUse{MAC: m.nics[1], NICTags: []string{"external", "underlay"}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	must[api.FabricVLAN](t)(h.client.FabricVLANs(alice).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
-	net := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", InternetNAT: true}))
 	for _, m := range []*machine{ms[0], ms[3]} {
 		must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: m.uuid,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
