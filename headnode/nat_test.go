@@ -167,4 +167,20 @@ func TestNATWithoutLink(t *testing.T) {
 	if _, after, _ := nat(ms[3]); !slices.Equal(before, after) {
 		t.Errorf("all links down: gateways %v, before they were %v", after, before)
 	}
+
+	// The first that has its link again is the way out for all, be they of an account
+	// that needed no gateway before.
+	report(nil, ms[:3]...)
+	must[api.FabricVLAN](t)(h.client.FabricVLANs(bob).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
+	bobs := must[api.Network](t)(h.client.FabricNetworks(bob, 2).Create(ctx, api.Network{Name: "web", InternetNAT: true}))
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: bob, BelongsToType: api.BelongsToZone, Server: ms[0].uuid,
+		BelongsTo: "00000000-0000-4000-9000-000000000002", Addresses: []api.NICAddress{{Network: bobs.UUID}}}))
+	report([]string{"external"}, ms[:3]...)
+	report(nil, ms[1])
+	ms[0].seen = ""
+	for _, r := range ms[0].mustSync().Spec.Network.Routers {
+		if r.NAT == nil || r.NAT.Tag != "" || len(r.NAT.Via) != 1 {
+			t.Errorf("the only link left is another server's: account %s has %+v", r.Owner, r.NAT)
+		}
+	}
 }

@@ -99,11 +99,15 @@ func (w *ways) servers(tx store.Tx, owner string) ([]string, error) {
 }
 
 // noteLinks takes in which NIC tags of a server have no link. Accounts that had, or
-// would have, the server among their gateways are given others, and those with NICs on
-// it another way out.
+// would have, the server among their gateways are given others, and those with NICs
+// where NAT begins or ends another way out.
 func (s *Server) noteLinks(tx store.Tx, server string, down []string) error {
 	was, _, err := store.Lookup[[]string](tx, natDownPrefix+server)
 	if err != nil || slices.Equal(was, down) {
+		return err
+	}
+	before, err := natWays(tx)
+	if err != nil {
 		return err
 	}
 	if len(down) == 0 {
@@ -115,27 +119,33 @@ func (s *Server) noteLinks(tx store.Tx, server string, down []string) error {
 		return err
 	}
 	w, err := natWays(tx)
-	if err != nil || !slices.ContainsFunc(w.tags, func(tag string) bool { return slices.Contains(was, tag) != slices.Contains(down, tag) }) {
+	if err != nil || slices.Equal(before.can, w.can) {
 		return err
 	}
 	owners, err := misled(tx, w)
 	if err != nil {
 		return err
 	}
-	nics, err := networks.NICsOfServer(tx, server)
-	if err != nil {
-		return err
-	}
-	for _, n := range nics {
-		if n.VNI != 0 {
-			owners[n.Owner] = true
+	// Others than this one are among them when the last link goes or the first comes.
+	changed := slices.DeleteFunc(slices.Concat(before.can, w.can), func(server string) bool {
+		return slices.Contains(before.can, server) && slices.Contains(w.can, server)
+	})
+	for _, server := range changed {
+		nics, err := networks.NICsOfServer(tx, server)
+		if err != nil {
+			return err
+		}
+		for _, n := range nics {
+			if n.VNI != 0 {
+				owners[n.Owner] = true
+			}
 		}
 	}
 	if err := s.renatEach(tx, slices.Sorted(maps.Keys(owners))...); err != nil {
 		return err
 	}
-	// It may be the gateway of nobody, and do NAT for its own instances alone.
-	return touch(tx, server)
+	// One may be the gateway of nobody, and do NAT for its own instances alone.
+	return touch(tx, changed...)
 }
 
 // misled are the accounts with other gateways than they should have now.
