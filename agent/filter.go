@@ -45,15 +45,14 @@ func filterPorts(s api.NetworkSpec) []firewall.Port {
 // filterOptions keeps the server itself out of reach of instances, but for segments
 // on which it has an address of its own.
 func filterOptions(s api.NetworkSpec) firewall.Options {
-	o := firewall.Options{PortPrefix: network.PortPrefix}
+	o := firewall.Options{PortPrefix: network.PortPrefix, IsolatedPrefixes: network.BridgePrefixes()}
 	own := map[string]bool{}
 	for _, b := range bridges(s, "admin", 0) {
 		own[b] = true
 	}
 	if s.Underlay != nil {
 		o.Underlay = s.Underlay.Subnets
-		o.UnderlayNames = bridges(s, s.Underlay.Tag, s.Underlay.VLAN)
-		for _, b := range o.UnderlayNames {
+		for _, b := range bridges(s, s.Underlay.Tag, s.Underlay.VLAN) {
 			own[b] = true
 		}
 	}

@@ -31,9 +31,6 @@ func TestBridgeNames(t *testing.T) {
 	if !slices.Equal(o.Isolated, want) {
 		t.Errorf("isolated %v, want %v", o.Isolated, want)
 	}
-	if len(o.UnderlayNames) != 2 || !slices.Contains(o.UnderlayNames, network.BridgeOfTag("storage", 0)) {
-		t.Errorf("underlay %v", o.UnderlayNames)
-	}
 	ports := filterPorts(s)
 	if a, b := ports[1], ports[2]; a.Bridge != b.Bridge || !slices.Equal(append([]string{a.Bridge}, a.Names...), both(0)) {
 		t.Errorf("ports of two tags on one NIC: %+v, %+v", a, b)

@@ -111,19 +111,11 @@ func hostChains(s *spec) []chain {
 	family := func(number byte, set string, offset, size int) rule {
 		return when(then(loadMeta{nfproto, 8}, equal{reg: 8, value: []byte{number}}, loadHeader{networkHeader, offset, size, 0}, contains{set: set, reg: 0}, returnIt))
 	}
-	vxlan := func(end verdict) rule {
-		return when(transports(protoUDP), bytesAre(transportHeader, 2, 4789>>8, 4789&0xff), then(end))
-	}
-	base := chain{inetTable, "host", input, guardPriority, nil}
-	direct := directRules(s)
-	if len(direct) > 0 {
-		base.rules = append(base.rules, vxlan(jumpTo("vxlan_direct")))
-	}
-	base.rules = append(base.rules, when(from(setIsolated), dropAs(countIsolated)))
+	base := chain{inetTable, "host", input, guardPriority, append(directRules(s), when(from(setIsolated), dropAs(countIsolated)))}
 	if len(s.underlay) > 0 {
-		base.rules = append(base.rules, vxlan(goTo("vxlan")))
+		base.rules = append(base.rules, when(transports(protoUDP), bytesAre(transportHeader, 2, 4789>>8, 4789&0xff), then(goTo("vxlan"))))
 	}
-	return []chain{base, c("vxlan_direct", direct...), c("vxlan",
+	return []chain{base, c("vxlan",
 		family(2, setUnderlay4, 12, 4), // NFPROTO_IPV4
 		family(10, setUnderlay6, 8, 16),
 		when(dropAs(countVXLAN)),
@@ -133,25 +125,33 @@ func hostChains(s *spec) []chain {
 // maxDirect is how many comparisons may stand for a lookup.
 const maxDirect = 4
 
-// directRules let pass, without lookups, what comes from the underlay's own interface
-// and subnets; none when there are too many of these.
+// directRules let pass, without lookups, VXLAN that comes from the underlay's subnets
+// and not from a bridge that may be isolated; none when that would be too many rules.
+// They compare bytes of headers, as that is what nf_tables is quickest at (nft_do_chain
+// in nf_tables_core.c does it without a call): a header with options or extensions is
+// left to the others.
 func directRules(s *spec) []rule {
-	if len(s.direct)*len(s.underlay) > maxDirect {
+	if len(s.underlay) > maxDirect || len(s.begin) > maxDirect || len(s.begin) == 0 && len(s.isolated) > 0 {
 		return nil
 	}
+	var elsewhere []expression
+	if len(s.begin) > 0 {
+		elsewhere = append(elsewhere, loadMeta{iifname, 0})
+	}
+	for _, p := range s.begin {
+		elsewhere = append(elsewhere, equal{reg: 0, value: []byte(p), not: true})
+	}
 	var rules []rule
-	for _, name := range s.direct {
-		for _, p := range s.underlay {
-			family, offset := byte(2), 12 // NFPROTO_IPV4
-			if p.Addr().Is6() {
-				family, offset = 10, 8 // NFPROTO_IPV6
-			}
-			first, size := p.Masked().Addr().AsSlice(), p.Addr().BitLen()/8
-			rules = append(rules, when(then(
-				loadMeta{iifname, 0}, equal{reg: 0, value: encodeName(name)},
-				loadMeta{nfproto, 8}, equal{reg: 8, value: []byte{family}},
-				loadHeader{networkHeader, offset, size, 8}, mask{8, net.CIDRMask(p.Bits(), 8*size)}, equal{reg: 8, value: first}, acceptIt)))
+	for _, p := range s.underlay {
+		version, protocol, source := bytesAre(networkHeader, 0, 0x45), 9, 12
+		if p.Addr().Is6() {
+			version, protocol, source = then(loadHeader{networkHeader, 0, 1, 8}, mask{8, []byte{0xf0}}, equal{reg: 8, value: []byte{0x60}}), 6, 8
 		}
+		first, size := p.Masked().Addr().AsSlice(), p.Addr().BitLen()/8
+		rules = append(rules, when(
+			bytesAre(networkHeader, protocol, protoUDP), version, bytesAre(transportHeader, 2, 4789>>8, 4789&0xff),
+			then(loadHeader{networkHeader, source, size, 8}, mask{8, net.CIDRMask(p.Bits(), 8*size)}, equal{reg: 8, value: first}),
+			elsewhere, then(acceptIt)))
 	}
 	return rules
 }

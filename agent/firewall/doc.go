@@ -79,7 +79,9 @@
 //   - Kernel: nf_tables, nft_ct, nf_conntrack_bridge and nft_meta_bridge (Linux 5.3 or
 //     later). Without these the transaction is refused, and no rules are in force.
 //   - net.bridge.bridge-nf-call-iptables, -ip6tables and -arptables are 0 where
-//     br_netfilter is loaded; it would track bridged packets once more, without zones.
+//     br_netfilter is loaded; it would track bridged packets once more, without zones,
+//     and show them to rules that were made for the host. Apply and VerifyOrRepair see
+//     to that.
 //   - A full table of connections drops new ones (nf_conntrack_max); traffic of fabric
 //     ports without a firewall is not tracked and cannot fill it.
 package firewall

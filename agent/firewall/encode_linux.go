@@ -23,7 +23,7 @@ const (
 // number of a data type in nft(8), which prints elements by it; the kernel keeps it
 // only. A key of several fields with ranges is an integer for nft.
 func (f field) datatype() uint32 {
-	return [...]uint32{0, 41, 9, 7, 8, 12, 13, 29, 19, 19<<6 | 19, 4, dataVerdict}[f]
+	return [...]uint32{0, 41, 9, 9, 7, 8, 12, 13, 29, 19, 19<<6 | 19, 4, dataVerdict}[f]
 }
 
 func (s set) keyType() uint32 {

@@ -20,6 +20,7 @@ type fakeKernel struct {
 	fail     error   // of the next commit
 	failed   []error // of those that were refused
 	counts   map[string]counted
+	mixed    bool // br_netfilter is on
 }
 
 func newFakeKernel() *fakeKernel { return &fakeKernel{gen: 1, counts: make(map[string]counted)} }
@@ -135,3 +136,9 @@ func (k *fakeKernel) read(_ context.Context, sets []set) (*contents, error) {
 }
 
 func (k *fakeKernel) counted(context.Context) (map[string]counted, error) { return k.counts, nil }
+
+func (k *fakeKernel) separate(context.Context) (bool, error) {
+	was := k.mixed
+	k.mixed = false
+	return was, nil
+}

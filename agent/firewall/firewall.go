@@ -40,6 +40,9 @@ type kernel interface {
 	read(ctx context.Context, sets []set) (*contents, error)
 	// counted reads the counters of the tables.
 	counted(context.Context) (map[string]counted, error)
+	// separate keeps what bridges forward out of the tables of IP, and says whether it
+	// was in.
+	separate(context.Context) (changed bool, err error)
 }
 
 // program identifies chains and rules, as the kernel numbers them.
@@ -69,6 +72,9 @@ func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec,
 	s, err := parseInput(ports, fw, o)
 	if err != nil {
 		return fmt.Errorf("read the firewall's spec: %w", err)
+	}
+	if _, err := f.separate(ctx); err != nil {
+		return err
 	}
 	n := f.numbers
 	if n == nil {
@@ -104,6 +110,19 @@ func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec,
 	f.numbers, f.applied = n, r
 	f.log().InfoContext(ctx, "firewall applied", "ports", len(s.ports), "rules", len(s.rules), "sent", t.size(), "replaced", t.replace, "compiled", compiled, "took", time.Since(start))
 	return nil
+}
+
+// separate is needed where br_netfilter is loaded, which is on by default and may come
+// with anybody's container engine: see "What must be so around it".
+func (f *Firewall) separate(ctx context.Context) (changed bool, err error) {
+	changed, err = f.system().separate(ctx)
+	if err != nil {
+		return false, fmt.Errorf("keep the bridges' frames out of the tables of IP: %w", err)
+	}
+	if changed {
+		f.log().WarnContext(ctx, "firewall: br_netfilter handed the bridges' frames to the tables of IP, and is off now")
+	}
+	return changed, nil
 }
 
 // begin makes the numbers of a process. Zones are those of the process before:
@@ -174,31 +193,35 @@ func (f *Firewall) commit(ctx context.Context, t *transaction) error {
 }
 
 // VerifyOrRepair sees whether our tables are as they were applied, and replaces
-// them when not. It costs one small request when nobody has used nf_tables since.
+// them when not. It costs one small request, and three files of /proc where
+// br_netfilter is loaded, when nobody has used nf_tables since.
 func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.applied == nil {
 		return false, nil
 	}
+	if repaired, err = f.separate(ctx); err != nil {
+		return false, err
+	}
 	k := f.system()
 	now, err := k.generation(ctx)
 	if err != nil {
-		return false, fmt.Errorf("read the generation of nf_tables: %w", err)
+		return repaired, fmt.Errorf("read the generation of nf_tables: %w", err)
 	}
 	if now == f.seen {
-		return false, nil
+		return repaired, nil
 	}
 	c, err := k.read(ctx, f.applied.sets)
 	if err != nil {
-		return false, fmt.Errorf("read the firewall's tables: %w", err)
+		return repaired, fmt.Errorf("read the firewall's tables: %w", err)
 	}
 	if f.program != (program{}) && c.program == f.program && maps.EqualFunc(c.elements, f.applied.elements, maps.Equal[elements, elements]) {
 		f.seen = now
-		return false, nil
+		return repaired, nil
 	}
 	if _, err := f.replace(ctx, f.applied); err != nil {
-		return false, err
+		return repaired, err
 	}
 	f.log().WarnContext(ctx, "firewall: the rules had been changed by somebody else and are repaired")
 	return true, nil

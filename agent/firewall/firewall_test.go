@@ -362,6 +362,8 @@ func TestRefusals(t *testing.T) {
 		{"a bad address", []Port{{Interface: "a", Bridge: "b", PortSpec: api.PortSpec{MAC: port.MAC, Addresses: []api.PortAddress{{Address: "10.0.0.1"}}}}}, api.FirewallSpec{}, Options{}, "address:"},
 		{"bad allowed_ips", []Port{{Interface: "a", Bridge: "b", PortSpec: api.PortSpec{MAC: port.MAC, SpoofFlags: api.SpoofFlags{AllowedIPs: []string{"x"}}}}}, api.FirewallSpec{}, Options{}, "allowed_ips:"},
 		{"a bad underlay", nil, api.FirewallSpec{}, Options{Underlay: []string{"10.0.0.0/33"}}, "underlay subnet"},
+		{"a bad prefix", nil, api.FirewallSpec{}, Options{IsolatedPrefixes: []string{""}}, "prefix"},
+		{"an isolated bridge of another name", nil, api.FirewallSpec{}, Options{Isolated: []string{"nb7", "br7"}, IsolatedPrefixes: []string{"vb", "nb"}}, `isolated bridge "br7"`},
 		{"a bad isolated bridge", nil, api.FirewallSpec{}, Options{Isolated: []string{"a/b"}}, "isolated bridge"},
 		{"a set twice", nil, api.FirewallSpec{Sets: []api.AddressSet{{Name: "a"}, {Name: "a"}}}, Options{}, `address set "a"`},
 		{"a bad member", nil, api.FirewallSpec{Sets: []api.AddressSet{{Name: "a", Members: []string{"fe80::1%eth0"}}}}, Options{}, "address set a"},

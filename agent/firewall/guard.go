@@ -8,7 +8,7 @@ const (
 	setNet4          = "net4"
 	setIP6           = "ip6"
 	setNet6          = "net6"
-	setOwn4          = "own4" // MAC and address together
+	setOwn4          = "own4" // MAC, EtherType and address together
 	setOwn6          = "own6"
 	setFreeMAC       = "free_mac" // ports with a flag of api.SpoofFlags
 	setFreeIP        = "free_ip"
@@ -54,8 +54,8 @@ func guardSets() []set {
 		{bridgeTable, setNet4, []field{ifname, ipv4Addr}, noField, true},
 		{bridgeTable, setIP6, []field{ifname, ipv6Addr}, noField, false},
 		{bridgeTable, setNet6, []field{ifname, ipv6Addr}, noField, true},
-		{bridgeTable, setOwn4, []field{ifname, etherAddr, ipv4Addr}, noField, false},
-		{bridgeTable, setOwn6, []field{ifname, etherAddr, ipv6Addr}, noField, false},
+		{bridgeTable, setOwn4, []field{ifname, sender, ipv4Addr}, noField, false},
+		{bridgeTable, setOwn6, []field{ifname, sender, ipv6Addr}, noField, false},
 		names(setFreeMAC), names(setFreeIP), names(setFreeDHCP), names(setFreeEtherType),
 		{bridgeTable, setUnspecified, []field{icmp6Type}, noField, false},
 	}
@@ -240,14 +240,16 @@ func portIn(set, prefix string, side meta) []expression {
 // their sender.
 func guardHooks(prefix string, end verdict) (pre []rule, local rule) {
 	// Most of what comes: TCP, of which nothing but the sender is judged, from the
-	// port's own MAC and address. It is one lookup instead of six.
-	own := func(set string, hi, lo byte, offset, size int) rule {
-		return when(etherType(hi, lo), transports(protoTCP),
-			then(loadMeta{iifname, 0}, loadHeader{linkHeader, 6, 6, 4}, loadHeader{networkHeader, offset, size, 6}, contains{set: set, reg: 0}, end))
+	// port's own MAC and address. It is one lookup instead of six, of an interface, the
+	// MAC with the EtherType behind it, and an address. Where protocol is, is TCP's
+	// number in whatever the EtherType says it is.
+	own := func(set string, protocol, offset, size int) rule {
+		return when(bytesAre(networkHeader, protocol, protoTCP),
+			then(loadMeta{iifname, 0}, loadHeader{linkHeader, 6, 8, 4}, loadHeader{networkHeader, offset, size, 6}, contains{set: set, reg: 0}, end))
 	}
 	pre = append(noPort(prefix, iifname, end),
-		own(setOwn4, 0x08, 0x00, 12, 4),
-		own(setOwn6, 0x86, 0xdd, 8, 16),
+		own(setOwn4, 9, 12, 4),
+		own(setOwn6, 6, 8, 16),
 		when(from(setPorts), then(jumpTo("guard"))))
 	local = when(
 		then(loadHeader{linkHeader, 0, 6, 8}, mask{8, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0}}, equal{reg: 8, value: []byte{0x01, 0x80, 0xc2, 0, 0, 0}}),
@@ -280,10 +282,10 @@ func guardElements(ports []portInput) map[string]elements {
 		for _, a := range p.addrs {
 			if a.Is4() {
 				es[setIP4][key(name, a.AsSlice())] = element{}
-				es[setOwn4][key(name, p.mac[:], a.AsSlice())] = element{}
+				es[setOwn4][key(name, append(p.mac[:], 0x08, 0x00), a.AsSlice())] = element{}
 			} else {
 				es[setIP6][key(name, a.AsSlice())] = element{}
-				es[setOwn6][key(name, p.mac[:], a.AsSlice())] = element{}
+				es[setOwn6][key(name, append(p.mac[:], 0x86, 0xdd), a.AsSlice())] = element{}
 			}
 		}
 		for _, n := range p.nets {

@@ -101,6 +101,8 @@ func spoofs() []spoof {
 		{"neighbour advertisement behind an extension header", extended(nd(own6, icmp6(na, 0, own6.AsSlice(), option(2, mac1))), 0, protoICMP6, 0, 1, 4, 0, 0, 0, 0), countND},
 
 		{"a VLAN tag", tagged(ip(own4, up4, protoUDP, data)), countEtherType},
+		{"a VLAN tag before TCP", tagged(ip(own4, up4, protoTCP, data)), countEtherType},
+		{"a VLAN tag before TCP over IPv6", tagged(ip(own6, other6, protoTCP, data)), countEtherType},
 		{"a spanning tree BPDU", ether(multicast, mac1, 38, []byte{0x42, 0x42, 3}, make([]byte, 35)), countEtherType},
 		{"MPLS", ether(macUp, mac1, 0x8847, make([]byte, 46)), countEtherType},
 	}

@@ -24,11 +24,12 @@ type Options struct {
 	// Underlay is all subnets that VXLAN packets may come from, as CIDRs of either
 	// family. Empty: this server takes part in no VXLAN, and nothing is dropped.
 	Underlay []string
-	// UnderlayNames are the interface of the server's underlay address, by the names
-	// it may have. What comes from there is looked up in fewer steps.
-	UnderlayNames []string
 	// Isolated are bridges from which nothing may reach the server itself.
 	Isolated []string
+	// IsolatedPrefixes are what their names begin with, each with one of them; of no
+	// other interface that the underlay is reached by. With them, VXLAN from elsewhere
+	// is told without a lookup.
+	IsolatedPrefixes []string
 	// PortPrefix is what the names of all ports' interfaces begin with, empty:
 	// nothing. With one, other interfaces are told from ports without a lookup.
 	PortPrefix string
@@ -52,9 +53,9 @@ type spec struct {
 	rules    []ruleInput // best first
 	sets     []setInput
 	underlay []netip.Prefix
-	direct   []string // interfaces of the underlay
 	isolated []string
-	prefix   string // of ports' names
+	begin    []string // what the names of all isolated begin with; empty: anything
+	prefix   string   // of ports' names
 }
 
 // setInput is an api.AddressSet.
@@ -67,7 +68,7 @@ type setInput struct {
 var nameRE = regexp.MustCompile(`^[^\s/\x00]{1,15}$`) // dev_valid_name of the kernel's net/core/dev.c
 
 func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
-	s := &spec{isolated: slices.Clone(o.Isolated), direct: slices.Clone(o.UnderlayNames), prefix: o.PortPrefix}
+	s := &spec{isolated: slices.Clone(o.Isolated), begin: slices.Clone(o.IsolatedPrefixes), prefix: o.PortPrefix}
 	byMAC := make(map[[6]byte]int)
 	names := make(map[string]bool)
 	for _, p := range ports {
@@ -85,11 +86,17 @@ func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 		names[in.name] = true
 		s.ports = append(s.ports, in)
 	}
-	for what, names := range map[string][]string{"isolated bridge": s.isolated, "interface of the underlay": s.direct} {
-		for _, n := range names {
-			if !nameRE.MatchString(n) {
-				return nil, fmt.Errorf("%s %q: not a name of an interface", what, n)
-			}
+	for _, p := range s.begin {
+		if !nameRE.MatchString(p) {
+			return nil, fmt.Errorf("prefix %q of isolated bridges: no name of an interface begins so", p)
+		}
+	}
+	for _, n := range s.isolated {
+		if !nameRE.MatchString(n) {
+			return nil, fmt.Errorf("isolated bridge %q: not a name of an interface", n)
+		}
+		if len(s.begin) > 0 && !slices.ContainsFunc(s.begin, func(p string) bool { return strings.HasPrefix(n, p) }) {
+			return nil, fmt.Errorf("isolated bridge %q: the names of these begin with one of %q", n, s.begin)
 		}
 	}
 	for _, u := range o.Underlay {

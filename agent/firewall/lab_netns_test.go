@@ -101,11 +101,6 @@ func newBridge(t testing.TB, bridge string, names ...string) map[string]*node {
 	command(t, "ip link add "+bridge+" type bridge mcast_snooping 0 stp_state 0 forward_delay 0")
 	t.Cleanup(func() { exec.Command("ip", "link", "del", bridge).Run() })
 	quiet(t, bridge)
-	// Where br_netfilter is there, it cuts off what follows a packet, and hands
-	// frames to the tables of IP.
-	for _, k := range []string{"iptables", "ip6tables", "arptables"} {
-		exec.CommandContext(t.Context(), "sysctl", "-qw", "net.bridge.bridge-nf-call-"+k+"=0").Run()
-	}
 	command(t, "ip link set "+bridge+" up")
 	nodes := make(map[string]*node)
 	for _, name := range names {

@@ -67,6 +67,7 @@ const (
 	noField field = iota
 	ifname
 	etherAddr
+	sender // a MAC and the EtherType behind it
 	ipv4Addr
 	ipv6Addr
 	protocol
@@ -80,14 +81,14 @@ const (
 
 // size is in bytes.
 func (f field) size() int {
-	return [...]int{0, 16, 6, 4, 16, 1, 2, 1, 4, 8, 2, 0}[f]
+	return [...]int{0, 16, 6, 8, 4, 16, 1, 2, 1, 4, 8, 2, 0}[f]
 }
 
 // padded is what the field takes in registers of 32 bits.
 func (f field) padded() int { return (f.size() + 3) &^ 3 }
 
 func (f field) String() string {
-	return [...]string{"", "ifname", "ether_addr", "ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "icmpv6_type", "mark", "mark", "zone", "verdict"}[f]
+	return [...]string{"", "ifname", "ether_addr", "ether_addr", "ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "icmpv6_type", "mark", "mark", "zone", "verdict"}[f]
 }
 
 // set is a set, or with data a map. With interval its keys are ranges; a range over
@@ -252,6 +253,8 @@ func (f field) format(b []byte) string {
 		return string(bytes.TrimRight(b, "\x00"))
 	case etherAddr:
 		return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5])
+	case sender:
+		return fmt.Sprintf("%s/%04x", etherAddr.format(b), b[6:])
 	case ipv4Addr, ipv6Addr:
 		a, _ := netip.AddrFromSlice(b)
 		return a.String()

@@ -1,5 +1,7 @@
 package firewall
 
+import "slices"
+
 // judgePriority is where filtering of bridges belongs (NF_BR_PRI_FILTER_BRIDGED).
 const judgePriority = -200
 
@@ -14,23 +16,25 @@ func stateIs(state uint32) []expression {
 // judgeHooks are the base chains that call the firewall for packets of a port that
 // has one.
 func judgeHooks(tracked bool, prefix string) []chain {
-	isARP := when(etherType(0x08, 0x06), then(acceptIt))
 	judged := func(side meta) []expression { return portIn(setJudged, prefix, side) }
 	var known []rule // connections that the current rules have let pass
 	if tracked {
 		known = []rule{when(then(loadConn{connMark, 0}, contains{set: setCurrent, reg: 0}, acceptIt))}
 	}
 	return []chain{
-		{bridgeTable, "forward", forward, judgePriority, append(append([]rule{isARP}, known...),
+		{bridgeTable, "forward", forward, judgePriority, append(slices.Clone(known),
 			when(judged(iifname), then(goTo("judge"))),
 			when(judged(oifname), then(goTo("judge"))))},
 		// To and from the host itself.
-		{bridgeTable, "input", input, judgePriority, append(append(append(noPort(prefix, iifname, acceptIt), isARP), known...),
+		{bridgeTable, "input", input, judgePriority, append(append(append(noPort(prefix, iifname, acceptIt), isARP()), known...),
 			when(judged(iifname), then(jumpTo("from_port"))))},
-		{bridgeTable, "output", output, judgePriority, append(append(append(noPort(prefix, oifname, acceptIt), isARP), known...),
+		{bridgeTable, "output", output, judgePriority, append(append(append(noPort(prefix, oifname, acceptIt), isARP()), known...),
 			when(judged(oifname), then(jumpTo("to_port"))))},
 	}
 }
+
+// isARP lets pass what the guard has judged.
+func isARP() rule { return when(etherType(0x08, 0x06), then(acceptIt)) }
 
 // judgeChains is the firewall's program. Without tracked, every packet is judged by
 // itself: see Firewall.Stateless.
@@ -62,11 +66,11 @@ func judgeRules(tracked bool, prefix string) []rule {
 		when(judged(oifname), then(jumpTo("to_port"))),
 	}
 	if !tracked {
-		return judge
+		return append([]rule{isARP()}, judge...)
 	}
 	begin := when(then(put{0, encodeNumber(0)}, translate{setGeneration, 0, 1}, storeMark{1}))
 	clear := []expression{put{0, encodeNumber(0)}, storeMark{0}, acceptIt}
-	return append(append([]rule{begin}, judge...),
+	return append(append([]rule{isARP(), begin}, judge...),
 		// A copy that is flooded to another port than the one it is for was not judged
 		// on behalf of that one.
 		when(then(loadHeader{linkHeader, 0, 6, 0}, contains{set: setFirewalled, reg: 0},

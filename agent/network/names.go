@@ -16,8 +16,18 @@ const Protocol = 110
 // prefix begins the ifalias of everything that was made here.
 const prefix = "nereid: "
 
+// What the names of bridges begin with: of VNIs, and of NIC tags and VLANs.
+const (
+	vniPrefix = "vb"
+	tagPrefix = "nb"
+)
+
+// BridgePrefixes are what the names of all bridges that are made here begin with, and
+// of no other link that has an address of the server.
+func BridgePrefixes() []string { return []string{vniPrefix, tagPrefix} }
+
 // BridgeOfVNI is the name of a VNI's bridge.
-func BridgeOfVNI(vni uint32) string { return "vb" + strconv.FormatUint(uint64(vni), 10) }
+func BridgeOfVNI(vni uint32) string { return vniPrefix + strconv.FormatUint(uint64(vni), 10) }
 
 // VXLANDevice is the name of a VNI's VXLAN device, a port of its bridge.
 func VXLANDevice(vni uint32) string { return "vx" + strconv.FormatUint(uint64(vni), 10) }
@@ -25,7 +35,9 @@ func VXLANDevice(vni uint32) string { return "vx" + strconv.FormatUint(uint64(vn
 // BridgeOfTag is a name of the bridge of a NIC tag and VLAN, 0 meaning untagged.
 // Where two tags of a server are on one interface, the bridge has both names, one
 // of them as an alternative name.
-func BridgeOfTag(tag string, vlan int) string { return "nb" + digest(fmt.Sprintf("%s/%d", tag, vlan)) }
+func BridgeOfTag(tag string, vlan int) string {
+	return tagPrefix + digest(fmt.Sprintf("%s/%d", tag, vlan))
+}
 
 // VLANDevice is the name of a tag's VLAN device. Where two tags are on one
 // interface, the first of them by name gives it its name.
