@@ -87,9 +87,20 @@ func TestNAT(t *testing.T) {
 		t.Fatal(err)
 	}
 	trace := must[api.Trace](t)(h.client.TraceNetwork(ctx, api.TraceRequest{Src: away.MAC, Dst: "198.51.100.7", Protocol: "tcp", Port: 443}))
-	last := trace.Hops[len(trace.Hops)-1].Detail
+	hops := trace.Hops[len(trace.Hops)-2:]
+	last := hops[0].Detail
 	if first, second := strings.Index(last, " (does not answer)"), strings.Index(last, " (in use)"); !trace.Arrives || first < 0 || second < first {
 		t.Errorf("trace: %s", last)
+	}
+	// It goes there on the underlay.
+	there := ""
+	for e := range slices.Values(must[api.FabricMap](t)(h.client.FabricMap(ctx, far.VNI, "", 0)).Entries) {
+		if e.IP == far.Via[1] {
+			there = e.Underlay
+		}
+	}
+	if hops[1].What != "underlay" || there == "" || !strings.HasSuffix(hops[1].Detail, " to "+there) {
+		t.Errorf("trace: %+v, want it to go to %q", hops[1], there)
 	}
 
 	// When the last NIC without the tag is gone, so are the gateways.

@@ -306,22 +306,31 @@ func (t *tracer) routed(src end, dst *end, to netip.Addr) (done bool, err error)
 	case n.Tag != "":
 		t.hop(src.host, "nat", "from %s, by NIC tag %s of this server", n.Address, n.Tag)
 	default:
-		gateways, err := t.gateways(src.nic, n.Via)
+		gateways, used, err := t.gateways(src.nic, n.Via)
 		if err != nil {
 			return true, err
 		}
 		t.hop(src.host, "nat", "by the gateway servers %s on transit VNI %d", gateways, n.VNI)
+		there, err := underlay(t.tx, used.UUID)
+		if err != nil {
+			return true, err
+		}
+		if there.IsValid() {
+			if err := t.underlay(src, cmp.Or(used.Hostname, used.UUID), there.String()); err != nil {
+				return true, err
+			}
+		}
 	}
 	t.trace.Arrives, t.trace.Why = true, "it leaves by NAT"
 	return true, nil
 }
 
 // gateways names an account's gateway servers, and says which of them the router on
-// a NIC's server uses.
-func (t *tracer) gateways(nic api.NetworkNIC, via []string) (string, error) {
+// a NIC's server uses; the first one when it did not say.
+func (t *tracer) gateways(nic api.NetworkNIC, via []string) (names string, used inventory.Record, err error) {
 	servers, err := gatewaysOf(t.tx, nic.Owner)
 	if err != nil {
-		return "", err
+		return "", used, err
 	}
 	var now api.GatewayReport
 	if _, usage := t.s.live.get(nic.Server); usage != nil && usage.Network != nil {
@@ -335,7 +344,10 @@ func (t *tracer) gateways(nic api.NetworkNIC, via []string) (string, error) {
 	for i, server := range servers {
 		r, err := inventory.Get(t.tx, server)
 		if err != nil {
-			return "", err
+			return "", used, err
+		}
+		if i == 0 || i < len(via) && now.Used == via[i] {
+			used = r
 		}
 		name := cmp.Or(r.Hostname, server)
 		switch {
@@ -347,7 +359,7 @@ func (t *tracer) gateways(nic api.NetworkNIC, via []string) (string, error) {
 		}
 		out = append(out, name)
 	}
-	return strings.Join(out, " and "), nil
+	return strings.Join(out, " and "), used, nil
 }
 
 // mapped is the way to an address of a fabric: its entry, and whether both servers
@@ -380,14 +392,19 @@ func (t *tracer) mapped(src, dst end) (done bool, err error) {
 	if src.nic.Server == dst.nic.Server {
 		return false, nil
 	}
-	under, err := underlay(t.tx, src.nic.Server)
+	return false, t.underlay(src, dst.host, e.Underlay)
+}
+
+// underlay is the way from a NIC's server to another one, which can be measured.
+func (t *tracer) underlay(src end, host, to string) error {
+	from, err := underlay(t.tx, src.nic.Server)
 	if err != nil {
-		return true, err
+		return err
 	}
-	t.hop(dst.host, "underlay", "VXLAN from %s to %s", under, e.Underlay)
-	t.way = &way{server: src.nic.Server, host: src.host, peer: dst.host, from: under.String(), to: e.Underlay,
-		overhead: networks.Overhead(under), hop: len(t.trace.Hops) - 1}
-	return false, nil
+	t.hop(host, "underlay", "VXLAN from %s to %s", from, to)
+	t.way = &way{server: src.nic.Server, host: src.host, peer: host, from: from.String(), to: to,
+		overhead: networks.Overhead(from), hop: len(t.trace.Hops) - 1}
+	return nil
 }
 
 // judge asks the firewall of a NIC's server.

@@ -17,8 +17,8 @@ func (a *app) networkTrace() *cobra.Command {
 		Use: "trace SRC DST", Short: "Say why two addresses can or cannot talk",
 		Long: `Follows the first packet of a connection through what the head node knows: each hop, the map's entry and version, what each firewall says and by
 which rule, NAT, and the MTU of the networks on the way. SRC is the MAC of a NIC or one of its addresses, DST that or any address. Between two servers of
-a fabric, the first one measures how large a packet gets through on the underlay, in at most five seconds: a switch that drops what is too large for it (an
-MTU black hole) is found. Nothing else is sent. Exit status 4 when something is in the way.`,
+a fabric, and to the gateway server that does NAT, the first one measures how large a packet gets through on the underlay, in at most five seconds: a switch
+that drops what is too large for it (an MTU black hole) is found. Nothing else is sent. Exit status 4 when something is in the way.`,
 		Example: lines("nereid network trace 10.88.88.10 10.88.88.20 --proto tcp --port 443",
 			"nereid network trace 02:6e:72:00:00:01 198.51.100.7 --no-measure"),
 		Args:              wants("SRC", "DST"),

@@ -11,7 +11,7 @@ import (
 // networkSection is what the agent says of a server's network; nothing when there
 // is nothing to say of it.
 func networkSection(c *card, r api.NetworkReport) {
-	if len(r.Problems)+len(r.Maps)+len(r.Drops) == 0 && r.Applied {
+	if len(r.Problems)+len(r.Maps)+len(r.Gateways)+len(r.Drops) == 0 && r.Applied {
 		return
 	}
 	c.section("Network")
@@ -22,7 +22,12 @@ func networkSection(c *card, r api.NetworkReport) {
 		c.line("maps", plural(len(r.Maps), "VNI"))
 	}
 	c.bullets(r.Problems, red)
-	t := &table{header: []string{"DROPPED", "PACKETS"}}
+	t := &table{header: []string{"NAT OF ACCOUNT", "IS DONE BY", "DO NOT ANSWER"}}
+	for _, g := range r.Gateways {
+		t.add(text(g.Owner), text(g.Used), styled(strings.Join(g.Down, ", "), red))
+	}
+	c.table(t)
+	t = &table{header: []string{"DROPPED", "PACKETS"}}
 	for _, name := range slices.Sorted(maps.Keys(r.Drops)) {
 		if n := r.Drops[name]; n > 0 {
 			t.add(text(dropped(name)), number("%d", n))

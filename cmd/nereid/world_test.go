@@ -42,7 +42,8 @@ func (f *fake) stock(now time.Time) {
 				Boot:  api.BootTimings{Stub: 1.5, SwitchRoot: 9.2, Systemd: 9.4, Agent: 14.1, FirstSync: 14.8}},
 			Usage: &api.Usage{UptimeSeconds: 93600, MemoryFreeBytes: 1536 << 20, Load1: 0.25, AgentRSSBytes: 21 << 20, AgentCPUSeconds: 12.5,
 				Network: &api.NetworkReport{Applied: true, Problems: []string{"bond1: enp0s9 has no link"}, Maps: map[uint32]string{4097: "e:7"},
-					Drops: map[string]uint64{"mac": 3, "vxlan": 12, "router_to_nobody": 4, "ra": 0}}},
+					Gateways: []api.GatewayReport{{Owner: "a11ce000-0000-4000-8000-000000000001", Used: "100.64.0.2", Down: []string{"100.64.0.1"}}},
+					Drops:    map[string]uint64{"mac": 3, "vxlan": 12, "router_to_nobody": 4, "ra": 0}}},
 		},
 		{
 			UUID: foreign.UUID, Hostname: "52-54-00-00-00-11", State: api.StatePending, StateReason: "waits for an operator's approval",

@@ -110,6 +110,10 @@ func TestNetNSRackOfFour(t *testing.T) {
 		if out := s.nereid(trace...); !strings.Contains(out, "MTU 8950 bytes, measured") || !strings.Contains(out, "9000 bytes get there and back") {
 			t.Errorf("the trace says\n%s", out)
 		}
+		// To what is outside, as far as the gateway server.
+		if out := s.nereid("network", "trace", by("a3-5").nic.MAC, world2, "--proto", "tcp", "--port", port); !strings.Contains(out, " (in use)") || !strings.Contains(out, "9000 bytes get there and back") {
+			t.Errorf("the trace says\n%s", out)
+		}
 		if err := to.on.Squeeze(t.Context(), 1, 4321); err != nil {
 			t.Fatal(err)
 		}

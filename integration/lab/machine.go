@@ -38,6 +38,10 @@ type MachineSpec struct {
 	NoNet    bool     // no network device at all
 	DataMACs []string // MACs of further NICs, all on the rack's data network
 	Cables   []Cable  // NICs after these, each joined to one of another machine
+	// CountedTime is for measurements: the machine's clock is the number of
+	// instructions it ran, so that nothing else on the host tells in what it times. It
+	// is emulated and has one processor.
+	CountedTime bool
 }
 
 // Cable is one end of a cable without a switch: what a bridge keeps to itself, as
@@ -165,7 +169,10 @@ func (m *Machine) Console() string { return m.path("console") }
 // Args are QEMU's arguments for the machine.
 func (m *Machine) Args() []string {
 	s := m.Spec
-	args := append([]string{}, m.rack.opts.Accel.args()...)
+	args := m.rack.opts.Accel.args()
+	if s.CountedTime {
+		args, s.CPUs = countedArgs(), 1
+	}
 	args = append(args,
 		"-machine", "q35", "-m", strconv.Itoa(s.MemoryMB), "-smp", strconv.Itoa(s.CPUs),
 		"-nodefaults", "-display", "none", "-vga", "std",
