@@ -172,16 +172,20 @@ func (v view) chains() []chain {
 	common := func(in string) note {
 		return note{fmt.Sprintf("%s's group . protocol . port %s: @%s", side, what, in)}
 	}
+	// Most addresses are in no set: that is found once.
+	member := func(set, of string) rule {
+		return when(then(note{fmt.Sprintf("%s %s in @%s", address, what, set)}, v.remote(), translate{set, 0, 8}, goTo(of)))
+	}
+	members := func(set, of string) chain {
+		return c(of,
+			when(then(lookup(set, setSingles)), v.behaviour(set), v.decision(setSingles)),
+			when(then(lookup(set, setRanges)), v.behaviour(set), v.decision(setRanges)),
+			when(then(goTo(name+"_any"))))
+	}
 	return []chain{
-		c(name,
-			when(then(note{fmt.Sprintf("%s %s in @%s", address, what, hosts)}, v.remote(), translate{hosts, 0, 8}, goTo(name+"_host"))),
-			when(then(lookup(nets, setSingles)), v.behaviour(nets), v.decision(setSingles)),
-			when(then(lookup(nets, setRanges)), v.behaviour(nets), v.decision(setRanges)),
-			when(then(goTo(name+"_any")))),
-		c(name+"_host",
-			when(then(lookup(hosts, setSingles)), v.behaviour(hosts), v.decision(setSingles)),
-			when(then(lookup(hosts, setRanges)), v.behaviour(hosts), v.decision(setRanges)),
-			when(then(goTo(name+"_any")))),
+		c(name, member(hosts, name+"_host"), member(nets, name+"_net"), when(then(goTo(name+"_any")))),
+		members(hosts, name+"_host"),
+		members(nets, name+"_net"),
 		c(name+"_any",
 			when(then(common(setSingles)), v.group(10), v.decision(setSingles)),
 			when(then(common(setRanges)), v.group(10), v.decision(setRanges)),
