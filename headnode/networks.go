@@ -282,9 +282,9 @@ func (s *Server) routeProviders(h huma.API) {
 				_, err := networks.GetBond(tx, uuid, b.Name)
 				switch {
 				case isProblem(err, api.CodeNotFound):
-					out, err = networks.CreateBond(tx, b, macs)
+					out, err = networks.CreateBond(tx, b, macs, true)
 				case err == nil:
-					out, err = networks.UpdateBond(tx, b, b.Revision, macs)
+					out, err = networks.UpdateBond(tx, b, b.Revision, macs, true)
 				}
 				return err
 			})

@@ -31,7 +31,8 @@ func (a *app) bondSet() *cobra.Command {
 	var b api.Bond
 	cmd := &cobra.Command{
 		Use: "set SERVER NAME MAC...", Short: "Make a bond, or change it, without a reboot",
-		Long: `Makes a bond of physical NICs of a server, or replaces the one of that name. The server follows at once; when it loses the head node by
+		Long: `Makes a bond of physical NICs of a server, or replaces the one of that name. A NIC tag that the bond provides moves there from what provided it before.
+The server follows at once; when it loses the head node by
 it, it takes the change back after 30 s. State and counters: nereid server nics SERVER.` + "\n\n" + serverIDs,
 		Example: lines("nereid bond set cn0 bond0 52:54:00:00:00:11 52:54:00:00:00:12 --nic-tag external",
 			"nereid bond set cn0 bond0 52:54:00:00:00:11 52:54:00:00:00:12 --mode 802.3ad --lacp-rate fast --nic-tag external --nic-tag underlay"),

@@ -81,8 +81,9 @@ func checkBond(b *api.Bond, physical []string) error {
 // CreateBond makes a bond. Its members are physical NICs, and in no other bond, so
 // that there can be no loop of bonds. The tags that they provided become the
 // bond's, which has to name them: so a NIC with tags in use becomes part of a bond
-// in one step. physical are the MACs of the server's hardware; nil: not known.
-func CreateBond(tx store.Tx, b api.Bond, physical []string) (_ api.Bond, err error) {
+// in one step. A tag that yet another NIC or bond provides is refused, or with move
+// taken from there. physical are the MACs of the server's hardware; nil: not known.
+func CreateBond(tx store.Tx, b api.Bond, physical []string, move bool) (_ api.Bond, err error) {
 	defer named(&err, "create bond %s", b.Name)
 	if err := checkBond(&b, physical); err != nil {
 		return b, err
@@ -94,12 +95,12 @@ func CreateBond(tx store.Tx, b api.Bond, physical []string) (_ api.Bond, err err
 	if has {
 		return b, conflict("take another name, or change it with: nereid bond update", "server %s has a bond %s", b.Server, b.Name)
 	}
-	return b, putBond(tx, api.Bond{Server: b.Server, Name: b.Name}, &b)
+	return b, putBond(tx, api.Bond{Server: b.Server, Name: b.Name}, &b, move)
 }
 
-// UpdateBond replaces members, mode, rate and tags of a bond. A tag that NICs on
-// the server use is not dropped; SetNICTagUse moves it.
-func UpdateBond(tx store.Tx, b api.Bond, ifMatch string, physical []string) (_ api.Bond, err error) {
+// UpdateBond replaces members, mode, rate and tags of a bond, as CreateBond does. A
+// tag that NICs on the server use is not dropped; SetNICTagUse moves it.
+func UpdateBond(tx store.Tx, b api.Bond, ifMatch string, physical []string, move bool) (_ api.Bond, err error) {
 	defer named(&err, "change bond %s", b.Name)
 	if err := checkBond(&b, physical); err != nil {
 		return b, err
@@ -111,11 +112,11 @@ func UpdateBond(tx store.Tx, b api.Bond, ifMatch string, physical []string) (_ a
 	if err := match("bond", b.Name, old.Revision, ifMatch); err != nil {
 		return b, err
 	}
-	return b, putBond(tx, old, &b)
+	return b, putBond(tx, old, &b, move)
 }
 
 // putBond writes a bond, its members, and what it provides.
-func putBond(tx store.Tx, old api.Bond, b *api.Bond) (err error) {
+func putBond(tx store.Tx, old api.Bond, b *api.Bond, move bool) (err error) {
 	for _, mac := range old.MACs {
 		if slices.Contains(b.MACs, mac) {
 			continue
@@ -138,7 +139,7 @@ func putBond(tx store.Tx, old api.Bond, b *api.Bond) (err error) {
 			}
 		}
 	}
-	members := func(p provider) bool { return slices.Contains(b.MACs, string(p)) }
+	members := func(p provider) bool { return move || slices.Contains(b.MACs, string(p)) }
 	if b.NICTags, err = provide(tx, b.Server, bondProvider(b.Name), old.NICTags, b.NICTags, members); err != nil {
 		return err
 	}

@@ -148,7 +148,7 @@ func TestBonds(t *testing.T) {
 	change := func(b api.Bond, fn func(*api.Bond)) api.Bond { fn(&b); return b }
 	create := func(b api.Bond) func(store.Tx) error {
 		return func(tx store.Tx) error {
-			_, err := CreateBond(tx, b, []string{hw(1), hw(2), hw(3), hw(4)})
+			_, err := CreateBond(tx, b, []string{hw(1), hw(2), hw(3), hw(4)}, false)
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func TestBonds(t *testing.T) {
 		w.refused(c.code, c.words, create(c.b))
 	}
 	w.refused(api.CodeConflict, "is no physical NIC: it belongs to zone "+instance1, func(tx store.Tx) error {
-		_, err := CreateBond(tx, api.Bond{Server: server1, Name: "bond0", Mode: "802.3ad", MACs: []string{vm.MAC}}, nil)
+		_, err := CreateBond(tx, api.Bond{Server: server1, Name: "bond0", Mode: "802.3ad", MACs: []string{vm.MAC}}, nil, false)
 		return err
 	})
 	w.must(use(1, false, AdminTag))
@@ -205,7 +205,7 @@ func TestBonds(t *testing.T) {
 	// NICs with tags become members in one step, if the bond takes the tags.
 	w.refused(api.CodeConflict, "NIC "+hw(1)+" provides NIC tag admin, which bond bond0 would not", create(bond("bond0", 1, 2)))
 	b := do(w, func(tx store.Tx) (api.Bond, error) {
-		return CreateBond(tx, change(bond("bond0", 1, 2), func(b *api.Bond) { b.Mode, b.NICTags = "802.3ad", []string{external, AdminTag} }), nil)
+		return CreateBond(tx, change(bond("bond0", 1, 2), func(b *api.Bond) { b.Mode, b.NICTags = "802.3ad", []string{external, AdminTag} }), nil, false)
 	})
 	if b.LACPRate != "slow" || strings.Join(b.NICTags, " ") != "admin external" || provided() != "admin external" {
 		t.Errorf("bond %+v, provided %s", b, provided())
@@ -214,18 +214,34 @@ func TestBonds(t *testing.T) {
 	w.refused(api.CodeConflict, hw(2)+" is a member of bond bond0 already", create(bond("bond1", 3, 2)))
 	w.refused(api.CodeConflict, "is a member of bond bond0", use(2, true, "storage"))
 	w.refused(api.CodeConflict, "one of server "+server1, func(tx store.Tx) error {
-		_, err := CreateBond(tx, api.Bond{Server: server2, Name: "bond0", Mode: "802.3ad", MACs: []string{hw(2)}}, nil)
+		_, err := CreateBond(tx, api.Bond{Server: server2, Name: "bond0", Mode: "802.3ad", MACs: []string{hw(2)}}, nil, false)
 		return err
 	})
 	w.must(create(change(bond("bond1", 3), func(b *api.Bond) { b.NICTags = []string{"storage"} })))
 	w.refused(api.CodeConflict, "is provided by bond bond0 already", use(4, false, external))
+	// A tag comes from outside the bond only when it is to move.
+	take := func(move bool, name string, nic int, tags ...string) func(store.Tx) error {
+		return func(tx store.Tx) error {
+			_, err := UpdateBond(tx, change(bond(name, nic), func(b *api.Bond) { b.NICTags = tags }), "", nil, move)
+			return err
+		}
+	}
+	w.refused(api.CodeConflict, "is provided by bond bond0 already", take(false, "bond1", 3, "storage", external))
+	w.must(take(true, "bond1", 3, "storage", external))
+	if b := do(w, func(tx store.Tx) (api.Bond, error) { return GetBond(tx, server1, "bond0") }); !slices.Equal(b.NICTags, []string{AdminTag}) || provided() != "admin external storage" {
+		t.Errorf("bond %+v, provided %s", b, provided())
+	}
+	b = do(w, func(tx store.Tx) (api.Bond, error) { return UpdateBond(tx, b, "", nil, true) })
+	if b1 := do(w, func(tx store.Tx) (api.Bond, error) { return GetBond(tx, server1, "bond1") }); !slices.Equal(b1.NICTags, []string{"storage"}) {
+		t.Errorf("bond %+v", b1)
+	}
 	// What NICs use is not dropped.
 	w.must(func(tx store.Tx) error {
 		_, err := UpdateNIC(tx, vm.MAC, api.NICUpdate{Server: ptr(server1)}, "", []string{external})
 		return err
 	})
 	update := func(b api.Bond, rev string) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := UpdateBond(tx, b, rev, nil); return err }
+		return func(tx store.Tx) error { _, err := UpdateBond(tx, b, rev, nil, false); return err }
 	}
 	w.refused(api.CodeStale, "changed", update(b, "1"))
 	w.refused(api.CodeInUse, "needs NIC tag external|NIC "+vm.MAC, update(change(b, func(b *api.Bond) { b.NICTags = []string{AdminTag} }), ""))
