@@ -178,6 +178,13 @@ func TestFailures(t *testing.T) {
 	k.ruleset = nil
 	verify(true)
 	verify(false)
+	k.mixed = true // br_netfilter, just loaded
+	verify(true)
+	verify(false)
+	k.mixed = true
+	if apply(t, f, w, officeOptions); k.mixed {
+		t.Error("Apply left br_netfilter on")
+	}
 	if err := f.Remove(t.Context()); err != nil || k.ruleset != nil {
 		t.Errorf("Remove: %v", err)
 	}

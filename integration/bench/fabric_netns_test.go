@@ -267,7 +267,7 @@ func busySeconds(t *testing.T) float64 {
 func pin(t *testing.T, processor int) (unpin func()) {
 	runtime.LockOSThread()
 	var before, one unix.CPUSet
-	one.Set(processor)
+	one.Set(processor % runtime.NumCPU())
 	if err := errors.Join(unix.SchedGetaffinity(0, &before), unix.SchedSetaffinity(0, &one)); err != nil {
 		t.Errorf("keep a thread on processor %d: %v", processor, err)
 	}
