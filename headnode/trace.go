@@ -315,10 +315,8 @@ func (t *tracer) routed(src end, dst *end, to netip.Addr) (done bool, err error)
 		if err != nil {
 			return true, err
 		}
-		if there.IsValid() {
-			if err := t.underlay(src, cmp.Or(used.Hostname, used.UUID), there.String()); err != nil {
-				return true, err
-			}
+		if err := t.underlay(src, cmp.Or(used.Hostname, used.UUID), there.String()); err != nil {
+			return true, err
 		}
 	}
 	t.trace.Arrives, t.trace.Why = true, "it leaves by NAT"
@@ -395,7 +393,9 @@ func (t *tracer) mapped(src, dst end) (done bool, err error) {
 	return false, t.underlay(src, dst.host, e.Underlay)
 }
 
-// underlay is the way from a NIC's server to another one, which can be measured.
+// underlay is the way from a NIC's server to another one, which can be measured. Both
+// have an address there: it stays while NICs of fabrics are on the server, and servers
+// without one are nobody's gateway.
 func (t *tracer) underlay(src end, host, to string) error {
 	from, err := underlay(t.tx, src.nic.Server)
 	if err != nil {

@@ -20,7 +20,7 @@
 //	type      = "TYPE" 0-255 [ "CODE" 0-255 ]
 //	name      = 1 or more of a-z, A-Z, 0-9, "_" and "-", no keyword | string
 //	string    = double quotes around characters and escapes:
-//	            \" \\ \/ \( \) \b \f \n \r \t \uXXXX (UTF-16, as JSON has it)
+//	            \" \\ \/ \( \) \b \f \n \r \t \uHHHH (UTF-16, as JSON has it)
 //
 // Keywords and UUIDs are written in any case; white space, line ends among it,
 // separates words. MaxText, MaxTargets, MaxItems and MaxName bound a rule.

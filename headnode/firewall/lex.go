@@ -100,7 +100,7 @@ func lexString(text string, pos int) token {
 		case c == '\\':
 			r, n := unescape(text[i:])
 			if n == 0 {
-				return fail(i, "unknown escape", `write \\ for one backslash`, `\"`, `\\`, `\/`, `\(`, `\)`, `\b`, `\f`, `\n`, `\r`, `\t`, `\uXXXX`)
+				return fail(i, "unknown escape", `write \\ for one backslash`, `\"`, `\\`, `\/`, `\(`, `\)`, `\b`, `\f`, `\n`, `\r`, `\t`, `\uHHHH`)
 			}
 			b.WriteRune(r)
 			i += n
@@ -139,7 +139,7 @@ func unescape(s string) (rune, int) {
 	return r, 12
 }
 
-// unescape16 reads \uXXXX.
+// unescape16 reads \uHHHH.
 func unescape16(s string) (rune, bool) {
 	if len(s) < 6 || s[:2] != `\u` {
 		return 0, false

@@ -168,7 +168,7 @@ var faults = []string{
 	`FROM any TO tag "\ud800x" ALLOW tcp PORT 1`,
 	`FROM any TO tag "\udc00" ALLOW tcp PORT 1`,
 	`FROM any TO tag "" ALLOW tcp PORT 1`,
-	"FROM any TO tag " + strings.Repeat("x", MaxName+1) + " ALLOW tcp PORT 1",
+	"FROM any TO tag " + strings.Repeat("t", MaxName+1) + " ALLOW tcp PORT 1",
 	"FROM any TO tag \xff ALLOW tcp PORT 1",
 	"FROM any TO tag \"\xff\" ALLOW tcp PORT 1",
 	"FROM any TO tag \u201ca\u201d ALLOW tcp PORT 1",
