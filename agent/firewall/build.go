@@ -31,6 +31,15 @@ func build(s *spec, n *numbers, before *ruleset, tracked bool) (*ruleset, *numbe
 	if n.zones, err = assignZones(n.zones, firewalledBridges(s)); err != nil {
 		return nil, nil, err
 	}
+	// Without any port to judge for, nothing is asked and nothing tracked.
+	var judge []chain
+	if len(firewalledBridges(s)) > 0 {
+		judge = slices.Concat(judgeHooks(tracked, s.prefix), judgeChains(tracked, s.prefix), logChains(n))
+	} else {
+		for _, set := range judgeSets() {
+			es[set.name] = make(elements)
+		}
+	}
 	if before != nil && slices.ContainsFunc(judgeSets(), func(a set) bool { return !maps.Equal(before.elements[a.name], es[a.name]) }) {
 		n.nextGeneration()
 	}
@@ -38,28 +47,12 @@ func build(s *spec, n *numbers, before *ruleset, tracked bool) (*ruleset, *numbe
 	maps.Copy(es, trackElements(s, n))
 	maps.Copy(es, hostElements(s))
 
-	end := acceptIt
-	if tracked {
-		end = goTo("zones")
-	}
-	pre, local := guardHooks(s.prefix, end)
-	chains := []chain{
-		{bridgeTable, "guard_port", prerouting, guardPriority, append(pre, when(then(end)))},
-		{bridgeTable, "guard_local", input, guardPriority, []rule{local}},
-	}
-	if tracked {
-		chains = append(chains, chain{table: bridgeTable, name: "zones", rules: zoneRules(s.prefix)})
-	}
-	// Without any port to judge for, nothing is asked.
-	if len(firewalledBridges(s)) > 0 {
-		chains = append(chains, judgeHooks(tracked, s.prefix)...)
-	}
 	r := &ruleset{
 		elements: es,
 		sets:     slices.Concat(guardSets(), judgeSets(), trackSets(), hostSets()),
 		counters: append(guardCounters(), counterName{bridgeTable, countBlockedIn}, counterName{bridgeTable, countBlockedOut},
 			counterName{bridgeTable, countInvalid}, counterName{inetTable, countVXLAN}, counterName{inetTable, countIsolated}),
-		chains: slices.Concat(chains, guardChains(), judgeChains(tracked, s.prefix), logChains(n), hostChains(s)),
+		chains: slices.Concat(portChains(s.ports), guardChains(), judge, hostChains(s)),
 	}
 	return r, n, nil
 }
@@ -111,7 +104,7 @@ func hostChains(s *spec) []chain {
 	family := func(number byte, set string, offset, size int) rule {
 		return when(then(loadMeta{nfproto, 8}, equal{reg: 8, value: []byte{number}}, loadHeader{networkHeader, offset, size, 0}, contains{set: set, reg: 0}, returnIt))
 	}
-	base := chain{inetTable, "host", input, guardPriority, append(directRules(s), when(from(setIsolated), dropAs(countIsolated)))}
+	base := chain{table: inetTable, name: "host", hook: input, priority: guardPriority, rules: append(directRules(s), when(from(setIsolated), dropAs(countIsolated)))}
 	if len(s.underlay) > 0 {
 		base.rules = append(base.rules, when(transports(protoUDP), bytesAre(transportHeader, 2, 4789>>8, 4789&0xff), then(goTo("vxlan"))))
 	}
@@ -125,11 +118,10 @@ func hostChains(s *spec) []chain {
 // maxDirect is how many comparisons may stand for a lookup.
 const maxDirect = 4
 
-// directRules let pass, without lookups, VXLAN that comes from the underlay's subnets
-// and not from a bridge that may be isolated; none when that would be too many rules.
-// They compare bytes of headers, as that is what nf_tables is quickest at (nft_do_chain
-// in nf_tables_core.c does it without a call): a header with options or extensions is
-// left to the others.
+// directRules let pass, without lookups, what comes from the underlay's subnets and not
+// from a bridge that may be isolated, VXLAN first of all; none when that would be too
+// many rules. They compare bytes of headers, as that is what nf_tables is quickest at
+// (nft_do_chain in nf_tables_core.c does it without a call).
 func directRules(s *spec) []rule {
 	if len(s.underlay) > maxDirect || len(s.begin) > maxDirect || len(s.begin) == 0 && len(s.isolated) > 0 {
 		return nil
@@ -143,13 +135,13 @@ func directRules(s *spec) []rule {
 	}
 	var rules []rule
 	for _, p := range s.underlay {
-		version, protocol, source := bytesAre(networkHeader, 0, 0x45), 9, 12
+		version, source := bytesAre(networkHeader, 0, 0x45), 12 // with options, the others judge it
 		if p.Addr().Is6() {
-			version, protocol, source = then(loadHeader{networkHeader, 0, 1, 8}, mask{8, []byte{0xf0}}, equal{reg: 8, value: []byte{0x60}}), 6, 8
+			version, source = then(loadHeader{networkHeader, 0, 1, 8}, mask{8, []byte{0xf0}}, equal{reg: 8, value: []byte{0x60}}), 8
 		}
 		first, size := p.Masked().Addr().AsSlice(), p.Addr().BitLen()/8
 		rules = append(rules, when(
-			bytesAre(networkHeader, protocol, protoUDP), version, bytesAre(transportHeader, 2, 4789>>8, 4789&0xff),
+			version,
 			then(loadHeader{networkHeader, source, size, 8}, mask{8, net.CIDRMask(p.Bits(), 8*size)}, equal{reg: 8, value: first}),
 			elsewhere, then(acceptIt)))
 	}

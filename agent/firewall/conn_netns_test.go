@@ -11,7 +11,7 @@ import (
 	"nereid/api"
 )
 
-// routed puts the whole program into the inet family, whose connection tracking
+// routed puts the bridge's program into the inet family, whose connection tracking
 // every kernel has: packets are then routed from port to port. What remains to be
 // shown on a kernel with nf_conntrack_bridge is bridges and their zones, in
 // firewall_vm_test.go.
@@ -21,12 +21,12 @@ func (r routed) commit(ctx context.Context, t *transaction) error {
 	moved := *t
 	moved.addCounters = slices.Clone(t.addCounters)
 	for i := range moved.addCounters {
-		moved.addCounters[i].table = inetTable
+		routedTable(&moved.addCounters[i].table)
 	}
 	chains := func(cs []chain) []chain {
 		cs = slices.Clone(cs)
 		for i, c := range cs {
-			cs[i].table = inetTable
+			routedTable(&cs[i].table)
 			if c.name == "output" {
 				cs[i].rules = nil // what the router itself sends has no Ethernet header there
 				continue
@@ -42,7 +42,7 @@ func (r routed) commit(ctx context.Context, t *transaction) error {
 	elements := func(es []setElements) []setElements {
 		es = slices.Clone(es)
 		for i := range es {
-			es[i].set.table = inetTable
+			routedTable(&es[i].set.table)
 		}
 		return es
 	}
@@ -50,10 +50,16 @@ func (r routed) commit(ctx context.Context, t *transaction) error {
 	return r.system.commit(ctx, &moved)
 }
 
+func routedTable(t *table) {
+	if *t == bridgeTable {
+		*t = inetTable
+	}
+}
+
 func movedSets(sets []set) []set {
 	sets = slices.Clone(sets)
 	for i := range sets {
-		sets[i].table = inetTable
+		routedTable(&sets[i].table)
 	}
 	return sets
 }

@@ -8,15 +8,16 @@ import (
 
 // transaction is what the kernel does as a whole or not at all, in this order.
 type transaction struct {
-	replace      bool // both tables, if they are there, are deleted first
-	addTables    []table
-	addCounters  []initialCounter
-	addChains    []chain // with their rules, which may name any of the chains and sets
-	addSets      []set
-	delElements  []setElements
-	addElements  []setElements
-	delChains    []chain
-	wholeRuleset *ruleset // what the tables are afterwards
+	replace     bool // the tables, as far as they are there, are deleted first
+	addTables   []table
+	addCounters []initialCounter
+	// With their rules, which may name any of the chains and sets. One at ingress may
+	// be there already; where its interface is not there, it is left out.
+	addChains   []chain
+	addSets     []set
+	delElements []setElements
+	addElements []setElements
+	delChains   []chain
 }
 
 // setElements are some elements of one set.
@@ -46,7 +47,7 @@ func (t *transaction) size() int {
 
 // replacement makes the whole ruleset anew. Counters go on from their values.
 func replacement(r *ruleset, counted map[string]counted) *transaction {
-	t := &transaction{replace: true, addTables: []table{bridgeTable, inetTable}, addChains: r.chains, addSets: r.sets, wholeRuleset: r}
+	t := &transaction{replace: true, addTables: tables(), addChains: r.chains, addSets: r.sets}
 	for _, c := range r.counters {
 		t.addCounters = append(t.addCounters, initialCounter{c, counted[c.name].packets, counted[c.name].bytes})
 	}
@@ -61,7 +62,7 @@ func replacement(r *ruleset, counted map[string]counted) *transaction {
 // difference leads from one ruleset to another by changing elements and adding and
 // deleting chains. ok is false when that does not suffice.
 func difference(before, after *ruleset) (t *transaction, ok bool) {
-	t = &transaction{wholeRuleset: after}
+	t = &transaction{}
 	if !reflect.DeepEqual(before.sets, after.sets) || !slices.Equal(before.counters, after.counters) {
 		return nil, false
 	}
@@ -74,7 +75,10 @@ func difference(before, after *ruleset) (t *transaction, ok bool) {
 		if !there {
 			t.addChains = append(t.addChains, c)
 		} else if !reflect.DeepEqual(o, c) {
-			return nil, false
+			if c.hook != ingress {
+				return nil, false
+			}
+			t.addChains = append(t.addChains, c)
 		}
 		delete(old, c.name)
 	}
@@ -82,7 +86,7 @@ func difference(before, after *ruleset) (t *transaction, ok bool) {
 		if _, gone := old[c.name]; !gone {
 			continue
 		}
-		if c.hook != noHook {
+		if c.hook != noHook && c.hook != ingress {
 			return nil, false
 		}
 		t.delChains = append(t.delChains, c)

@@ -1,14 +1,14 @@
 // Package firewall keeps what instances may send and receive: anti-spoofing of every
-// NIC and the firewall of those that have one, in nf_tables at the bridge, and what
-// may reach the server from VXLAN's port.
+// NIC at the NIC, the firewall of those that have one at the bridge, and what may reach
+// the server from VXLAN's port, all in nf_tables.
 //
 //	ports, rules, options ─> parseInput ─> spec ─> build ─> ruleset ─> difference ─> transaction ─> kernel
 //	                                                 │
 //	             guard.go: who sends it   judge.go, track.go: may it pass   compile.go: sets from rules
 //
 // Everything up to the transaction is a pure function. The ruleset is chains of
-// expressions, which are the same for one port and for two thousand, and elements of
-// sets, which are all that a change changes.
+// expressions, of which a port has one short chain of its own and all have the rest
+// in common, and elements of sets, which are most of what a change changes.
 //
 // # The edge
 //
@@ -25,11 +25,17 @@
 //
 // # Anti-spoofing
 //
-// It is in the bridge family's prerouting hook, before the bridge learns a sender and
-// before connection tracking, and not at netdev ingress: a rule by interface name is
-// there before the interface is, while a netdev chain goes with its device. A port
-// sends from its MAC; from its addresses and allowed_ips, in IPv4, ARP and IPv6;
-// from 0.0.0.0 as a DHCP client and in ARP probes; from :: what RFC 4862 needs.
+// It is at the netdev family's ingress hook of each port: before a bridge learns a
+// sender or answers it, before connection tracking, and only for what ports send.
+// In the bridge family's prerouting hook, what arrives from other servers would pay
+// for it as well, and together it would be three times as much.
+//
+// A chain at ingress goes with its interface, and before Linux 6.16 cannot be made
+// without. So Apply makes the chains of interfaces that are there, and who makes a port
+// calls Protect before a bridge has it; without Protect's success it stays outside.
+//
+// A port sends from its MAC; from its addresses and allowed_ips, in IPv4, ARP and
+// IPv6; from 0.0.0.0 as a DHCP client and in ARP probes; from :: what RFC 4862 needs.
 //
 // Of link-local addresses it has one, that made from its MAC (RFC 4291, appendix A).
 // If any were allowed, a port could answer for the router's. A system that makes its
@@ -37,9 +43,7 @@
 //
 // Neighbour discovery has at most one option, the port's own link-layer address (or a
 // nonce in solicitations), and no extension header: nf_tables cannot walk a list.
-// Advertisements are for the port's own addresses. Frames to 01:80:c2:00:00:0e (LLDP)
-// pass no hook and are never forwarded, but the bridge learns their sender: ports
-// should have learning off.
+// Advertisements are for the port's own addresses.
 //
 // # The firewall
 //
@@ -76,8 +80,9 @@
 //
 // # What must be so around it
 //
-//   - Kernel: nf_tables, nft_ct, nf_conntrack_bridge and nft_meta_bridge (Linux 5.3 or
-//     later). Without these the transaction is refused, and no rules are in force.
+//   - Kernel: Linux 6.3 or later with nf_tables, its netdev family (NETFILTER_INGRESS),
+//     nft_ct, nf_conntrack_bridge and nft_meta_bridge. Without these the transaction is
+//     refused, and no rules are in force.
 //   - net.bridge.bridge-nf-call-iptables, -ip6tables and -arptables are 0 where
 //     br_netfilter is loaded; it would track bridged packets once more, without zones,
 //     and show them to rules that were made for the host. Apply and VerifyOrRepair see

@@ -13,6 +13,8 @@ const (
 	setDescConcat   = 2    // NFTA_SET_DESC_CONCAT
 	objectCounter   = 1    // NFT_OBJECT_COUNTER
 	metaBridgeInput = 0x11 // NFT_META_BRI_IIFNAME
+	destroyChain    = 27   // NFT_MSG_DESTROYCHAIN, Linux 6.3
+	netdevIngress   = 0    // NF_NETDEV_INGRESS
 	firstRegister   = 8    // NFT_REG32_00
 	verdictRegister = 0    // NFT_REG_VERDICT
 	dataVerdict     = 0xffffff00
@@ -23,7 +25,7 @@ const (
 // number of a data type in nft(8), which prints elements by it; the kernel keeps it
 // only. A key of several fields with ranges is an integer for nft.
 func (f field) datatype() uint32 {
-	return [...]uint32{0, 41, 9, 9, 7, 8, 12, 13, 29, 19, 19<<6 | 19, 4, dataVerdict}[f]
+	return [...]uint32{0, 41, 9, 7, 8, 12, 13, 29, 19, 19<<6 | 19, 4, dataVerdict}[f]
 }
 
 func (s set) keyType() uint32 {

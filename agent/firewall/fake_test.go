@@ -78,6 +78,9 @@ func (r *ruleset) after(t *transaction) (*ruleset, error) {
 		return slices.ContainsFunc(n.chains, func(c chain) bool { return c.name == name })
 	}
 	for _, c := range t.addChains {
+		if c.hook == ingress {
+			n.chains = slices.DeleteFunc(n.chains, func(o chain) bool { return o.name == c.name })
+		}
 		if has(c.name) {
 			return nil, fmt.Errorf("chain %s exists", c.name)
 		}

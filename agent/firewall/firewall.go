@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,6 +111,35 @@ func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec,
 	}
 	f.numbers, f.applied = n, r
 	f.log().InfoContext(ctx, "firewall applied", "ports", len(s.ports), "rules", len(s.rules), "sent", t.size(), "replaced", t.replace, "compiled", compiled, "took", time.Since(start))
+	return nil
+}
+
+// Protect puts anti-spoofing on interfaces of ports that have just been made, before
+// any bridge has them: Apply does that only for those that are there. Whoever makes a
+// port calls it each time. An interface that is not there is left out.
+//
+// Errors: one is of no port of the last Apply, or the kernel refuses.
+func (f *Firewall) Protect(ctx context.Context, devices []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var chains []chain
+	for _, d := range devices {
+		i := -1
+		if f.applied != nil {
+			i = slices.IndexFunc(f.applied.chains, func(c chain) bool { return c.hook == ingress && c.device == d })
+		}
+		if i < 0 {
+			return fmt.Errorf("put anti-spoofing on %s: the rules that are applied have no such port", d)
+		}
+		chains = append(chains, f.applied.chains[i])
+	}
+	if err := f.commit(ctx, &transaction{addChains: chains}); err != nil {
+		// Somebody has changed our tables, so that they do not take it.
+		f.log().WarnContext(ctx, "firewall: replacing all rules", "because", err)
+		if _, err := f.replace(ctx, f.applied); err != nil {
+			return fmt.Errorf("put anti-spoofing on %s: %w", strings.Join(devices, ", "), err)
+		}
+	}
 	return nil
 }
 

@@ -169,7 +169,7 @@ func TestFailures(t *testing.T) {
 	k.gen++ // somebody else's tables
 	verify(false)
 	k.gen++
-	delete(k.elements[setPorts], string(encodeName("nic1")))
+	delete(k.elements[setMAC], key(encodeName("nic1"), mac1[:]))
 	verify(true)
 	k.gen++
 	k.chains = k.chains[1:]

@@ -146,3 +146,6 @@ func TestRealGuard(t *testing.T) {
 		}
 	}
 }
+
+// TestRealProtect: see proveProtect.
+func TestRealProtect(t *testing.T) { proveProtect(t, production(t)) }

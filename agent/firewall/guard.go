@@ -2,14 +2,11 @@ package firewall
 
 // Names of sets, chains and counters of the anti-spoofing part.
 const (
-	setPorts         = "ports" // interfaces that are guarded
-	setMAC           = "mac"   // what a port may send from
+	setMAC           = "mac" // what a port may send from
 	setIP4           = "ip4"
 	setNet4          = "net4"
 	setIP6           = "ip6"
 	setNet6          = "net6"
-	setOwn4          = "own4" // MAC, EtherType and address together
-	setOwn6          = "own6"
 	setFreeMAC       = "free_mac" // ports with a flag of api.SpoofFlags
 	setFreeIP        = "free_ip"
 	setFreeDHCP      = "free_dhcp"
@@ -42,29 +39,26 @@ const (
 	ndRedirect              = 137
 )
 
-// guardPriority is before connection tracking of bridges (-200, like NF_IP_PRI_CONNTRACK).
+// guardPriority is before whatever else is at the hook.
 const guardPriority = -300
 
 func guardSets() []set {
-	names := func(n string) set { return set{bridgeTable, n, []field{ifname}, noField, false} }
+	names := func(n string) set { return set{netdevTable, n, []field{ifname}, noField, false} }
 	return []set{
-		names(setPorts),
-		{bridgeTable, setMAC, []field{ifname, etherAddr}, noField, false},
-		{bridgeTable, setIP4, []field{ifname, ipv4Addr}, noField, false},
-		{bridgeTable, setNet4, []field{ifname, ipv4Addr}, noField, true},
-		{bridgeTable, setIP6, []field{ifname, ipv6Addr}, noField, false},
-		{bridgeTable, setNet6, []field{ifname, ipv6Addr}, noField, true},
-		{bridgeTable, setOwn4, []field{ifname, sender, ipv4Addr}, noField, false},
-		{bridgeTable, setOwn6, []field{ifname, sender, ipv6Addr}, noField, false},
+		{netdevTable, setMAC, []field{ifname, etherAddr}, noField, false},
+		{netdevTable, setIP4, []field{ifname, ipv4Addr}, noField, false},
+		{netdevTable, setNet4, []field{ifname, ipv4Addr}, noField, true},
+		{netdevTable, setIP6, []field{ifname, ipv6Addr}, noField, false},
+		{netdevTable, setNet6, []field{ifname, ipv6Addr}, noField, true},
 		names(setFreeMAC), names(setFreeIP), names(setFreeDHCP), names(setFreeEtherType),
-		{bridgeTable, setUnspecified, []field{icmp6Type}, noField, false},
+		{netdevTable, setUnspecified, []field{icmp6Type}, noField, false},
 	}
 }
 
 func guardCounters() []counterName {
 	var cs []counterName
 	for _, n := range []string{countMAC, countIPv4, countARP, countIPv6, countND, countDHCP, countRA, countEtherType} {
-		cs = append(cs, counterName{bridgeTable, n})
+		cs = append(cs, counterName{netdevTable, n})
 	}
 	return cs
 }
@@ -112,7 +106,7 @@ func then(e ...expression) []expression { return e }
 // must be among a port's own, the rules let pass what is known and end with a
 // drop, so that a header too short to be read is dropped too.
 func guardChains() []chain {
-	c := func(name string, rules ...rule) chain { return chain{table: bridgeTable, name: name, rules: rules} }
+	c := func(name string, rules ...rule) chain { return chain{table: netdevTable, name: name, rules: rules} }
 	return []chain{
 		c("guard",
 			when(notFrom(setFreeMAC), then(loadHeader{linkHeader, 6, 6, 4}, contains{setMAC, 0, true}), dropAs(countMAC)),
@@ -234,27 +228,28 @@ func portIn(set, prefix string, side meta) []expression {
 	return append(e, contains{set: set, reg: 0})
 }
 
-// guardHooks are the rules of base chains that call the guard; what good frames do
-// next is end. Frames to 01:80:c2:00:00:0x do not pass the prerouting hook but, in the
-// stead of it, the input hook (net/bridge/br_input.c), where the bridge would learn
-// their sender.
-func guardHooks(prefix string, end verdict) (pre []rule, local rule) {
-	// Most of what comes: TCP, of which nothing but the sender is judged, from the
-	// port's own MAC and address. It is one lookup instead of six, of an interface, the
-	// MAC with the EtherType behind it, and an address. Where protocol is, is TCP's
-	// number in whatever the EtherType says it is.
-	own := func(set string, protocol, offset, size int) rule {
-		return when(bytesAre(networkHeader, protocol, protoTCP),
-			then(loadMeta{iifname, 0}, loadHeader{linkHeader, 6, 8, 4}, loadHeader{networkHeader, offset, size, 6}, contains{set: set, reg: 0}, end))
+// portChains are the base chains of ports. Most of what comes is TCP, of which nothing
+// but the sender is judged; from the port's own MAC and its first addresses (the last
+// is link-local) it passes by comparisons, which cost a third of a lookup. Where
+// protocol is, is TCP's number in whatever the EtherType behind the MAC says it is.
+func portChains(ports []portInput) []chain {
+	chains := make([]chain, len(ports))
+	for i, p := range ports {
+		own := func(protocol, source int, address []byte, etherType ...byte) rule {
+			return when(bytesAre(networkHeader, protocol, protoTCP), bytesAre(networkHeader, source, address...),
+				bytesAre(linkHeader, 6, append(p.mac[:], etherType...)...), then(acceptIt))
+		}
+		chains[i] = chain{table: netdevTable, name: "port_" + p.name, hook: ingress, priority: guardPriority, device: p.name}
+		for _, a := range p.addrs[:min(len(p.addrs)-1, maxDirect)] {
+			r := own(6, 8, a.AsSlice(), 0x86, 0xdd)
+			if a.Is4() {
+				r = own(9, 12, a.AsSlice(), 0x08, 0x00)
+			}
+			chains[i].rules = append(chains[i].rules, r)
+		}
+		chains[i].rules = append(chains[i].rules, when(then(jumpTo("guard"))))
 	}
-	pre = append(noPort(prefix, iifname, end),
-		own(setOwn4, 9, 12, 4),
-		own(setOwn6, 6, 8, 16),
-		when(from(setPorts), then(jumpTo("guard"))))
-	local = when(
-		then(loadHeader{linkHeader, 0, 6, 8}, mask{8, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0}}, equal{reg: 8, value: []byte{0x01, 0x80, 0xc2, 0, 0, 0}}),
-		portIn(setPorts, prefix, iifname), then(jumpTo("guard")))
-	return pre, local
+	return chains
 }
 
 // guardElements fills the sets of the guard.
@@ -273,7 +268,6 @@ func guardElements(ports []portInput) map[string]elements {
 				es[set][string(name)] = element{}
 			}
 		}
-		add(setPorts, true)
 		add(setFreeMAC, p.flags.AllowMACSpoofing)
 		add(setFreeIP, p.flags.AllowIPSpoofing)
 		add(setFreeDHCP, p.flags.AllowDHCPSpoofing)
@@ -282,10 +276,8 @@ func guardElements(ports []portInput) map[string]elements {
 		for _, a := range p.addrs {
 			if a.Is4() {
 				es[setIP4][key(name, a.AsSlice())] = element{}
-				es[setOwn4][key(name, append(p.mac[:], 0x08, 0x00), a.AsSlice())] = element{}
 			} else {
 				es[setIP6][key(name, a.AsSlice())] = element{}
-				es[setOwn6][key(name, append(p.mac[:], 0x86, 0xdd), a.AsSlice())] = element{}
 			}
 		}
 		for _, n := range p.nets {

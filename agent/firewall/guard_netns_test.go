@@ -97,3 +97,6 @@ func TestNetNSGuardIsQuiet(t *testing.T) {
 		t.Errorf("dropped: %v", got)
 	}
 }
+
+// TestNetNSProtect: see proveProtect.
+func TestNetNSProtect(t *testing.T) { proveProtect(t, newFirewall(t)) }

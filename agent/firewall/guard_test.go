@@ -129,15 +129,11 @@ func guards(t *testing.T, k *fakeKernel) {
 	for _, s := range spoofs() {
 		m := &machine{ruleset: k.ruleset, counters: make(map[string]int)}
 		p := &packet{iif: "nic1", oif: "uplink", bridge: "br0", frame: s.frame}
-		h := prerouting
-		if bytes.HasPrefix(s.frame, []byte{0x01, 0x80, 0xc2, 0, 0, 3}) {
-			h = input
-		}
-		if got := m.pass(bridgeTable, h, p); got != (s.counter == "") || s.counter != "" && m.counters[s.counter] != 1 {
+		if got := m.pass(netdevTable, ingress, p); got != (s.counter == "") || s.counter != "" && m.counters[s.counter] != 1 {
 			t.Errorf("%s: passed %v, counters %v; want %q", s.name, got, m.counters, s.counter)
 		}
 		p.iif = "uplink"
-		if !m.pass(bridgeTable, h, p) {
+		if !m.pass(netdevTable, ingress, p) {
 			t.Errorf("%s: dropped from an interface that is no port", s.name)
 		}
 	}

@@ -18,13 +18,15 @@ const (
 	setDecisions  = "decisions"
 	setDiscovery  = "discovery" // ICMPv6 types of neighbour discovery
 
-	setJudged     = "judged"     // interfaces with a firewall
-	setFirewalled = "firewalled" // MACs of these ports
-	setZones      = "zones"      // bridges with such ports
-	setManyMACs   = "many_macs"  // bridges with such ports that may send from any MAC
-	setFabrics    = "fabrics"    // bridges that carry a VNI
-	setCurrent    = "current"    // the generation, as a set and as a map
-	setGeneration = "generation"
+	setJudged       = "judged"        // interfaces with a firewall
+	setFirewalled   = "firewalled"    // MACs of these ports
+	setOwner        = "owner"         // these ports, each with its MAC
+	setAnyEtherType = "any_ethertype" // those of them that may send any
+	setZones        = "zones"         // bridges with such ports
+	setManyMACs     = "many_macs"     // bridges with such ports that may send from any MAC
+	setFabrics      = "fabrics"       // bridges that carry a VNI
+	setCurrent      = "current"       // the generation, as a set and as a map
+	setGeneration   = "generation"
 
 	chainBlockIn  = "block_in"
 	chainBlockOut = "block_out"
@@ -63,6 +65,8 @@ func trackSets() []set {
 	return []set{
 		{bridgeTable, setJudged, []field{ifname}, noField, false},
 		{bridgeTable, setFirewalled, []field{etherAddr}, noField, false},
+		{bridgeTable, setOwner, []field{ifname, etherAddr}, noField, false},
+		{bridgeTable, setAnyEtherType, []field{ifname}, noField, false},
 		{bridgeTable, setZones, []field{ifname}, zone, false},
 		{bridgeTable, setManyMACs, []field{ifname}, noField, false},
 		{bridgeTable, setFabrics, []field{ifname}, noField, false},

@@ -203,10 +203,12 @@ func TestNetNSDrift(t *testing.T) {
 	f := newFirewall(t)
 	r := rand.New(rand.NewPCG(1, 1))
 	w := newWorld(r)
+	newLab(t, "nic1", "nic2")
+	w.ports[0].Firewall = true
 	applyTwice(t, f, w, Options{Underlay: []string{"10.0.0.0/8"}})
 	program := func() string { return command(t, "nft list ruleset") }
 	want := program()
-	if strings.Count(want, "table ") != 2 || !strings.Contains(command(t, "nft -j list ruleset"), `"behaviours"`) {
+	if strings.Count(want, "table ") != 3 || !strings.Contains(command(t, "nft -j list ruleset"), `"behaviours"`) {
 		t.Errorf("nft lists\n%s", want)
 	}
 	check := func(what string, repaired bool) {
@@ -222,19 +224,22 @@ func TestNetNSDrift(t *testing.T) {
 	defer exec.Command("nft", "delete", "table", "ip", "firewall_test_foreign").Run()
 	check("another table", false)
 	for _, c := range []string{
-		"flush chain bridge nereid_firewall guard_arp",
-		"add rule bridge nereid_firewall guard accept",
+		"flush chain netdev nereid_firewall guard_arp",
+		"add rule netdev nereid_firewall guard accept",
+		"flush chain netdev nereid_firewall port_nic1",
+		"delete chain netdev nereid_firewall port_nic1",
 		"insert rule inet nereid_firewall host accept",
-		"add element bridge nereid_firewall free_mac { nic1 }",
-		"flush set bridge nereid_firewall ports",
+		"add element netdev nereid_firewall free_mac { nic1 }",
+		"flush set bridge nereid_firewall judged",
 		"flush map bridge nereid_firewall decisions",
 		"add chain bridge nereid_firewall mine { type filter hook prerouting priority -400 ; }",
 		"delete table bridge nereid_firewall",
+		"delete table netdev nereid_firewall",
 		"flush ruleset",
 	} {
 		command(t, "nft "+c)
 		check(c, true)
-		if got := command(t, "nft list table bridge nereid_firewall") + command(t, "nft list table inet nereid_firewall"); got != want {
+		if got := command(t, "nft list table bridge nereid_firewall") + command(t, "nft list table inet nereid_firewall") + command(t, "nft list table netdev nereid_firewall"); got != want {
 			t.Errorf("%s: after the repair:\n%s\nwant\n%s", c, got, want)
 		}
 	}
@@ -276,10 +281,10 @@ func TestNetNSFailedTransaction(t *testing.T) {
 	applyTwice(t, f, w, Options{})
 	before := command(t, "nft list ruleset")
 	decisions, _ := f.applied.set(setDecisions)
-	ports, _ := f.applied.set(setPorts)
+	judged, _ := f.applied.set(setJudged)
 	tr := replacement(f.applied, nil)
 	tr.addElements = append(tr.addElements,
-		setElements{ports, elements{string(encodeName("more")): {}}},
+		setElements{judged, elements{string(encodeName("more")): {}}},
 		setElements{decisions, elements{string(encodeNumber(9)): {data: "goto nowhere"}}})
 	err := system{}.commit(t.Context(), tr)
 	if !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "add elements to set decisions") {

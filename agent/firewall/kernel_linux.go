@@ -16,29 +16,78 @@ import (
 // system is nf_tables of the network namespace of the calling thread.
 type system struct{}
 
-func (t table) family() byte { return [...]byte{unix.NFPROTO_BRIDGE, unix.NFPROTO_INET}[t] }
+func (t table) family() byte {
+	return [...]byte{unix.NFPROTO_BRIDGE, unix.NFPROTO_INET, unix.NFPROTO_NETDEV}[t]
+}
 
 // elementBytes is less than what a netlink attribute can carry, 65535.
 const elementBytes = 60000
 
-// commit implements kernel.
+// commit implements kernel. An interface that goes while it is under way is one that
+// is not there: who makes it again calls Protect.
 func (system) commit(ctx context.Context, t *transaction) error {
+	there, err := interfacesOf(t)
+	if err != nil {
+		return err
+	}
+	for {
+		err := send(ctx, t.encode(there))
+		var r *refusal
+		if !errors.As(err, &r) || r.device == "" || !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		delete(there, r.device)
+	}
+}
+
+func send(ctx context.Context, ms []message) error {
 	s, err := openSocket()
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	return s.batch(ctx, t.encode())
+	return s.batch(ctx, ms)
 }
 
-// encode orders the messages so that each finds what it refers to.
-func (t *transaction) encode() []message {
+// interfacesOf are those of a transaction's chains that are there.
+func interfacesOf(t *transaction) (map[string]bool, error) {
+	there := make(map[string]bool)
+	if !slices.ContainsFunc(t.addChains, func(c chain) bool { return c.hook == ingress }) {
+		return there, nil
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("look for interfaces: %w", err)
+	}
+	defer unix.Close(fd)
+	for _, c := range t.addChains {
+		if c.hook != ingress {
+			continue
+		}
+		r, err := unix.NewIfreq(c.device)
+		if err == nil {
+			err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r)
+		}
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return nil, fmt.Errorf("look for interface %s: %w", c.device, err)
+		}
+		if err == nil {
+			there[c.device] = true
+		}
+	}
+	return there, nil
+}
+
+// encode orders the messages so that each finds what it refers to. Chains at ingress
+// are made for interfaces that are there.
+func (t *transaction) encode(there map[string]bool) []message {
+	addChains := slices.DeleteFunc(slices.Clone(t.addChains), func(c chain) bool { return c.hook == ingress && !there[c.device] })
 	var ms []message
 	add := func(t table, kind, flags uint16, what string, a attributes) {
-		ms = append(ms, message{kind, flags, append(nfgenmsg(t.family(), 0), a...), what})
+		ms = append(ms, message{kind: kind, flags: flags, body: append(nfgenmsg(t.family(), 0), a...), what: what})
 	}
 	if t.replace {
-		for _, b := range []table{bridgeTable, inetTable} {
+		for _, b := range tables() {
 			name := attributes(nil).text(unix.NFTA_TABLE_NAME, tableName)
 			add(b, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, fmt.Sprintf("find table %s", b), name)
 			add(b, unix.NFT_MSG_DELTABLE, 0, fmt.Sprintf("delete table %s", b), name)
@@ -54,13 +103,22 @@ func (t *transaction) encode() []message {
 			})
 		add(c.table, unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "create counter "+c.name, a)
 	}
-	for _, c := range t.addChains {
+	// That of an interface that is gone went with it (nft_netdev_event in
+	// nft_chain_filter.c). Where there is no table, this fails, and not what follows it.
+	drop := func(c chain) {
+		add(c.table, destroyChain, 0, "delete chain "+c.name, attributes(nil).text(unix.NFTA_CHAIN_TABLE, tableName).text(unix.NFTA_CHAIN_NAME, c.name))
+	}
+	for _, c := range addChains {
+		if c.hook == ingress && !t.replace {
+			drop(c)
+		}
 		add(c.table, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "create chain "+c.name, c.encode())
+		ms[len(ms)-1].device = c.device
 	}
 	for i, s := range t.addSets {
 		add(s.table, unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, "create set "+s.name, s.encode(uint32(i+1)))
 	}
-	for _, c := range t.addChains {
+	for _, c := range addChains {
 		for i, r := range c.rules {
 			add(c.table, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, fmt.Sprintf("create rule %d of chain %s", i+1, c.name), r.encode(c.name))
 		}
@@ -76,9 +134,16 @@ func (t *transaction) encode() []message {
 	elements(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, "add elements to set ", t.addElements)
 	// The rules first: they may refer to each other's chains.
 	for _, c := range t.delChains {
+		if c.hook == ingress {
+			drop(c)
+			continue
+		}
 		add(c.table, unix.NFT_MSG_DELRULE, 0, "empty chain "+c.name, attributes(nil).text(unix.NFTA_RULE_TABLE, tableName).text(unix.NFTA_RULE_CHAIN, c.name))
 	}
 	for _, c := range t.delChains {
+		if c.hook == ingress {
+			continue
+		}
 		add(c.table, unix.NFT_MSG_DELCHAIN, 0, "delete chain "+c.name, attributes(nil).text(unix.NFTA_CHAIN_TABLE, tableName).text(unix.NFTA_CHAIN_NAME, c.name))
 	}
 	return ms
@@ -89,9 +154,13 @@ func (c chain) encode() attributes {
 	if c.hook == noHook {
 		return a
 	}
-	number := map[hook]uint32{prerouting: unix.NF_INET_PRE_ROUTING, input: unix.NF_INET_LOCAL_IN, forward: unix.NF_INET_FORWARD, output: unix.NF_INET_LOCAL_OUT}[c.hook] // the bridge's are the same
+	number := map[hook]uint32{prerouting: unix.NF_INET_PRE_ROUTING, input: unix.NF_INET_LOCAL_IN, forward: unix.NF_INET_FORWARD, output: unix.NF_INET_LOCAL_OUT, ingress: netdevIngress}[c.hook] // the bridge's are the same
 	return a.nest(unix.NFTA_CHAIN_HOOK, func(a attributes) attributes {
-		return a.u32(unix.NFTA_HOOK_HOOKNUM, number).u32(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))
+		a = a.u32(unix.NFTA_HOOK_HOOKNUM, number).u32(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))
+		if c.hook == ingress {
+			a = a.text(unix.NFTA_HOOK_DEV, c.device)
+		}
+		return a
 	}).u32(unix.NFTA_CHAIN_POLICY, netfilterAccept).text(unix.NFTA_CHAIN_TYPE, "filter")
 }
 
@@ -134,7 +203,7 @@ func (system) generation(ctx context.Context) (id uint32, err error) {
 		return 0, err
 	}
 	defer s.close()
-	err = s.dump(ctx, message{unix.NFT_MSG_GETGEN, 0, nfgenmsg(unix.AF_UNSPEC, 0), "get generation"}, func(_ byte, attrs []byte) error {
+	err = s.dump(ctx, message{kind: unix.NFT_MSG_GETGEN, flags: 0, body: nfgenmsg(unix.AF_UNSPEC, 0), what: "get generation"}, func(_ byte, attrs []byte) error {
 		for _, a := range parseAttributes(attrs) {
 			if a.kind == unix.NFTA_GEN_ID && len(a.data) == 4 {
 				id = binary.BigEndian.Uint32(a.data)
@@ -163,12 +232,12 @@ func (system) read(ctx context.Context, sets []set) (*contents, error) {
 func (s *socket) contents(ctx context.Context, sets []set) (*contents, error) {
 	c := &contents{elements: make(map[string]elements, len(sets))}
 	h := sha256.New()
-	for _, t := range []table{bridgeTable, inetTable} {
+	for _, t := range tables() {
 		if err := s.hashChains(ctx, t, h); err != nil {
 			return nil, err
 		}
 		body := append(nfgenmsg(t.family(), 0), attributes(nil).text(unix.NFTA_RULE_TABLE, tableName)...)
-		err := s.dump(ctx, message{unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, body, fmt.Sprintf("list rules of table %s", t)}, func(_ byte, attrs []byte) error {
+		err := s.dump(ctx, message{kind: unix.NFT_MSG_GETRULE, flags: unix.NLM_F_DUMP, body: body, what: fmt.Sprintf("list rules of table %s", t)}, func(_ byte, attrs []byte) error {
 			h.Write(attrs)
 			return nil
 		})
@@ -180,7 +249,7 @@ func (s *socket) contents(ctx context.Context, sets []set) (*contents, error) {
 	for _, set := range sets {
 		var list []kernelElement
 		body := append(nfgenmsg(set.table.family(), 0), attributes(nil).text(unix.NFTA_SET_ELEM_LIST_TABLE, tableName).text(unix.NFTA_SET_ELEM_LIST_SET, set.name)...)
-		err := s.dump(ctx, message{unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, body, "list elements of set " + set.name}, func(_ byte, attrs []byte) error {
+		err := s.dump(ctx, message{kind: unix.NFT_MSG_GETSETELEM, flags: unix.NLM_F_DUMP, body: body, what: "list elements of set " + set.name}, func(_ byte, attrs []byte) error {
 			for _, a := range parseAttributes(attrs) {
 				if a.kind == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 					for _, e := range parseAttributes(a.data) {
@@ -200,7 +269,7 @@ func (s *socket) contents(ctx context.Context, sets []set) (*contents, error) {
 
 // hashChains leaves out what changes by itself: how often a chain is referred to.
 func (s *socket) hashChains(ctx context.Context, t table, h hash.Hash) error {
-	return s.dump(ctx, message{unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nfgenmsg(t.family(), 0), fmt.Sprintf("list chains of family %s", t)}, func(_ byte, attrs []byte) error {
+	return s.dump(ctx, message{kind: unix.NFT_MSG_GETCHAIN, flags: unix.NLM_F_DUMP, body: nfgenmsg(t.family(), 0), what: fmt.Sprintf("list chains of family %s", t)}, func(_ byte, attrs []byte) error {
 		list := parseAttributes(attrs)
 		if !slices.ContainsFunc(list, func(a attribute) bool { return a.kind == unix.NFTA_CHAIN_TABLE && a.text() == tableName }) {
 			return nil
@@ -290,9 +359,9 @@ func (system) counted(ctx context.Context) (map[string]counted, error) {
 	}
 	defer s.close()
 	all := make(map[string]counted)
-	for _, t := range []table{bridgeTable, inetTable} {
+	for _, t := range tables() {
 		body := append(nfgenmsg(t.family(), 0), attributes(nil).text(unix.NFTA_OBJ_TABLE, tableName).u32(unix.NFTA_OBJ_TYPE, objectCounter)...)
-		err := s.dump(ctx, message{unix.NFT_MSG_GETOBJ, unix.NLM_F_DUMP, body, fmt.Sprintf("list counters of table %s", t)}, func(_ byte, attrs []byte) error {
+		err := s.dump(ctx, message{kind: unix.NFT_MSG_GETOBJ, flags: unix.NLM_F_DUMP, body: body, what: fmt.Sprintf("list counters of table %s", t)}, func(_ byte, attrs []byte) error {
 			var name string
 			var c counted
 			for _, a := range parseAttributes(attrs) {

@@ -283,8 +283,9 @@ func applyTwice(t testing.TB, f *Firewall, w *world, o Options) {
 func newFirewall(t testing.TB) *Firewall {
 	f := &Firewall{Stateless: true}
 	t.Cleanup(func() {
-		exec.Command("nft", "delete", "table", "bridge", tableName).Run()
-		exec.Command("nft", "delete", "table", "inet", tableName).Run()
+		for _, table := range tables() {
+			exec.Command("nft", "delete", "table", table.String(), tableName).Run()
+		}
 	})
 	return f
 }

@@ -42,7 +42,7 @@ type connection struct {
 func (m *machine) pass(t table, h hook, p *packet) bool {
 	var bases []chain
 	for _, c := range m.chains {
-		if c.table == t && c.hook == h {
+		if c.table == t && c.hook == h && (h != ingress || c.device == p.iif) {
 			bases = append(bases, c)
 		}
 	}

@@ -82,6 +82,8 @@ type message struct {
 	flags uint16
 	body  []byte // struct nfgenmsg and attributes
 	what  string
+
+	device string // that it needs, if it does
 }
 
 // nfgenmsg is the header that begins each message's body (struct nfgenmsg).
@@ -218,12 +220,21 @@ func (s *socket) batch(ctx context.Context, messages []message) error {
 		case err == nil:
 			return true, nil
 		case i >= 0 && i < len(messages):
-			return true, fmt.Errorf("%s: %w", messages[i].what, err)
+			return true, &refusal{messages[i], err}
 		default:
 			return true, fmt.Errorf("commit: %w", err)
 		}
 	})
 }
+
+// refusal is a message of a batch that the kernel did not take.
+type refusal struct {
+	message
+	err error
+}
+
+func (r *refusal) Error() string { return r.what + ": " + r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
 
 // dump asks for a list, or for one thing with flags 0, and calls each with what
 // follows struct nfgenmsg in each answer. Of what is not there, there is nothing.

@@ -9,9 +9,10 @@ import (
 	"strings"
 )
 
-// A ruleset is everything this package keeps in the kernel: two tables, in the
-// shape of nf_tables itself. Programs (chains) do not depend on how many ports or
-// rules there are; all of that is in the elements of sets.
+// A ruleset is everything this package keeps in the kernel: three tables, in the
+// shape of nf_tables itself. Programs (chains) do not depend on how many rules there
+// are, and of ports each has a short chain of its own; all else is in the elements of
+// sets.
 type ruleset struct {
 	chains   []chain
 	sets     []set
@@ -19,18 +20,22 @@ type ruleset struct {
 	elements map[string]elements // by the set's name
 }
 
-// table is one of the two tables, both named tableName.
+// table is one of the tables, all named tableName.
 type table uint8
 
 const (
 	bridgeTable table = iota // frames between ports
 	inetTable                // what reaches the host itself
+	netdevTable              // what ports send, before a bridge has it
 )
+
+// tables are all there are.
+func tables() []table { return []table{bridgeTable, inetTable, netdevTable} }
 
 // tableName is not shared with anything else on a server.
 const tableName = "nereid_firewall"
 
-func (t table) String() string { return [...]string{"bridge", "inet"}[t] }
+func (t table) String() string { return [...]string{"bridge", "inet", "netdev"}[t] }
 
 // chain is a base chain when hook is set.
 type chain struct {
@@ -38,6 +43,7 @@ type chain struct {
 	name     string
 	hook     hook
 	priority int32
+	device   string // of a chain at ingress: the interface that it goes with
 	rules    []rule
 }
 
@@ -50,10 +56,11 @@ const (
 	input
 	forward
 	output
+	ingress
 )
 
 func (h hook) String() string {
-	return [...]string{"", "prerouting", "input", "forward", "output"}[h]
+	return [...]string{"", "prerouting", "input", "forward", "output", "ingress"}[h]
 }
 
 // rule is a list of expressions, each of which may end it: a comparison that does
@@ -67,7 +74,6 @@ const (
 	noField field = iota
 	ifname
 	etherAddr
-	sender // a MAC and the EtherType behind it
 	ipv4Addr
 	ipv6Addr
 	protocol
@@ -81,14 +87,14 @@ const (
 
 // size is in bytes.
 func (f field) size() int {
-	return [...]int{0, 16, 6, 8, 4, 16, 1, 2, 1, 4, 8, 2, 0}[f]
+	return [...]int{0, 16, 6, 4, 16, 1, 2, 1, 4, 8, 2, 0}[f]
 }
 
 // padded is what the field takes in registers of 32 bits.
 func (f field) padded() int { return (f.size() + 3) &^ 3 }
 
 func (f field) String() string {
-	return [...]string{"", "ifname", "ether_addr", "ether_addr", "ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "icmpv6_type", "mark", "mark", "zone", "verdict"}[f]
+	return [...]string{"", "ifname", "ether_addr", "ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "icmpv6_type", "mark", "mark", "zone", "verdict"}[f]
 }
 
 // set is a set, or with data a map. With interval its keys are ranges; a range over
@@ -165,7 +171,7 @@ func (r *ruleset) set(name string) (set, bool) {
 // String prints the ruleset as text that resembles nft's, elements sorted.
 func (r *ruleset) String() string {
 	var b strings.Builder
-	for _, t := range []table{bridgeTable, inetTable} {
+	for _, t := range tables() {
 		fmt.Fprintf(&b, "table %s %s\n", t, tableName)
 		for _, c := range r.counters {
 			if c.table == t {
@@ -253,8 +259,6 @@ func (f field) format(b []byte) string {
 		return string(bytes.TrimRight(b, "\x00"))
 	case etherAddr:
 		return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5])
-	case sender:
-		return fmt.Sprintf("%s/%04x", etherAddr.format(b), b[6:])
 	case ipv4Addr, ipv6Addr:
 		a, _ := netip.AddrFromSlice(b)
 		return a.String()
@@ -277,6 +281,9 @@ func (c chain) String() string {
 	fmt.Fprintf(&b, "chain %s", c.name)
 	if c.hook != noHook {
 		fmt.Fprintf(&b, " hook %s priority %d", c.hook, c.priority)
+		if c.device != "" {
+			fmt.Fprintf(&b, " device %s", c.device)
+		}
 	}
 	b.WriteByte('\n')
 	for _, r := range c.rules {

@@ -5,6 +5,9 @@ import "slices"
 // judgePriority is where filtering of bridges belongs (NF_BR_PRI_FILTER_BRIDGED).
 const judgePriority = -200
 
+// zonePriority is before connection tracking of bridges (-200, like NF_IP_PRI_CONNTRACK).
+const zonePriority = -300
+
 func connIs(k conn, value ...byte) []expression {
 	return []expression{loadConn{k, 8}, equal{reg: 8, value: value}}
 }
@@ -17,20 +20,22 @@ func stateIs(state uint32) []expression {
 // has one.
 func judgeHooks(tracked bool, prefix string) []chain {
 	judged := func(side meta) []expression { return portIn(setJudged, prefix, side) }
+	var zones []chain
 	var known []rule // connections that the current rules have let pass
 	if tracked {
+		zones = []chain{{table: bridgeTable, name: "zones", hook: prerouting, priority: zonePriority, rules: zoneRules(prefix)}}
 		known = []rule{when(then(loadConn{connMark, 0}, contains{set: setCurrent, reg: 0}, acceptIt))}
 	}
-	return []chain{
-		{bridgeTable, "forward", forward, judgePriority, append(slices.Clone(known),
+	return append(zones,
+		chain{table: bridgeTable, name: "forward", hook: forward, priority: judgePriority, rules: append(slices.Clone(known),
 			when(judged(iifname), then(goTo("judge"))),
 			when(judged(oifname), then(goTo("judge"))))},
 		// To and from the host itself.
-		{bridgeTable, "input", input, judgePriority, append(append(append(noPort(prefix, iifname, acceptIt), isARP()), known...),
+		chain{table: bridgeTable, name: "input", hook: input, priority: judgePriority, rules: append(append(append(noPort(prefix, iifname, acceptIt), isARP()), known...),
 			when(judged(iifname), then(jumpTo("from_port"))))},
-		{bridgeTable, "output", output, judgePriority, append(append(append(noPort(prefix, oifname, acceptIt), isARP()), known...),
+		chain{table: bridgeTable, name: "output", hook: output, priority: judgePriority, rules: append(append(append(noPort(prefix, oifname, acceptIt), isARP()), known...),
 			when(judged(oifname), then(jumpTo("to_port"))))},
-	}
+	)
 }
 
 // isARP lets pass what the guard has judged.
@@ -45,7 +50,7 @@ func judgeChains(tracked bool, prefix string) []chain {
 		c("from_port", portRules("from_port", when(then(returnIt)))...),
 		c("to_port", portRules("to_port",
 			// Another protocol than IP, ARP or a VLAN, past a firewall for IP.
-			when(then(loadMeta{oifname, 0}, contains{set: setFreeEtherType, reg: 0}, returnIt)),
+			when(then(loadMeta{oifname, 0}, contains{set: setAnyEtherType, reg: 0}, returnIt)),
 			when(then(goTo(chainBlockIn))))...),
 		c(chainBlockIn, when(dropAs(countBlockedIn))),
 		c(chainBlockOut, when(dropAs(countBlockedOut))),
@@ -74,7 +79,7 @@ func judgeRules(tracked bool, prefix string) []rule {
 		// A copy that is flooded to another port than the one it is for was not judged
 		// on behalf of that one.
 		when(then(loadHeader{linkHeader, 0, 6, 0}, contains{set: setFirewalled, reg: 0},
-			loadMeta{oifname, 0}, loadHeader{linkHeader, 0, 6, 4}, contains{setMAC, 0, true}), clear),
+			loadMeta{oifname, 0}, loadHeader{linkHeader, 0, 6, 4}, contains{setOwner, 0, true}), clear),
 		when(then(loadMeta{mark, 0}, storeConnMark{0}), clear),
 	)
 }
@@ -174,6 +179,10 @@ func trackElements(s *spec, n *numbers) map[string]elements {
 		if p.firewall {
 			es[setJudged][string(encodeName(p.name))] = element{}
 			es[setFirewalled][string(p.mac[:])] = element{}
+			es[setOwner][key(encodeName(p.name), p.mac[:])] = element{}
+			if p.flags.AllowRestrictedTraffic {
+				es[setAnyEtherType][string(encodeName(p.name))] = element{}
+			}
 		}
 	}
 	generation := string(encodeNumber(n.generation))

@@ -438,3 +438,57 @@ func TestRouterNeedsBridge(t *testing.T) {
 		t.Errorf("bridge %v", l)
 	}
 }
+
+// TestPortsAreProtected before a bridge has them, all together; and not put into one
+// when that fails.
+func TestPortsAreProtected(t *testing.T) {
+	f := server()
+	var calls [][]string
+	refuse := errors.New("no rules")
+	n := &Network{System: f}
+	n.Protect = func(_ context.Context, devices []string) error {
+		calls = append(calls, devices)
+		for _, d := range devices {
+			if l := f.state.Links[d]; l == nil || l.Master != "" {
+				t.Errorf("protected is %s: %v", d, l)
+			}
+		}
+		return refuse
+	}
+	spec := specs()["plain"]
+	err := n.Apply(t.Context(), spec)
+	if err == nil || strings.Count(err.Error(), refuse.Error()) != 1 || !strings.Contains(err.Error(), "they are not connected") {
+		t.Errorf("Apply: %v", err)
+	}
+	outside := func() (names []string) {
+		for name, l := range f.state.Links {
+			if l.class() == classPort && l.Master == "" {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	all := outside()
+	if len(all) != 3 {
+		t.Errorf("not in bridges: %q", all)
+	}
+	calls, refuse = nil, nil
+	if err := n.Apply(t.Context(), spec); err != nil || len(calls) != 1 || len(outside()) != 0 {
+		t.Errorf("Apply: %v, calls %q, not in bridges %q", err, calls, outside())
+	}
+	if got := slices.Sorted(slices.Values(calls[0])); !slices.Equal(got, all) {
+		t.Errorf("protected %q, want %q", got, all)
+	}
+	// One that was taken out, and one that is gone.
+	calls = nil
+	f.state.Links[all[0]].Master = ""
+	delete(f.state.Links, all[1])
+	if err := n.Apply(t.Context(), spec); err != nil || len(calls) != 1 || !slices.Equal(slices.Sorted(slices.Values(calls[0])), all[:2]) {
+		t.Errorf("Apply: %v, protected %q, want %q", err, calls, all[:2])
+	}
+	calls = nil
+	if err := n.Apply(t.Context(), spec); err != nil || calls != nil {
+		t.Errorf("Apply again: %v, protected %q", err, calls)
+	}
+}

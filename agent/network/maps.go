@@ -146,12 +146,13 @@ func index(s *State, name string) int32 {
 	return 0
 }
 
+// localPorts are the spec's ports that are in their VNIs' bridges.
 func localPorts(spec api.NetworkSpec, s *State) map[uint32]map[MAC]localPort {
 	ports := map[uint32]map[MAC]localPort{}
 	for _, p := range spec.Ports {
 		mac, err := parseMACBytes(p.MAC)
 		i := index(s, PortDevice(p.MAC))
-		if p.VNI == 0 || err != nil || i == 0 {
+		if p.VNI == 0 || err != nil || i == 0 || s.Links[PortDevice(p.MAC)].Master != BridgeOfVNI(p.VNI) {
 			continue
 		}
 		lp := localPort{index: i}

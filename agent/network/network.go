@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"nereid/api"
@@ -28,6 +29,9 @@ type Network struct {
 	// after the call, and then returns nil. ctx ends after GuardTime. Nil:
 	// changes are not guarded.
 	Confirm func(ctx context.Context) error
+	// Protect is called with instances' NICs (PortDevice) before they are put into
+	// bridges, whenever that is; an error keeps them out. Nil: nothing is called.
+	Protect func(ctx context.Context, devices []string) error
 	// Sys is where sysfs is; empty: /sys.
 	Sys string
 	// Log gets what is done; nil discards.
@@ -149,15 +153,31 @@ func (n *Network) apply(ctx context.Context, spec api.NetworkSpec) error {
 }
 
 // run does steps. One that fails takes with it those that are about the same
-// link, as they would fail for the same reason.
+// link, as they would fail for the same reason. Instances' NICs are protected before
+// the first of them is put into a bridge.
 func (n *Network) run(ctx context.Context, steps []Step) (problems []string, done int) {
 	failed := map[string]bool{}
+	var ports []string // that go into bridges
+	if n.Protect != nil {
+		ports = entering(steps)
+	}
 	for _, s := range steps {
 		if failed[s.on()] || failed[leansOn(s)] {
 			continue
 		}
 		if ctx.Err() != nil {
 			return append(problems, ctx.Err().Error()), done
+		}
+		if _, is := s.(SetMaster); is && slices.Contains(ports, s.on()) {
+			if err := n.Protect(ctx, ports); err != nil {
+				n.log().Warn("network step", "step", s.String(), "err", err)
+				problems = append(problems, fmt.Sprintf("%v; %s not connected.", err, either(len(ports) == 1, "it is", "they are")))
+				for _, name := range ports {
+					failed[name] = true
+				}
+				continue
+			}
+			ports = nil
 		}
 		if err := n.System.Do(ctx, s); err != nil {
 			n.log().Warn("network step", "step", s.String(), "err", err)
@@ -169,6 +189,16 @@ func (n *Network) run(ctx context.Context, steps []Step) (problems []string, don
 		done++
 	}
 	return problems, done
+}
+
+// entering are the instances' NICs that steps put into bridges.
+func entering(steps []Step) (ports []string) {
+	for _, s := range steps {
+		if m, is := s.(SetMaster); is && m.Master != "" && strings.HasPrefix(m.Name, PortPrefix) {
+			ports = append(ports, m.Name)
+		}
+	}
+	return ports
 }
 
 // leansOn is another link that a step needs.

@@ -10,8 +10,10 @@ import (
 	"strings"
 )
 
-// ports makes the instances' NICs.
+// ports makes the instances' NICs: first all of them, and then what they are in, so
+// that they are protected together.
 func (p *plan) ports() {
+	var made []Link
 	for _, port := range p.spec.Ports {
 		mac, err := parseMAC(port.MAC)
 		if err != nil {
@@ -52,10 +54,12 @@ func (p *plan) ports() {
 		}
 		if l == nil || l.Alias != want.Alias {
 			p.add(Connect{Link{Name: want.Name, Kind: want.Kind, Alias: want.Alias, MTU: want.MTU}, guest})
-			l = p.now.Links[want.Name]
 		}
 		p.keep[want.Name] = true
-		p.settle(l, want)
+		made = append(made, want)
+	}
+	for _, want := range made {
+		p.settle(p.now.Links[want.Name], want)
 	}
 }
 

@@ -21,14 +21,15 @@ func joinNetwork(a *agent.Agent, stateless bool) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the server's network: %w", err)
 	}
+	filter := &firewall.Firewall{Log: a.Log, Stateless: stateless}
 	links := &network.Network{
-		System: kernel, Admin: a.Boot.Network.Address.Addr(), Dir: a.Dir, Confirm: a.Confirm, Log: a.Log,
+		System: kernel, Admin: a.Boot.Network.Address.Addr(), Dir: a.Dir, Confirm: a.Confirm, Protect: filter.Protect, Log: a.Log,
 	}
 	monitor := router.NewMonitor("", "", a.Log)
 	a.Net = agent.Net{
 		Links: links, Maps: links,
 		Routers: &router.Routers{Monitor: monitor, Logger: a.Log},
-		Filter:  &firewall.Firewall{Log: a.Log, Stateless: stateless},
+		Filter:  filter,
 		Monitor: monitor.Run,
 		PathMTU: pathmtu.Measure,
 	}
