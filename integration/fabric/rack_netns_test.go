@@ -104,6 +104,34 @@ func TestNetNSRackOfFour(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a NIC that is made again is protected again", func(t *testing.T) {
+		from, to := by("b2-5"), by("b2-66")
+		run := func(name string, args ...string) string {
+			t.Helper()
+			out, err := from.on.Exec(t.Context(), name, args...).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s %q: %v: %s", name, args, err, out)
+			}
+			return string(out)
+		}
+		dropped := func() string { return run("nft", "list", "counter", "netdev", "nereid_firewall", "ipv4") }
+		for range 2 {
+			before := dropped()
+			run("nsenter", "--net=/run/netns/"+namespace(from.nic), "ip", "addr", "add", "10.0.2.99/32", "dev", "eth0")
+			_ = from.on.Exec(t.Context(), "nsenter", "--net=/run/netns/"+namespace(from.nic), "ping", "-n", "-c", "1", "-W", "1", "-I", "10.0.2.99", to.ips[0].String()).Run()
+			if after := dropped(); after == before {
+				t.Errorf("what came from another's address was not dropped: %s", after)
+			}
+			run("ip", "link", "del", "np"+strings.ReplaceAll(from.nic.MAC, ":", ""))
+			s.until("the NIC is back", func() error {
+				name, _, err := call(from.path(), to.ips[0], time.Second)
+				if err == nil && name != to.name {
+					err = fmt.Errorf("%q answers", name)
+				}
+				return err
+			})
+		}
+	})
 	t.Run("the MTU is measured, and a black hole found", func(t *testing.T) {
 		from, to := by("a2-5"), by("a3-6")
 		trace := []string{"network", "trace", from.nic.MAC, to.nic.MAC, "--proto", "tcp", "--port", port}
