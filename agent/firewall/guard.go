@@ -208,26 +208,6 @@ func optionRules(offset, option int) []rule {
 // etherType holds for frames of one EtherType.
 func etherType(hi, lo byte) []expression { return bytesAre(linkHeader, 12, hi, lo) }
 
-// noPort ends a chain for what is not of a port, whose names begin with prefix. It
-// costs a comparison, and everything else begins with a lookup; without a prefix it is
-// no rule.
-func noPort(prefix string, side meta, end verdict) []rule {
-	if prefix == "" {
-		return nil
-	}
-	return []rule{when(then(loadMeta{side, 0}, equal{reg: 0, value: []byte(prefix), not: true}, end))}
-}
-
-// portIn holds when the interface of one side is in set, which has only ports, whose
-// names begin with prefix.
-func portIn(set, prefix string, side meta) []expression {
-	e := []expression{loadMeta{side, 0}}
-	if prefix != "" {
-		e = append(e, equal{reg: 0, value: []byte(prefix)})
-	}
-	return append(e, contains{set: set, reg: 0})
-}
-
 // portChains are the base chains of ports. Most of what comes is TCP, of which nothing
 // but the sender is judged; from the port's own MAC and its first addresses (the last
 // is link-local) it passes by comparisons, which cost a third of a lookup. Where

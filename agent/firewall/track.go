@@ -16,8 +16,28 @@ func stateIs(state uint32) []expression {
 	return []expression{loadConn{connState, 8}, equal{reg: 8, value: encodeNumber(state)}}
 }
 
+// noPort ends a chain for what is not of a port, whose names begin with prefix. It
+// costs a comparison, and everything else begins with a lookup; without a prefix it is
+// no rule.
+func noPort(prefix string, side meta, end verdict) []rule {
+	if prefix == "" {
+		return nil
+	}
+	return []rule{when(then(loadMeta{side, 0}, equal{reg: 0, value: []byte(prefix), not: true}, end))}
+}
+
+// portIn holds when the interface of one side is in set, which has only ports, whose
+// names begin with prefix.
+func portIn(set, prefix string, side meta) []expression {
+	e := []expression{loadMeta{side, 0}}
+	if prefix != "" {
+		e = append(e, equal{reg: 0, value: []byte(prefix)})
+	}
+	return append(e, contains{set: set, reg: 0})
+}
+
 // judgeHooks are the base chains that call the firewall for packets of a port that
-// has one.
+// has one, and before that put them into zones.
 func judgeHooks(tracked bool, prefix string) []chain {
 	judged := func(side meta) []expression { return portIn(setJudged, prefix, side) }
 	var zones []chain
