@@ -16,6 +16,7 @@ import (
 type rack struct {
 	operator
 	servers []*lab.Machine
+	dumped  bool
 }
 
 func newRack(t *testing.T) *rack {
@@ -72,6 +73,19 @@ func (r *rack) await(m *lab.Machine, line string) {
 	}
 }
 
+// dump logs, the first time, what the servers' links, neighbours and counters are.
+func (r *rack) dump() {
+	r.T.Helper()
+	if r.dumped {
+		return
+	}
+	r.dumped = true
+	for _, m := range r.servers {
+		r.T.Logf("%s:\n%s", m.Spec.Name, r.Shell(m, "(ip -s link; ip -s -4 neigh; ip -4 route; nft list counters; grep virtio /proc/interrupts; dmesg | tail -n 20; "+
+			"journalctl -u nereid-agent -n 20 --no-pager -o cat) 2>&1 || true"))
+	}
+}
+
 // reaches wants pings from a NIC to an address to get through, or not; to one of
 // 10.0.V.H also in IPv6.
 func (r *rack) reaches(m *lab.Machine, from api.NetworkNIC, to string, want bool) {
@@ -84,6 +98,7 @@ func (r *rack) reaches(m *lab.Machine, from api.NetworkNIC, to string, want bool
 		out := r.Shell(m, "ip netns exec "+namespace(from)+" ping -n -c 3 -i 0.3 -W 2 "+to+" 2>&1 || true")
 		if got := strings.Contains(out, ", 0% packet loss") || strings.Contains(out, "bytes from"); got != want {
 			r.T.Errorf("%s on %s reaches %s: %v, want %v\n%s", from.Addresses[0].IP, m.Spec.Name, to, got, want, out)
+			r.dump()
 		}
 	}
 }
