@@ -39,9 +39,7 @@ func (s *Server) Boot(ctx context.Context, r api.BootRequest) (api.BootAnswer, e
 			return addresses.Release(tx, r.MAC, r.Requested, s.now())
 		})
 	case api.KindDecline:
-		return s.bootGone(ctx, r, "decline", "the machine found its address in use by another", func(tx store.Tx) error {
-			return addresses.Decline(tx, s.net, r.MAC, r.Requested, s.now())
-		})
+		return s.bootDecline(ctx, r)
 	}
 	return api.BootAnswer{Verdict: api.VerdictSilent, Rule: "message-type", Reason: fmt.Sprintf("%q is no message to answer", r.Kind)}, nil
 }
@@ -204,8 +202,29 @@ func (s *Server) bootGone(ctx context.Context, r api.BootRequest, rule, reason s
 		a.Reason = "the machine does not hold that address, so nothing changes"
 		return a, nil
 	}
-	if err == nil && rule == "decline" {
-		s.log.Warn("address declined: another machine answers there", "mac", r.MAC, "address", r.Requested.String())
+	return a, err
+}
+
+// bootDecline keeps an address back that a machine found in use, within the bounds
+// of addresses.Decline, and says which machine it was.
+func (s *Server) bootDecline(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
+	now := s.now()
+	var until time.Time
+	declined := false
+	a, err := s.bootGone(ctx, r, "decline", "the machine found its address in use by another", func(tx store.Tx) (err error) {
+		declined = false
+		until, err = addresses.Decline(tx, s.net, r.MAC, r.Requested, now)
+		declined = err == nil
+		return err
+	})
+	switch {
+	case !declined || err != nil:
+	case until.IsZero():
+		a.Reason += "; as many are kept back as may be, so the address only goes to the end of the free ones"
+		s.Shed("declined addresses that are not kept back, for there are too many already", r.MAC)
+	default:
+		a.Reason += "; nobody gets it before " + until.UTC().Format(time.RFC3339)
+		s.log.Warn("address declined: another machine answers there", "mac", r.MAC, "address", r.Requested.String(), "until", until)
 	}
 	return a, err
 }

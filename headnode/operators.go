@@ -146,6 +146,13 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 		if out.Default == "" {
 			out.Alerts = append(out.Alerts, "No platform is the default, so no server can boot; import one with: nereid platform import DIR")
 		}
+		text, err := quarantineAlert(tx, s.now())
+		if err != nil {
+			return err
+		}
+		if text != "" {
+			out.Alerts = append(out.Alerts, text)
+		}
 		if held > 0 {
 			out.Alerts = append(out.Alerts, fmt.Sprintf("%d servers need a decision about their identity; see: nereid server list", held))
 		}
@@ -154,5 +161,6 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 	if text := s.fullAlert(); text != "" {
 		out.Alerts = append(out.Alerts, text)
 	}
+	out.Alerts = append(out.Alerts, s.shed.alerts(s.now())...)
 	return answer(out), err
 }

@@ -215,6 +215,23 @@ func TestDecline(t *testing.T) {
 	if got := h.machine(2).dhcp("").Address.Addr(); got == bad {
 		t.Errorf("%s was given to another", bad)
 	}
+	alerts := func() string {
+		d, err := h.client.Datacenter(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(d.Alerts, "\n")
+	}
+	if got := alerts(); !strings.Contains(got, bad.String()+", declined by "+m.mac) {
+		t.Errorf("alerts: %s", got)
+	}
+	for range 5 {
+		m.ask(api.KindDecline, "", m.dhcp("").Address.Addr())
+	}
+	if got := alerts(); !strings.Contains(got, "4 declined addresses that are not kept back") || !strings.Contains(got, "the last of "+m.mac) {
+		t.Errorf("alerts: %s", got)
+	}
+	m.dhcp("")
 	if a := m.ask(api.KindRelease, "", m.addr); a.Verdict != api.VerdictSilent {
 		t.Errorf("release: %+v", a)
 	}

@@ -68,6 +68,7 @@ type Server struct {
 	live    live
 	probes  probes
 	hub     hub
+	shed    shed
 
 	maps     *fabric.Hub
 	resolver resolver

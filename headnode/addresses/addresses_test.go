@@ -106,7 +106,7 @@ func (w *world) counts(now time.Time) (c Counts) {
 
 // consistent checks that the indexes say what the records say.
 func consistent(tx store.Tx) error {
-	macs, expiries := map[string]string{}, map[string]string{}
+	macs, expiries, bad := map[string]string{}, map[string]string{}, map[string]string{}
 	for e, err := range store.Each[Lease](tx, ipPrefix) {
 		if err != nil {
 			return err
@@ -124,11 +124,17 @@ func consistent(tx store.Tx) error {
 		if l.State != Reserved {
 			expiries[expiryKey(l.Expires, l.Address)] = string(l.State)
 		}
+		if (l.State == Bad) != (l.DeclinedBy != "") {
+			return fmt.Errorf("%v: state %s, declined by %q", l.Address, l.State, l.DeclinedBy)
+		}
+		if l.State == Bad {
+			bad[badKey(l.Address)] = ""
+		}
 		if (l.State == Leased || l.State == Reserved) != (l.MAC != "") {
 			return fmt.Errorf("%v: state %s, MAC %q", l.Address, l.State, l.MAC)
 		}
 	}
-	for prefix, want := range map[string]map[string]string{macPrefix: macs, expiryPrefix: expiries} {
+	for prefix, want := range map[string]map[string]string{macPrefix: macs, expiryPrefix: expiries, badPrefix: bad} {
 		n := 0
 		for it, err := range tx.Scan(prefix, "") {
 			if err != nil {
@@ -335,24 +341,101 @@ func TestReserveWithoutLease(t *testing.T) {
 	}
 }
 
+func (w *world) decline(m int, addr string, now time.Time) (until time.Time) {
+	w.Helper()
+	w.must(w.update(func(tx store.Tx) (err error) {
+		until, err = Decline(tx, w.n, mac(m), ip(addr), now)
+		return err
+	}))
+	return until
+}
+
 func TestDecline(t *testing.T) {
 	w := newWorld(t, "100", "101")
 	w.must(w.commit(1, "100", "uuid-1", t0))
-	if err := w.update(func(tx store.Tx) error { return Decline(tx, w.n, mac(2), ip("100"), t0) }); !errors.Is(err, ErrNotHolder) {
+	if err := w.update(func(tx store.Tx) error { _, err := Decline(tx, w.n, mac(2), ip("100"), t0); return err }); !errors.Is(err, ErrNotHolder) {
 		t.Errorf("another machine's decline: %v", err)
 	}
-	w.must(w.update(func(tx store.Tx) error { return Decline(tx, w.n, mac(1), ip("100"), t0) }))
-	w.wantGet(1, t0, "101")
-	if c := w.counts(t0); c != (Counts{Total: 2, Leased: 1, Bad: 1}) || c.Used() != 2 {
-		t.Errorf("counts %+v", c)
-	}
-	if got := w.get(2, t0.Add(time.Minute)); !strings.Contains(got, "1 marked bad") {
-		t.Errorf("bad address: %s", got)
+	if until := w.decline(1, "100", t0); until != t0.Add(Quarantine) {
+		t.Errorf("in quarantine until %v", until)
 	}
 	if err := w.commit(2, "100", "", t0.Add(time.Minute)); !errors.Is(err, ErrTaken) {
 		t.Errorf("bad address was committed: %v", err)
 	}
-	w.wantGet(2, t0.Add(Quarantine), "100")
+	w.wantGet(1, t0, "101")
+	if c := w.counts(t0); c != (Counts{Total: 2, Leased: 1, Bad: 1}) || c.Used() != 2 {
+		t.Errorf("counts %+v", c)
+	}
+	w.wantGet(2, t0.Add(time.Minute), "100") // nothing else is left
+	if got := w.get(3, t0.Add(time.Minute)); !strings.Contains(got, "all 2 addresses") {
+		t.Errorf("third machine: %s", got)
+	}
+}
+
+// TestQuarantineGrows: an address that one machine after another declines stays out
+// for longer each time, until somebody goes on using it.
+func TestQuarantineGrows(t *testing.T) {
+	w := newWorld(t, "100", "100")
+	now := t0
+	for i, want := range []time.Duration{5, 10, 20, 40, 60, 60} {
+		w.wantGet(i, now, "100")
+		until := w.decline(i, "100", now)
+		if until != now.Add(want*time.Minute) {
+			t.Errorf("decline %d: until %v, want %v", i+1, until.Sub(now), want*time.Minute)
+		}
+		now = until
+	}
+	w.wantGet(20, now, "100")
+	w.must(w.commit(20, "100", "", now.Add(Quarantine+time.Second)))
+	if until := w.decline(20, "100", now.Add(time.Hour)); until != now.Add(time.Hour+Quarantine) {
+		t.Errorf("after somebody used it: until %v", until)
+	}
+}
+
+// TestDeclineLoop: a client that declines whatever it gets, with one MAC or with
+// invented ones, leaves the range to the others.
+func TestDeclineLoop(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		mac  func(i int) int
+		bad  int
+	}{
+		{"one MAC", func(int) int { return 1000 }, 2},
+		{"invented MACs", func(i int) int { return 1000 + i }, 3}, // an eighth of 24
+	} {
+		w := newWorld(t, "100", "123")
+		w.must(w.commit(1, "100", "uuid-1", t0))
+		for i := range 100 {
+			got := w.get(c.mac(i), t0)
+			if !strings.HasSuffix(got, "/24") {
+				t.Fatalf("%s: step %d: %s", c.name, i, got)
+			}
+			w.decline(c.mac(i), strings.TrimSuffix(strings.TrimPrefix(got, "10.0.0."), "/24"), t0)
+		}
+		if n := w.counts(t0); n.Bad != c.bad || n.Reserved != 1 || n.Leased != 0 {
+			t.Errorf("%s: %+v, want %d bad", c.name, n, c.bad)
+		}
+		w.must(w.s.View(t.Context(), func(tx store.Tx) error {
+			bad, err := Quarantined(tx, t0)
+			for _, l := range bad {
+				if l.DeclinedBy == "" || !l.Expires.After(t0) {
+					t.Errorf("%s: nobody is named: %+v", c.name, l)
+				}
+			}
+			if later, err := Quarantined(tx, t0.Add(Quarantine)); len(later) != 0 || err != nil {
+				t.Errorf("%s: after the quarantine: %+v %v", c.name, later, err)
+			}
+			if len(bad) != c.bad {
+				t.Errorf("%s: listed %+v", c.name, bad)
+			}
+			return err
+		}))
+		for i := range 20 { // honest machines all get one
+			if got := w.get(2000+i, t0); !strings.HasSuffix(got, "/24") {
+				t.Errorf("%s: newcomer %d: %s", c.name, i, got)
+			}
+		}
+	}
 }
 
 func TestRangeChanged(t *testing.T) {
@@ -412,7 +495,7 @@ func TestAllFollowTheRules(t *testing.T) {
 			}
 		case 1:
 			if lease.Address.IsValid() {
-				w.must(w.update(func(tx store.Tx) error { return Decline(tx, w.n, mac(m), lease.Address, now) }))
+				w.must(w.update(func(tx store.Tx) error { _, err := Decline(tx, w.n, mac(m), lease.Address, now); return err }))
 			}
 		case 2:
 			if m < 4 {
@@ -423,7 +506,7 @@ func TestAllFollowTheRules(t *testing.T) {
 		case 3:
 			w.must(w.update(func(tx store.Tx) error { return Unreserve(tx, w.n, mac(m), now) }))
 		default:
-			held := map[netip.Addr]string{}
+			held, bad := map[netip.Addr]string{}, 0
 			w.must(w.s.View(t.Context(), func(tx store.Tx) error {
 				for e, err := range store.Each[Lease](tx, ipPrefix) {
 					if err != nil {
@@ -431,6 +514,9 @@ func TestAllFollowTheRules(t *testing.T) {
 					}
 					if e.Value.Active(now) || e.Value.State == Bad && now.Before(e.Value.Expires) {
 						held[e.Value.Address] = e.Value.MAC
+					}
+					if e.Value.State == Bad && now.Before(e.Value.Expires) {
+						bad++
 					}
 				}
 				return nil
@@ -442,7 +528,7 @@ func TestAllFollowTheRules(t *testing.T) {
 				}
 				continue
 			}
-			if h, taken := held[of.Address.Addr()]; taken && h != mac(m) {
+			if h, taken := held[of.Address.Addr()]; taken && h != mac(m) && (h != "" || len(held) < 10 || bad == 0) {
 				t.Fatalf("step %d: %v offered to %s, held by %q", step, of.Address, mac(m), h)
 			}
 			w.must(w.commit(m, strings.TrimSuffix(strings.TrimPrefix(of.Address.String(), "10.0.0."), "/24"), "", now))

@@ -80,23 +80,40 @@ func free(tx store.Tx, n Network, a netip.Addr, now time.Time) (bool, error) {
 }
 
 // pick chooses an address for a newcomer, not one of those skip names: first what
-// nobody had yet, then what has been free for the longest.
+// nobody had yet, then what has been free for the longest, at last what is in
+// quarantine.
 func pick(tx store.Tx, n Network, now time.Time, skip func(netip.Addr) bool) (netip.Addr, string, error) {
-	c, err := readCursor(tx, n)
+	a, reason, found, err := unused(tx, n, now, skip)
+	if err != nil || found {
+		return a, reason, err
+	}
+	if a, found, err = lastResort(tx, n, skip); err != nil || found {
+		return a, "every other address is in use; this one was declined, and is tried again before the others that were", err
+	}
+	counts, err := Usage(tx, n, now)
 	if err != nil {
 		return netip.Addr{}, "", err
 	}
+	return netip.Addr{}, "", &RangeFullError{First: n.First, Last: n.Last, Counts: counts}
+}
+
+// unused is pick without what is in quarantine.
+func unused(tx store.Tx, n Network, now time.Time, skip func(netip.Addr) bool) (netip.Addr, string, bool, error) {
+	c, err := readCursor(tx, n)
+	if err != nil {
+		return netip.Addr{}, "", false, err
+	}
 	a, found, err := gap(tx, n, c.Next, skip)
 	if err != nil || found {
-		return a, "first address of the range that nobody had yet", err
+		return a, "first address of the range that nobody had yet", found, err
 	}
 	for it, err := range tx.Scan(expiryPrefix, "") {
 		if err != nil {
-			return netip.Addr{}, "", err
+			return netip.Addr{}, "", false, err
 		}
 		until, a, err := parseExpiryKey(it.Key)
 		if err != nil {
-			return netip.Addr{}, "", err
+			return netip.Addr{}, "", false, err
 		}
 		if now.Before(until) {
 			break
@@ -105,16 +122,12 @@ func pick(tx store.Tx, n Network, now time.Time, skip func(netip.Addr) bool) (ne
 			continue
 		}
 		if ok, err := free(tx, n, a, now); err != nil {
-			return netip.Addr{}, "", err
+			return netip.Addr{}, "", false, err
 		} else if ok {
-			return a, "every address of the range was used before; this one has been free for the longest", nil
+			return a, "every address of the range was used before; this one has been free for the longest", true, nil
 		}
 	}
-	counts, err := Usage(tx, n, now)
-	if err != nil {
-		return netip.Addr{}, "", err
-	}
-	return netip.Addr{}, "", &RangeFullError{First: n.First, Last: n.Last, Counts: counts}
+	return netip.Addr{}, "", false, nil
 }
 
 // gap finds the first address from the given one on that has no record.

@@ -40,13 +40,21 @@ func Commit(tx store.Tx, n Network, mac string, addr netip.Addr, server string, 
 			return Lease{}, fmt.Errorf("commit lease: %v, range %v-%v: %w", addr, n.First, n.Last, ErrNotServers)
 		}
 		ok, err := free(tx, n, addr, now)
+		if err == nil && !ok {
+			ok, err = onlyBad(tx, n, addr, now)
+		}
 		if err != nil {
 			return Lease{}, fmt.Errorf("commit lease: %w", err)
 		}
 		if !ok {
 			return Lease{}, fmt.Errorf("commit lease: %v: %w", addr, ErrTaken)
 		}
-		l = Lease{Address: addr, MAC: mac, Since: now}
+		if l, err = begun(tx, addr, mac, now); err != nil {
+			return Lease{}, fmt.Errorf("commit lease: %w", err)
+		}
+	}
+	if now.Sub(l.Since) > Quarantine {
+		l.Declines = 0 // who still uses an address found nobody else there
 	}
 	l = held(l, n, server, now)
 	if err := put(tx, l, now); err != nil {
@@ -58,6 +66,13 @@ func Commit(tx store.Tx, n Network, mac string, addr netip.Addr, server string, 
 		}
 	}
 	return l, nil
+}
+
+// begun is a MAC's new lease of an address. How often others declined the address
+// stays with it.
+func begun(tx store.Tx, a netip.Addr, mac string, now time.Time) (Lease, error) {
+	old, _, err := store.Lookup[Lease](tx, ipKey(a))
+	return Lease{Address: a, MAC: mac, Since: now, Declines: old.Declines}, err
 }
 
 // held gives a lease the state and times of one that is used from now on.
@@ -94,7 +109,9 @@ func Reserve(tx store.Tx, n Network, mac, server string, now time.Time) (Lease, 
 		if err != nil {
 			return Lease{}, fmt.Errorf("reserve address: %w", err)
 		}
-		l = Lease{Address: a, MAC: mac, Since: now}
+		if l, err = begun(tx, a, mac, now); err != nil {
+			return Lease{}, fmt.Errorf("reserve address: %w", err)
+		}
 	}
 	l = held(l, n, server, now)
 	if err := put(tx, l, now); err != nil {
@@ -146,20 +163,6 @@ func Release(tx store.Tx, mac string, addr netip.Addr, now time.Time) error {
 	}
 	if err != nil {
 		return fmt.Errorf("release address: %w", err)
-	}
-	return nil
-}
-
-// Decline takes an address out of use for Quarantine: its holder found somebody
-// else answering there (RFC 2131, section 4.3.3). The MAC gets another one, also
-// when this one was reserved. ErrNotHolder when the MAC does not hold the address.
-func Decline(tx store.Tx, n Network, mac string, addr netip.Addr, now time.Time) error {
-	l, err := holding(tx, mac, addr)
-	if err == nil {
-		err = put(tx, Lease{Address: l.Address, State: Bad, Since: now, Renewed: l.Renewed, Expires: now.Add(Quarantine)}, now)
-	}
-	if err != nil {
-		return fmt.Errorf("decline address: %w", err)
 	}
 	return nil
 }

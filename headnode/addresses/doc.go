@@ -8,6 +8,6 @@
 //
 // Keys (all below "address/"): ip/<8 hex digits> holds the Lease, mac/<MAC> its
 // address, expiry/<16 hex digits of Unix seconds>/<ip> orders what is not
-// reserved by the time it becomes free, cursor is where the search for
-// addresses nobody had yet goes on.
+// reserved by the time it becomes free, bad/<ip> lists what was declined, cursor is
+// where the search for addresses nobody had yet goes on.
 package addresses

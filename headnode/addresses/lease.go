@@ -37,6 +37,9 @@ type Lease struct {
 	Since   time.Time  `json:"since"`            // first given to this MAC
 	Renewed time.Time  `json:"renewed"`          // last ACK
 	Expires time.Time  `json:"expires,omitzero"`
+
+	DeclinedBy string `json:"declined_by,omitempty"` // MAC, when bad
+	Declines   int    `json:"declines,omitempty"`    // since somebody last went on using the address
 }
 
 // Active says whether the MAC may use the address now.

@@ -5,11 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 )
-
-// Quarantine is how long a declined address is not given to anybody.
-const Quarantine = time.Hour
 
 // check finds a network no address can be given out of.
 func (n Network) check() error {

@@ -2,7 +2,6 @@ package addresses
 
 import (
 	"container/list"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -121,8 +120,8 @@ func (o *Offers) choose(tx store.Tx, n Network, mac string, requested netip.Addr
 			return requested, "the machine asked for this address, and it is free", err
 		}
 	}
-	ip, reason, err := pick(tx, n, now, others)
-	if !errors.Is(err, ErrRangeFull) {
+	ip, reason, found, err := unused(tx, n, now, others)
+	if err != nil || found {
 		return ip, reason, err
 	}
 	// What is left is offered, not taken. The one whose machine has not come
@@ -135,7 +134,7 @@ func (o *Offers) choose(tx store.Tx, n Network, mac string, requested netip.Addr
 			return ip, "every free address is offered; this offer has been open for the longest", nil
 		}
 	}
-	return netip.Addr{}, "", err
+	return pick(tx, n, now, others)
 }
 
 // keep remembers an offer and forgets what is old or too much.

@@ -15,10 +15,13 @@ const (
 	ipPrefix     = "address/ip/"
 	macPrefix    = "address/mac/"
 	expiryPrefix = "address/expiry/"
+	badPrefix    = "address/bad/"
 	cursorKey    = "address/cursor"
 )
 
 func ipKey(a netip.Addr) string { return fmt.Sprintf("%s%08x", ipPrefix, number(a)) }
+
+func badKey(a netip.Addr) string { return fmt.Sprintf("%s%08x", badPrefix, number(a)) }
 
 // expiryKey orders by time: Unix seconds, which are never negative here.
 func expiryKey(t time.Time, a netip.Addr) string {
@@ -105,7 +108,7 @@ func put(tx store.Tx, l Lease, now time.Time) error {
 			if err := unlink(tx, other); err != nil {
 				return err
 			}
-			if err := write(tx, Lease{Address: other.Address, State: Freed, Since: now, Renewed: other.Renewed, Expires: now}); err != nil {
+			if err := write(tx, Lease{Address: other.Address, State: Freed, Since: now, Renewed: other.Renewed, Expires: now, Declines: other.Declines}); err != nil {
 				return err
 			}
 		}
@@ -120,8 +123,13 @@ func unlink(tx store.Tx, l Lease) error {
 			return err
 		}
 	}
-	if l.State == Reserved {
+	switch l.State {
+	case Reserved:
 		return nil
+	case Bad:
+		if err := tx.Delete(badKey(l.Address)); err != nil {
+			return err
+		}
 	}
 	return tx.Delete(expiryKey(l.Expires, l.Address))
 }
@@ -136,8 +144,13 @@ func write(tx store.Tx, l Lease) error {
 			return err
 		}
 	}
-	if l.State == Reserved {
+	switch l.State {
+	case Reserved:
 		return nil
+	case Bad:
+		if err := tx.Put(badKey(l.Address), nil); err != nil {
+			return err
+		}
 	}
 	return tx.Put(expiryKey(l.Expires, l.Address), []byte(l.State))
 }
