@@ -8,11 +8,17 @@ import (
 	"nereid/api"
 )
 
-// card prints named values below a title, in sections.
+// card prints named values below a title, in sections. On a terminal what is
+// wider than it wraps.
 type card struct {
 	w      io.Writer
 	colour bool
+	width  int // of the terminal; 0: lines may have any length
 	err    error
+}
+
+func (a *app) card(w io.Writer) *card {
+	return &card{w: w, colour: a.colours(a.stdout), width: a.fit()}
 }
 
 func (c *card) printf(format string, args ...any) {
@@ -26,7 +32,19 @@ func (c *card) section(title string) { c.printf("\n%s\n", bold.paint(title, c.co
 // line prints one value; nothing when it is empty.
 func (c *card) line(name, value string) {
 	if value = strings.TrimSpace(oneLine(value)); value != "" {
-		c.printf("  %-12s %s\n", name, value)
+		c.hang(fmt.Sprintf("  %-12s ", name), value, plain)
+	}
+}
+
+// hang prints a text behind a mark, and its further lines below its first.
+func (c *card) hang(mark, text string, st style) {
+	lines := []string{text}
+	if c.width > 0 {
+		lines = wrap(text, c.width-runes(mark))
+	}
+	for _, s := range lines {
+		c.printf("%s%s\n", mark, st.paint(s, c.colour))
+		mark = strings.Repeat(" ", runes(mark))
 	}
 }
 
@@ -34,7 +52,7 @@ func (c *card) linef(name, format string, args ...any) { c.line(name, fmt.Sprint
 
 func (c *card) bullets(items []string, st style) {
 	for _, s := range items {
-		c.printf("  - %s\n", st.paint(oneLine(s), c.colour))
+		c.hang("  - ", oneLine(s), st)
 	}
 }
 
@@ -43,14 +61,14 @@ func (c *card) table(t *table) {
 		return
 	}
 	var b strings.Builder
-	t.colour = c.colour
+	t.colour, t.width = c.colour, max(0, c.width-2)
 	if c.err = t.write(&b); c.err == nil {
 		c.printf("  %s\n", strings.ReplaceAll(strings.TrimSuffix(b.String(), "\n"), "\n", "\n  "))
 	}
 }
 
 func (a *app) serverCard(w io.Writer, s api.Server) error {
-	c := &card{w: w, colour: a.colours(a.stdout)}
+	c := a.card(w)
 	c.printf("%s  %s\n", bold.paint(oneLine(named(s)), c.colour), stateStyle(s.State).paint(oneLine(string(s.State)), c.colour))
 	c.line("why", s.StateReason)
 	c.line("uuid", s.UUID)

@@ -26,7 +26,7 @@ digest of the CA that --ca-sha256 wants elsewhere.`,
 				return err
 			}
 			return a.emit(d, func(w io.Writer) error {
-				c := &card{w: w, colour: a.colours(a.stdout)}
+				c := a.card(w)
 				c.printf("%s\n", bold.paint(oneLine(d.Name), c.colour))
 				c.line("DNS domain", d.DNSDomain)
 				c.line("version", d.Version)

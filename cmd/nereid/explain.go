@@ -94,7 +94,7 @@ func vendorClass(arch uint16) string {
 }
 
 func (a *app) explainCard(w io.Writer, e api.Explanation) error {
-	c := &card{w: w, colour: a.colours(a.stdout)}
+	c := a.card(w)
 	r, ans := e.Request, e.Answer
 	asks := fmt.Sprintf("%s from %s, %s", strings.ToUpper(string(r.Kind)), r.MAC, archName(r.Arch))
 	if r.UserClass != "" {

@@ -73,7 +73,7 @@ func (a *app) fabricVLAN() *cobra.Command {
 		open: func(c *api.Client, parents []string) (api.Objects[api.FabricVLAN, api.FabricVLAN], error) {
 			return c.FabricVLANs(parents[0]), nil
 		},
-		header: []string{"VLAN", "NAME", "VNI", "DESCRIPTION"},
+		header: []string{"VLAN", "NAME", "VNI", "DESCRIPTION"}, prose: true,
 		row: func(v api.FabricVLAN) []cell {
 			return []cell{number("%d", v.VLAN), text(v.Name), number("%d", v.VNI), text(v.Description)}
 		},
@@ -207,7 +207,7 @@ func (a *app) fabricMap() *cobra.Command {
 				if _, err := fmt.Fprintf(w, "VNI %d, version %d of epoch %s, %s\n", m.VNI, m.Version, oneLine(m.Epoch), addresses(len(m.Entries))); err != nil {
 					return err
 				}
-				t := &table{header: []string{"IP", "MAC", "UNDERLAY", "SINCE VERSION"}, colour: a.colours(a.stdout)}
+				t := a.table("IP", "MAC", "UNDERLAY", "SINCE VERSION")
 				for _, e := range m.Entries {
 					t.add(text(e.IP), text(e.MAC), text(e.Underlay), number("%d", e.Version))
 				}

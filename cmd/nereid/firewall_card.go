@@ -12,8 +12,8 @@ import (
 
 // ruleCard prints a rule in parts. What Format makes is fit for a terminal.
 func (a *app) ruleCard(w io.Writer, r checkedRule) error {
-	c := &card{w: w, colour: a.colours(a.stdout)}
-	c.printf("%s\n", bold.paint(r.Rule, c.colour))
+	c := a.card(w)
+	c.hang("", r.Rule, bold)
 	c.alternatives("from", r.Parsed.From)
 	c.alternatives("to", r.Parsed.To)
 	c.line("action", r.Parsed.Action)

@@ -133,7 +133,8 @@ func (a *app) checkRuleFile(name string) error {
 			_, err := fmt.Fprintln(w, "There are no rules in it.")
 			return err
 		}
-		t := &table{header: []string{"LINE", "RULE"}, colour: a.colours(a.stdout)}
+		t := a.table("LINE", "RULE")
+		t.prose = true
 		for _, r := range rules {
 			t.add(number("%d", r.Line), cell{text: r.Rule}) // with the spaces its names have
 		}

@@ -15,7 +15,7 @@ func firewallKind() kind[api.FirewallRule, api.FirewallRuleUpdate] {
 		open: func(c *api.Client, _ []string) (api.Objects[api.FirewallRule, api.FirewallRuleUpdate], error) {
 			return c.FirewallRules(), nil
 		},
-		header: []string{"UUID", "ON", "OWNER", "LOG", "RULE"},
+		header: []string{"UUID", "ON", "OWNER", "LOG", "RULE"}, prose: true,
 		row: func(r api.FirewallRule) []cell {
 			owner := r.Owner
 			if r.Global {

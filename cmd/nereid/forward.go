@@ -17,7 +17,7 @@ func (a *app) fabricForward() *cobra.Command {
 		open: func(c *api.Client, parents []string) (api.Objects[api.FabricForward, api.FabricForwardUpdate], error) {
 			return c.FabricForwards(parents[0]), nil
 		},
-		header: []string{"UUID", "PROTO", "PORT", "TO", "ADDRESSES", "DESCRIPTION"},
+		header: []string{"UUID", "PROTO", "PORT", "TO", "ADDRESSES", "DESCRIPTION"}, prose: true,
 		row: func(f api.FabricForward) []cell {
 			return []cell{text(f.UUID), text(f.Protocol), number("%d", f.Port), text(forwardTo(f)), text(strings.Join(f.Addresses, " ")), text(f.Description)}
 		},

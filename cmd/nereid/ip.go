@@ -85,11 +85,7 @@ func (a *app) ipSearch() *cobra.Command {
 			}
 			k := ipKind()
 			return a.emit(found, func(w io.Writer) error {
-				t := &table{header: k.header, colour: a.colours(a.stdout)}
-				for _, i := range found {
-					t.add(k.row(i)...)
-				}
-				return t.write(w)
+				return k.table(a, found).write(w)
 			})
 		}),
 	}

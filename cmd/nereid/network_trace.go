@@ -48,7 +48,8 @@ that drops what is too large for it (an MTU black hole) is found. Nothing else i
 }
 
 func (a *app) traceTable(w io.Writer, t api.Trace) error {
-	tab := &table{header: []string{"HOP", "WHERE", "WHAT", "DETAIL"}, colour: a.colours(a.stdout)}
+	tab := a.table("HOP", "WHERE", "WHAT", "DETAIL")
+	tab.prose = true
 	for i, h := range t.Hops {
 		st := plain
 		if h.Blocked {
@@ -70,6 +71,7 @@ func (a *app) traceTable(w io.Writer, t api.Trace) error {
 	case t.Carried > 0:
 		mtu = fmt.Sprintf("MTU %d bytes, of which %d get through", t.MTU, t.Carried)
 	}
-	_, err := fmt.Fprintf(w, "%s: %s. %s.\n", verdict, oneLine(t.Why), mtu)
-	return err
+	c := a.card(w)
+	c.hang("", fmt.Sprintf("%s: %s. %s.", verdict, oneLine(t.Why), mtu), plain)
+	return c.err
 }

@@ -185,11 +185,7 @@ func (a *app) nicSearch() *cobra.Command {
 			}
 			k := nicKind()
 			return a.emit(found, func(w io.Writer) error {
-				t := &table{header: k.header, colour: a.colours(a.stdout)}
-				for _, n := range found {
-					t.add(k.row(n)...)
-				}
-				return t.write(w)
+				return k.table(a, found).write(w)
 			})
 		}),
 	}

@@ -18,7 +18,7 @@ func (a *app) nictagCommand() *cobra.Command {
 		open: func(c *api.Client, _ []string) (api.Objects[api.NICTag, api.NICTagUpdate], error) {
 			return c.NICTags(), nil
 		},
-		header: []string{"NAME", "MTU", "DESCRIPTION"},
+		header: []string{"NAME", "MTU", "DESCRIPTION"}, prose: true,
 		row:    func(t api.NICTag) []cell { return []cell{text(t.Name), number("%d", t.MTU), text(t.Description)} },
 		name:   func(t api.NICTag) string { return t.Name },
 		delete: "Deletes a NIC tag. One that a network uses or a server provides stays, and what that is is listed.",
@@ -115,7 +115,7 @@ func (a *app) serverNICs() *cobra.Command {
 			}
 			links := serverLinks(s, wanted)
 			return a.emit(links, func(w io.Writer) error {
-				t := &table{header: []string{"NAME", "MAC", "NIC TAGS", "LINK", "SPEED", "MTU", "BOND", "LACP", "RECEIVED", "SENT", "ERRORS", "DROPPED"}, colour: a.colours(a.stdout)}
+				t := a.table("NAME", "MAC", "NIC TAGS", "LINK", "SPEED", "MTU", "BOND", "LACP", "RECEIVED", "SENT", "ERRORS", "DROPPED")
 				for _, l := range links {
 					link, st, speed := "down", red, ""
 					if l.Up {

@@ -26,6 +26,7 @@ type kind[T, U any] struct {
 	example []string // arguments of an example's get: parents, then the id
 	open    func(c *api.Client, parents []string) (api.Objects[T, U], error)
 	header  []string
+	prose   bool // the last column holds sentences
 	row     func(T) []cell
 	name    func(T) string // what get takes
 	delete  string         // what deleting does, a sentence for --help
@@ -37,6 +38,15 @@ func (k kind[T, U]) usage(verb string, more ...string) string {
 
 func (k kind[T, U]) line(verb string, more ...string) string {
 	return strings.Join(slices.Concat([]string{"nereid", k.noun, verb}, k.example[:len(k.parents)], more), " ")
+}
+
+func (k kind[T, U]) table(a *app, all []T) *table {
+	t := a.table(k.header...)
+	t.prose = k.prose
+	for _, v := range all {
+		t.add(k.row(v)...)
+	}
+	return t
 }
 
 // filter is a flag of list that becomes part of the query.
@@ -73,11 +83,7 @@ func list[T, U any](a *app, k kind[T, U], filters ...filter) *cobra.Command {
 					_, err := fmt.Fprintf(w, "No %ss.\n", k.thing)
 					return err
 				}
-				t := &table{header: k.header, colour: a.colours(a.stdout)}
-				for _, v := range all {
-					t.add(k.row(v)...)
-				}
-				return t.write(w)
+				return k.table(a, all).write(w)
 			})
 		}),
 	}
@@ -178,12 +184,11 @@ func (a *app) show(v any) error {
 		for _, p := range pairs {
 			width = max(width, len(p[0]))
 		}
+		c := a.card(w)
 		for _, p := range pairs {
-			if _, err := fmt.Fprintf(w, "%-*s  %s\n", width, p[0], oneLine(p[1])); err != nil {
-				return err
-			}
+			c.hang(fmt.Sprintf("%-*s  ", width, p[0]), oneLine(p[1]), plain)
 		}
-		return nil
+		return c.err
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -157,5 +158,55 @@ func TestRedraw(t *testing.T) {
 		"4e455245  cn0       running  never      -        -         -       -\x1b[K\n\x1b[J"
 	if out.String() != want {
 		t.Errorf("got\n%q\nwant\n%q", out.String(), want)
+	}
+}
+
+// TestServerListAt80 is what an operator sees who has three servers and a
+// terminal of 80 columns: each server known by its name, and each decision whole.
+func TestServerListAt80(t *testing.T) {
+	now := time.Date(2026, 11, 22, 10, 15, 0, 0, time.UTC)
+	seen := now.Add(-4 * time.Second)
+	a := newApp(strings.NewReader(""), io.Discard, io.Discard)
+	a.now = func() time.Time { return now }
+	server := func(last byte, hostname string, state api.ServerState, why string) api.Server {
+		return api.Server{
+			UUID: "4e455245-4944-4000-8000-0000000000" + string([]byte{last, '0'}), Hostname: hostname, State: state, StateReason: why,
+			LastSeen: &seen, Address: "10.99.99.101", Platform: api.PlatformChoice{Running: "20261122T101500Z", Next: "20261122T101500Z"},
+			Sysinfo: &api.Sysinfo{MemoryBytes: 64 << 30}, Report: &api.Report{Pools: []api.Pool{{Health: "ONLINE", SizeBytes: 100, AllocatedBytes: 13}}},
+		}
+	}
+	running := server('1', "cn0", api.StateRunning, "")
+	pending := server('2', "52-54-00-00-00-11", api.StatePending, "waits for approval: nereid server approve 4e455245-4944-4000-8000-000000000020")
+	pending.Platform.Trial, pending.Report = true, nil
+	for _, tt := range []struct {
+		name    string
+		servers []api.Server
+		want    string
+	}{
+		{"a new server", []api.Server{running, pending}, `
+HOSTNAME           STATE    LAST SEEN  ADDRESS       PLATFORM
+cn0                running  4s ago     10.99.99.101  20261122T101500Z
+52-54-00-00-00-11  pending  4s ago     10.99.99.101  20261122T101500Z trial
+    waits for approval:
+    nereid server approve 4e455245-4944-4000-8000-000000000020
+(no room for MEMORY, UUID, POOL; --wide shows all)
+`},
+		{"all is well", []api.Server{running}, `
+HOSTNAME  STATE    LAST SEEN  ADDRESS       PLATFORM          POOL
+cn0       running  4s ago     10.99.99.101  20261122T101500Z  ONLINE 13%
+(no room for MEMORY, UUID; --wide shows all)
+`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tab := a.serverTable(tt.servers, false)
+			tab.width = 80
+			var b bytes.Buffer
+			if err := tab.write(&b); err != nil {
+				t.Fatal(err)
+			}
+			if got := "\n" + b.String(); got != tt.want {
+				t.Errorf("got%s\nwant%s", got, tt.want)
+			}
+		})
 	}
 }

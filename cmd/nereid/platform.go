@@ -40,10 +40,8 @@ func (a *app) platformList() *cobra.Command {
 					_, err := fmt.Fprintln(w, "No platform images yet. Build one (nereid platform build --out DIR) and import it (nereid platform import DIR).")
 					return err
 				}
-				t := &table{header: []string{"STAMP", "SUITE", "KERNEL", "ZFS", "AGENT", "SIZE", "IMPORTED", "USED BY", "NOTES"}, colour: a.colours(a.stdout)}
-				if isTerminal(a.stdout) {
-					t.width = a.width(a.stdout)
-				}
+				t := a.table("STAMP", "SUITE", "KERNEL", "ZFS", "AGENT", "SIZE", "IMPORTED", "USED BY", "NOTES")
+				t.spare, t.more = []string{"SUITE", "AGENT", "ZFS"}, "nereid platform get STAMP"
 				for _, p := range ps {
 					m := p.Manifest
 					t.add(styled(m.Stamp, bold), text(m.Suite), text(m.KernelVersion), text(m.ZFSVersion), text(m.AgentVersion),
@@ -86,7 +84,7 @@ func (a *app) platformGet() *cobra.Command {
 
 func (a *app) platformCard(w io.Writer, p api.Platform) error {
 	m := p.Manifest
-	c := &card{w: w, colour: a.colours(a.stdout)}
+	c := a.card(w)
 	c.printf("%s  %s\n", bold.paint(oneLine(m.Stamp), c.colour), oneLine(platformNote(p)))
 	c.line("arch", m.Arch)
 	c.line("suite", m.Suite)

@@ -77,7 +77,7 @@ The signing key is made when it is not there. The head node must be told its pub
 }
 
 func (a *app) builtCard(w io.Writer, b built) error {
-	c := &card{w: w, colour: a.colours(a.stdout)}
+	c := a.card(w)
 	note := ""
 	if b.Unchanged {
 		note = " (unchanged)"

@@ -88,7 +88,7 @@ func (a *app) platformKeyList() *cobra.Command {
 				keys = []api.PlatformKey{}
 			}
 			return a.emit(keys, func(w io.Writer) error {
-				t := &table{header: []string{"NAME", "KEY"}, colour: a.colours(a.stdout)}
+				t := a.table("NAME", "KEY")
 				for _, k := range keys {
 					t.add(text(k.Name), text(k.Key))
 				}

@@ -191,10 +191,8 @@ func outcome(b api.Boot, zero time.Time, from string) (sentence string, good boo
 const firstMessage = "the first DHCP message"
 
 func (a *app) bootTable(boots []api.Boot) *table {
-	t := &table{header: []string{"NO", "STARTED", "BOOT", "MAC", "FIRMWARE", "PLATFORM", "OUTCOME"}, colour: a.colours(a.stdout)}
-	if isTerminal(a.stdout) {
-		t.width = a.width(a.stdout)
-	}
+	t := a.table("NO", "STARTED", "BOOT", "MAC", "FIRMWARE", "PLATFORM", "OUTCOME")
+	t.prose = true
 	for i, b := range boots {
 		what, good := outcome(b, b.Started, firstMessage)
 		st := plain
@@ -211,7 +209,7 @@ func isRefusal(e api.BootEvent) bool {
 }
 
 func (a *app) bootCard(w io.Writer, b api.Boot, on time.Time) error {
-	c := &card{w: w, colour: a.colours(a.stdout)}
+	c := a.card(w)
 	trial := ""
 	if b.Trial {
 		trial = " (on trial)"
@@ -235,7 +233,7 @@ func (a *app) bootCard(w io.Writer, b api.Boot, on time.Time) error {
 	}
 	if len(b.Events) > 0 {
 		c.printf("\n")
-		t := &table{header: []string{"TIME", "EVENT", "BYTES", "RATE", "DETAIL"}}
+		t := &table{header: []string{"TIME", "EVENT", "BYTES", "RATE", "DETAIL"}, prose: true}
 		for _, e := range b.Events {
 			t.add(eventRow(e, zero)...)
 		}

@@ -20,6 +20,8 @@ func (a *app) serverList() *cobra.Command {
 		Use:   "list",
 		Short: "List servers",
 		Long: `Lists the servers, one a line: state, when it was last seen, address, platform, memory in use, pool, and what needs attention.
+On a terminal without room for all of it, what needs attention stands below its server, whole, and the columns named below the
+list are left out; --wide shows them.
 
 STATE is pending (waits for approval), approved (no pool yet), setting up, running, booting, off, unknown (silent for 45 s), held
 (needs a decision: the notes say which), boot loop or rejected. PLATFORM is what the server runs, or in parentheses what it
@@ -48,7 +50,7 @@ will boot. "trial" means that this platform has yet to reach a first sync on thi
 			})
 		}),
 	}
-	cmd.Flags().BoolVar(&wide, "wide", false, "whole UUIDs, MAC addresses and notes")
+	cmd.Flags().BoolVar(&wide, "wide", false, "all columns, whole UUIDs and MAC addresses")
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only servers in these states")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{
 		"booting", "pending", "rejected", "approved", "setting-up", "running", "unknown", "held", "boot-loop", "off",
@@ -74,11 +76,12 @@ func listServers(ctx context.Context, c *api.Client, keep func(api.Server) bool)
 }
 
 func (a *app) serverTable(servers []api.Server, wide bool) *table {
-	t := &table{header: []string{"UUID", "HOSTNAME", "STATE", "LAST SEEN", "ADDRESS", "PLATFORM", "MEMORY", "POOL", "NOTES"}, colour: a.colours(a.stdout)}
+	t := a.table("UUID", "HOSTNAME", "STATE", "LAST SEEN", "ADDRESS", "PLATFORM", "MEMORY", "POOL", "NOTES")
+	t.prose = true
 	if wide {
 		t.header = slices.Insert(t.header, 5, "MACS")
-	} else if isTerminal(a.stdout) {
-		t.width = a.width(a.stdout)
+	} else {
+		t.spare, t.more = []string{"MEMORY", "UUID", "POOL", "ADDRESS", "PLATFORM", "LAST SEEN"}, "--wide"
 	}
 	n := shortUUID(servers)
 	for _, s := range servers {

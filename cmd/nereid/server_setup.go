@@ -173,7 +173,7 @@ func setupGoal(before api.Server) goal {
 
 // planCard shows a pool as zpool status would, and the rules that made it so.
 func (a *app) planCard(w io.Writer, s api.Server, pool string, p api.PoolPlan) error {
-	c := &card{w: w, colour: a.colours(a.stdout)}
+	c := a.card(w)
 	disks := map[string]api.Disk{}
 	for _, d := range s.Sysinfo.Disks {
 		disks[d.Name] = d
@@ -181,7 +181,8 @@ func (a *app) planCard(w io.Writer, s api.Server, pool string, p api.PoolPlan) e
 	c.printf("Pool %s on %s: %s, %s usable\n\n", bold.paint(oneLine(pool), c.colour), oneLine(named(s)), p.Layout, size(p.CapacityBytes))
 	disk := func(indent, name string) {
 		d := disks[name]
-		c.printf("%s%-*s %10s  %s\n", indent, 20-len(indent), oneLine(name), size(d.SizeBytes), oneLine(strings.TrimSuffix(diskKind(d)+", "+d.Model, ", ")))
+		c.hang(fmt.Sprintf("%s%-*s %10s  ", indent, 20-len(indent), oneLine(name), size(d.SizeBytes)),
+			oneLine(strings.TrimSuffix(diskKind(d)+", "+d.Model, ", ")), plain)
 	}
 	vdevs := func(vs []api.Vdev) {
 		for _, v := range vs {

@@ -57,7 +57,7 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 			})
 		}),
 	}
-	cmd.Flags().BoolVar(&wide, "wide", false, "whole UUIDs, MAC addresses and notes")
+	cmd.Flags().BoolVar(&wide, "wide", false, "all columns, whole UUIDs and MAC addresses")
 	return cmd
 }
 

@@ -36,6 +36,15 @@ func (a *app) width(w io.Writer) int {
 	return 80
 }
 
+// fit is how wide the lines of tables and cards may be: as wide as the terminal.
+// Elsewhere it is 0, a row a line, for grep and awk.
+func (a *app) fit() int {
+	if !isTerminal(a.stdout) {
+		return 0
+	}
+	return a.width(a.stdout)
+}
+
 // unicode reports whether the locale's characters are UTF-8 (POSIX: the first
 // of LC_ALL, LC_CTYPE and LANG that is set decides).
 func (a *app) unicode() bool {

@@ -109,7 +109,7 @@ func (a *app) tokenList() *cobra.Command {
 				tokens = []api.Token{}
 			}
 			return a.emit(tokens, func(w io.Writer) error {
-				t := &table{header: []string{"ID", "NAME", "CREATED", "LAST USED", "EXPIRES"}, colour: a.colours(a.stdout)}
+				t := a.table("ID", "NAME", "CREATED", "LAST USED", "EXPIRES")
 				for _, k := range tokens {
 					used, expires, st := "never", "never", plain
 					if k.Used != nil {
