@@ -194,7 +194,12 @@ func (s *Bolt) View(ctx context.Context, fn func(Tx) error) error {
 
 // Watch tells of changes below prefix; see Store.
 func (s *Bolt) Watch(ctx context.Context, prefix string) <-chan struct{} {
-	return s.watch.add(ctx, prefix)
+	return s.watch.add(ctx, prefix, nil)
+}
+
+// Feed tells which keys below prefix changed; see Store.
+func (s *Bolt) Feed(ctx context.Context, prefix string) *Feed {
+	return s.watch.feed(ctx, prefix)
 }
 
 // Close waits for all transactions to end and closes the file. A second Close

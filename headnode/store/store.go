@@ -38,6 +38,11 @@ type Store interface {
 	// closed. What was changed before Watch returned is not told: watch, then read.
 	Watch(ctx context.Context, prefix string) <-chan struct{}
 
+	// Feed tells which keys with the prefix Updates wrote or deleted. Its channel
+	// is closed when ctx ends or the store is closed. As with Watch, what was
+	// changed before Feed returned is not told.
+	Feed(ctx context.Context, prefix string) *Feed
+
 	// Close waits for transactions to end and closes the store.
 	Close() error
 }

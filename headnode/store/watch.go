@@ -2,8 +2,37 @@ package store
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
+
+// Feed is a watch that keeps the keys that changed until they are taken. It holds
+// each key once, so it is bounded by the number of keys below its prefix.
+type Feed struct {
+	C <-chan struct{} // receives when there are keys to take
+
+	mu   sync.Mutex
+	keys map[string]struct{}
+}
+
+// Take gives the keys that changed since it was called last, in order.
+func (f *Feed) Take() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	keys := make([]string, 0, len(f.keys))
+	for k := range f.keys {
+		keys = append(keys, k)
+	}
+	clear(f.keys)
+	slices.Sort(keys)
+	return keys
+}
+
+func (f *Feed) add(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keys[key] = struct{}{}
+}
 
 // watchers delivers "something under this prefix changed". The cost of a change
 // grows with the number of different prefix lengths, not with that of watchers.
@@ -14,11 +43,21 @@ type watchers struct {
 	lengths  map[int]int // prefix length -> prefixes of that length
 }
 
-type watcher struct{ c chan struct{} }
+type watcher struct {
+	c    chan struct{}
+	feed *Feed // what keeps the keys; nil for a watch
+}
+
+// feed registers a feed until ctx ends.
+func (w *watchers) feed(ctx context.Context, prefix string) *Feed {
+	f := &Feed{keys: make(map[string]struct{})}
+	f.C = w.add(ctx, prefix, f)
+	return f
+}
 
 // add registers a watcher until ctx ends.
-func (w *watchers) add(ctx context.Context, prefix string) <-chan struct{} {
-	wt := &watcher{c: make(chan struct{}, 1)}
+func (w *watchers) add(ctx context.Context, prefix string, feed *Feed) <-chan struct{} {
+	wt := &watcher{c: make(chan struct{}, 1), feed: feed}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed || ctx.Err() != nil {
@@ -70,6 +109,9 @@ func (w *watchers) changed(keys map[string]struct{}) {
 				continue
 			}
 			for wt := range w.prefixes[key[:n]] {
+				if wt.feed != nil {
+					wt.feed.add(key)
+				}
 				select {
 				case wt.c <- struct{}{}:
 				default: // it has not read the last one yet

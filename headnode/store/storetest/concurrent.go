@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -322,6 +323,41 @@ func testWatchNotFailed(t *testing.T, f *fixture) {
 	f.Update(t.Context(), func(tx store.Tx) error { return nil })
 	f.View(t.Context(), func(tx store.Tx) error { return nil })
 	silent(t, c)
+}
+
+// testFeedTells: a feed has each key that changed since it was taken, once.
+func testFeedTells(t *testing.T, f *fixture) {
+	feed := f.Feed(t.Context(), "a/")
+	take := func(want ...string) {
+		t.Helper()
+		if got := feed.Take(); !slices.Equal(got, want) {
+			t.Errorf("the feed has %q, want %q", got, want)
+		}
+	}
+	take()
+	f.put("a/1", "1")
+	f.put("b/1", "1")
+	f.put("a/1", "2")
+	f.update(func(tx store.Tx) error { return errors.Join(tx.Delete("a/0"), tx.Put("a/2", nil)) })
+	told(t, feed.C)
+	take("a/0", "a/1", "a/2")
+	silent(t, feed.C)
+	f.Update(t.Context(), func(tx store.Tx) error { return errors.Join(tx.Put("a/3", nil), errors.New("no")) })
+	silent(t, feed.C)
+	take()
+	f.put("a/1", "2") // the same value again
+	told(t, feed.C)
+	take("a/1")
+}
+
+func testFeedEnds(t *testing.T, f *fixture) {
+	ctx, cancel := context.WithCancel(t.Context())
+	feed, other := f.Feed(ctx, "a"), f.Feed(t.Context(), "a")
+	cancel()
+	ended(t, feed.C)
+	f.Close()
+	ended(t, other.C)
+	ended(t, f.Feed(t.Context(), "a").C)
 }
 
 func testModel(t *testing.T, f *fixture)      { model(t, f, f.Store) }

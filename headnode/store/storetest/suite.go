@@ -33,6 +33,7 @@ func Run(t *testing.T, open Open) {
 		{"Counter", testCounter}, {"FailuresStayTheirOwn", testFailures}, {"Transfers", testTransfers},
 		{"CancelledBefore", testCancelledBefore}, {"CancelledInside", testCancelledInside}, {"CancelledWaiting", testCancelledWaiting},
 		{"WatchTells", testWatchTells}, {"WatchCoalesces", testWatchCoalesces}, {"WatchEnds", testWatchEnds}, {"WatchNotFailed", testWatchNotFailed},
+		{"FeedTells", testFeedTells}, {"FeedEnds", testFeedEnds},
 		{"Model", testModel}, {"ModelTwice", testModelTwice},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, newFixture(t, open)) })
