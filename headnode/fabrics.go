@@ -176,12 +176,12 @@ func (s *Server) createFabricNetwork(tx store.Tx, a args, n api.Network) (api.Ne
 // pollMaps gives the maps with news, or none when there was none for as long as a
 // poll is held.
 func (s *Server) pollMaps(ctx context.Context, follow []api.MapFollow) ([]api.FabricMap, error) {
-	vnis := make([]uint32, len(follow))
+	sets := make([]string, len(follow))
 	asked := make([]fabric.Follow, len(follow))
 	for i, f := range follow {
-		vnis[i], asked[i] = f.VNI, fabric.Follow{VNI: f.VNI, Epoch: f.Epoch, Since: f.Since}
+		sets[i], asked[i] = fabric.MapSet(f.VNI), fabric.Follow{VNI: f.VNI, Epoch: f.Epoch, Since: f.Since}
 	}
-	follower := s.maps.Follow(vnis...)
+	follower := s.sets.Follow(sets...)
 	defer follower.Close()
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
@@ -197,7 +197,7 @@ func (s *Server) pollMaps(ctx context.Context, follow []api.MapFollow) ([]api.Fa
 		select {
 		case <-follower.C():
 			changed := follower.Changed()
-			look = slices.DeleteFunc(slices.Clone(asked), func(f fabric.Follow) bool { return !slices.Contains(changed, f.VNI) })
+			look = slices.DeleteFunc(slices.Clone(asked), func(f fabric.Follow) bool { return !slices.Contains(changed, fabric.MapSet(f.VNI)) })
 		case <-hold.C:
 			return nil, nil
 		case <-stopOf(ctx):

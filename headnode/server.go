@@ -17,6 +17,7 @@ import (
 	"nereid/headnode/answers"
 	"nereid/headnode/boots"
 	"nereid/headnode/fabric"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 	"nereid/headnode/trust"
 	"nereid/images"
@@ -70,7 +71,7 @@ type Server struct {
 	hub     hub
 	shed    shed
 
-	maps     *fabric.Hub
+	sets     *journal.Hub
 	resolver resolver
 	files    sync.RWMutex // read: an upload; written: a collection
 
@@ -141,8 +142,11 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.offers = addresses.NewOffers(maxOffers)
 	s.pending = boots.NewPending(maxPending)
 	s.live.seen = map[string]liveServer{}
-	s.maps = fabric.NewHub(s.store)
-	if err := s.store.Update(ctx, fabric.Begin); err != nil {
+	s.sets = journal.NewHub(s.store)
+	if err := fabric.TakeOver(ctx, s.store); err != nil {
+		return nil, err
+	}
+	if err := s.store.Update(ctx, journal.Begin); err != nil {
 		return nil, err
 	}
 	return s, nil

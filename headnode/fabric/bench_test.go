@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -24,6 +26,27 @@ func benchWorld(b *testing.B) *world {
 	}
 	b.Cleanup(func() { s.Close() })
 	return &world{b, s, b.Context()}
+}
+
+func setsOf(vnis []uint32) (out []string) {
+	for _, vni := range vnis {
+		out = append(out, MapSet(vni))
+	}
+	return out
+}
+
+// run starts a hub; stop ends it and waits.
+func (w *world) run(h *journal.Hub) (stop func()) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	return func() {
+		w.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			w.Errorf("hub: %v", err)
+		}
+	}
 }
 
 func many(n int) []api.MapEntry {
@@ -69,9 +92,9 @@ func BenchmarkMove(b *testing.B) {
 
 func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 	w := benchWorld(b)
-	w.do(Begin)
+	w.do(journal.Begin)
 	all := w.vnis(vnis, entries)
-	hub := NewHub(w.s)
+	hub := journal.NewHub(w.s)
 	stopHub := w.run(hub)
 	var (
 		wg       sync.WaitGroup
@@ -84,16 +107,16 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 		for j := range each {
 			mine = append(mine, all[(i+j*vnis/each)%vnis])
 		}
-		f := hub.Follow(mine...)
+		f := hub.Follow(setsOf(mine)...)
 		defer f.Close()
-		known := make(map[uint32]Follow)
+		known := make(map[string]Follow)
 		err := w.s.View(w.ctx, func(tx store.Tx) error {
 			for _, vni := range mine {
 				epoch, version, err := Version(tx, vni)
 				if err != nil {
 					return err
 				}
-				known[vni] = Follow{vni, epoch, version}
+				known[MapSet(vni)] = Follow{vni, epoch, version}
 			}
 			return nil
 		})
@@ -108,8 +131,8 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 					return
 				}
 				var follows []Follow
-				for _, vni := range f.Changed() {
-					follows = append(follows, known[vni])
+				for _, set := range f.Changed() {
+					follows = append(follows, known[set])
 				}
 				var ms []api.FabricMap
 				if err := w.s.View(w.ctx, func(tx store.Tx) (err error) { ms, err = Changes(tx, follows, 10_000); return err }); err != nil {
@@ -120,7 +143,7 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 					continue
 				}
 				for _, m := range ms {
-					known[m.VNI] = Follow{m.VNI, m.Epoch, m.Version}
+					known[MapSet(m.VNI)] = Follow{m.VNI, m.Epoch, m.Version}
 				}
 				body, err := json.Marshal(ms)
 				if err != nil {
@@ -174,7 +197,7 @@ func cpuTime(b *testing.B) time.Duration {
 func BenchmarkFollow(b *testing.B) {
 	w := benchWorld(b)
 	vnis := w.vnis(50, 1)
-	hub := NewHub(w.s)
+	hub := journal.NewHub(w.s)
 	var follows []Follow
 	w.view(func(tx store.Tx) error {
 		for _, vni := range vnis {
@@ -191,13 +214,13 @@ func BenchmarkFollow(b *testing.B) {
 	runtime.GC() // the first one leaves what has finalizers
 	runtime.ReadMemStats(&before)
 	for range 1000 {
-		defer hub.Follow(vnis...).Close()
+		defer hub.Follow(setsOf(vnis)...).Close()
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	b.ReportAllocs()
 	for b.Loop() {
-		f := hub.Follow(vnis...)
+		f := hub.Follow(setsOf(vnis)...)
 		w.view(func(tx store.Tx) error {
 			if ms, err := Changes(tx, follows, 1000); err != nil || len(ms) != 0 {
 				b.Fatalf("%+v, %v", ms, err)
@@ -252,7 +275,7 @@ func BenchmarkPut10000(b *testing.B) {
 		w.put(v.VNI, entries...)
 		if i == 1 {
 			w.view(func(tx store.Tx) error {
-				for it := range tx.Scan("fabric/", "") {
+				for it := range tx.Scan("", "") {
 					size += len(it.Key) + len(it.Value)
 				}
 				return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -67,11 +68,11 @@ func (w *world) check(want map[uint32]map[string]api.MapEntry) {
 			if diff := cmp.Diff(entries, got); diff != "" {
 				w.Fatalf("snapshot of %d (-want +got):\n%s", vni, diff)
 			}
-			s, _, err := readState(tx, vni)
+			s, _, err := journal.ReadState(tx, MapSet(vni))
 			if err != nil {
 				return err
 			}
-			if s.Live != len(entries) || s.Gone > s.maxGone() {
+			if s.Live != len(entries) || s.Gone > max(journal.MinGone, s.Live) {
 				w.Fatalf("state %+v with %d entries", s, len(entries))
 			}
 			live, gone = live+s.Live, gone+s.Gone
@@ -98,7 +99,7 @@ func (w *world) check(want map[uint32]map[string]api.MapEntry) {
 		if hosted != len(places) {
 			w.Fatalf("%d places, want %d", hosted, len(places))
 		}
-		for prefix, n := range map[string]int{entryPrefix: live, macPrefix: live, atPrefix: live, gonePrefix: gone, ipPrefix: live + gone} {
+		for prefix, n := range map[string]int{"journal/entry/": live, macPrefix: live, atPrefix: live, "journal/gone/": gone, "journal/key/": live + gone} {
 			got := 0
 			for _, err := range tx.Scan(prefix, "") {
 				if err != nil {
@@ -143,7 +144,7 @@ func (l *lab) open(backup []byte) {
 		l.Fatal(err)
 	}
 	l.bolt, l.s = s, s
-	l.do(Begin)
+	l.do(journal.Begin)
 }
 
 // TestFollowersConverge: whatever happens, in the store and on the way, a follower

@@ -18,30 +18,15 @@ const (
 	vniPrefix     = "fabric/vni/"
 	freedPrefix   = "fabric/freed/"
 	transitPrefix = "fabric/transit/"
-	mapPrefix     = "fabric/map/"
-	entryPrefix   = "fabric/entry/"
-	gonePrefix    = "fabric/gone/"
-	ipPrefix      = "fabric/ip/"
 	macPrefix     = "fabric/mac/"
 	atPrefix      = "fabric/at/"
-	runKey        = "fabric/run"
-	seqKey        = "fabric/seq"
-	changedPrefix = "fabric/changed/"
 )
-
-// VersionKey is the key that is written with every change of a VNI's map: watch
-// it to follow a single VNI. Who follows many uses a Hub.
-func VersionKey(vni uint32) string { return mapPrefix + vniHex(vni) }
 
 func vniHex(vni uint32) string { return fmt.Sprintf("%06x", vni) }
 
 func vlanKey(owner string, vlan int) string { return fmt.Sprintf("%s%s/%04d", vlanPrefix, owner, vlan) }
 func nameKey(owner, name string) string     { return namePrefix + owner + "/" + name }
 func vniKey(vni uint32) string              { return vniPrefix + vniHex(vni) }
-func entryKey(vni uint32, v uint64) string  { return fmt.Sprintf("%s%06x/%016x", entryPrefix, vni, v) }
-func goneKey(vni uint32, v uint64) string   { return fmt.Sprintf("%s%06x/%016x", gonePrefix, vni, v) }
-func changedKey(seq uint64) string          { return fmt.Sprintf("%s%016x", changedPrefix, seq) }
-func ipKey(vni uint32, ip string) string    { return ipPrefix + vniHex(vni) + "/" + ip }
 
 func macKey(vni uint32, mac, ip string) string {
 	return macPrefix + vniHex(vni) + "/" + mac + "/" + ip

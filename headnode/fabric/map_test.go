@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -190,7 +191,7 @@ func TestForget(t *testing.T) {
 	vni := w.vlan(alice, 2).VNI
 	var entries []api.MapEntry
 	var ips []netip.Addr
-	for i := range MinGone + 3 {
+	for i := range journal.MinGone + 3 {
 		e := entry(fmt.Sprintf("10.0.%d.%d", i/250, i%250+1), mac1, ul1)
 		entries, ips = append(entries, e), append(ips, addr(e.IP))
 	}
@@ -198,7 +199,7 @@ func TestForget(t *testing.T) {
 	epoch := w.since(vni, "", 0).Epoch
 	n := uint64(len(ips))
 	w.do(func(tx store.Tx) error { _, err := Delete(tx, vni, ips...); return err })
-	if m := w.since(vni, epoch, n+3); m.Full || len(m.Entries) != MinGone {
+	if m := w.since(vni, epoch, n+3); m.Full || len(m.Entries) != journal.MinGone {
 		t.Errorf("since the last that is forgotten: full %v, %d entries", m.Full, len(m.Entries))
 	}
 	if m := w.since(vni, epoch, n+2); !m.Full || len(m.Entries) != 0 {
@@ -263,7 +264,7 @@ func TestChanges(t *testing.T) {
 func TestEpochs(t *testing.T) {
 	w := newWorld(t)
 	vni := w.vlan(alice, 2).VNI
-	begin := func() { w.do(Begin) }
+	begin := func() { w.do(journal.Begin) }
 	begin()
 	w.put(vni, entry("10.0.0.1", mac1, ul1), entry("10.0.0.2", mac2, ul1)) // 2
 	first := w.since(vni, "", 0).Epoch
@@ -279,7 +280,7 @@ func TestEpochs(t *testing.T) {
 	}
 	wantMap(t, "of the first epoch, a version it did not have", w.since(vni, first, 3), "full to 3",
 		"2 10.0.0.2 02:00:00:00:00:02 172.16.0.1", "3 10.0.0.1 02:00:00:00:00:01 172.16.0.2")
-	for i := range maxPast {
+	for i := range 8 {
 		begin()
 		w.put(vni, entry("10.0.0.1", mac1, []string{ul1, ul2}[i%2]))
 	}

@@ -1,17 +1,14 @@
 package fabric
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"iter"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -35,16 +32,25 @@ func Since(tx store.Tx, vni uint32, epoch string, since uint64) (api.FabricMap, 
 	return m, err
 }
 
-// errTooMany ends a read that has more entries than are wanted.
-var errTooMany = errors.New("more entries than fit")
+// Version gives epoch and version of a VNI's map.
+func Version(tx store.Tx, vni uint32) (epoch string, version uint64, err error) {
+	s, _, err := journal.ReadState(tx, MapSet(vni))
+	if err != nil {
+		return "", 0, fmt.Errorf("read version of VNI %d: %w", vni, err)
+	}
+	return s.Epoch, s.Version, nil
+}
+
+// entrySize is what an entry takes of an answer, in bytes: about what it has in the
+// journal, with its overhead there.
+const entrySize = 100
 
 // Changes is Since for many VNIs at once: the maps with news, in the order asked
 // for. Together they have at most limit entries, or else there is one only. What
 // does not fit is left out, as a whole: the follower takes in what it got and asks
 // again, and hears the rest at once.
 //
-// A delta is never cut. Half of one is no state the map ever had, and after a
-// restore of a backup there would be no telling what is missing in it.
+// A map is never cut here: api.FabricMap cannot say that it is a part.
 func Changes(tx store.Tx, follows []Follow, limit int) ([]api.FabricMap, error) {
 	limit = max(1, limit)
 	var out []api.FabricMap
@@ -55,14 +61,14 @@ func Changes(tx store.Tx, follows []Follow, limit int) ([]api.FabricMap, error) 
 		} else if limit <= 0 {
 			break
 		}
-		m, news, err := read(tx, f, most)
-		if errors.Is(err, errTooMany) {
-			break
-		}
+		m, fits, err := read(tx, f, most)
 		if err != nil {
 			return nil, err
 		}
-		if !news {
+		if !fits {
+			break
+		}
+		if !m.Full && len(m.Entries) == 0 {
 			continue
 		}
 		out = append(out, m)
@@ -71,87 +77,46 @@ func Changes(tx store.Tx, follows []Follow, limit int) ([]api.FabricMap, error) 
 	return out, nil
 }
 
-// read is Since; errTooMany when there are more than limit entries (0: no limit).
-func read(tx store.Tx, f Follow, limit int) (m api.FabricMap, news bool, err error) {
-	s, found, err := readState(tx, f.VNI)
+// read is Since; fits is false when there are more than limit entries (0: no limit).
+func read(tx store.Tx, f Follow, limit int) (m api.FabricMap, fits bool, err error) {
+	d, err := journal.Changes(tx, mapSet(f.VNI), journal.Follow{Epoch: f.Epoch, Since: f.Since}, limit*entrySize)
 	if err != nil {
 		return m, false, fmt.Errorf("read map of VNI %d: %w", f.VNI, err)
 	}
-	if !found {
-		m = api.FabricMap{VNI: f.VNI, Epoch: noEpoch, Full: f.Epoch != noEpoch || f.Since != 0, Entries: []api.MapEntry{}}
-		return m, m.Full, nil
-	}
-	m = api.FabricMap{VNI: f.VNI, Epoch: s.Epoch, Version: s.Version, Entries: []api.MapEntry{}}
-	if f.Epoch == s.Epoch && f.Since == s.Version {
+	if d.Toward != 0 || limit > 0 && len(d.Entries) > limit {
 		return m, false, nil
 	}
-	if m.Full = !s.knows(f.Epoch, f.Since); m.Full {
-		err = snapshot(tx, &m, s.Live, limit)
-	} else {
-		err = delta(tx, &m, f.Since, limit)
-	}
-	if err != nil {
-		return m, false, fmt.Errorf("read map of VNI %d: %w", f.VNI, err)
+	m = api.FabricMap{VNI: f.VNI, Epoch: d.Epoch, Version: d.Version, Full: d.Full, Entries: make([]api.MapEntry, 0, len(d.Entries))}
+	for _, n := range d.Entries {
+		e, err := entryOf(n)
+		if err != nil {
+			return m, false, fmt.Errorf("read map of VNI %d: %w", f.VNI, err)
+		}
+		m.Entries = append(m.Entries, e)
 	}
 	return m, true, nil
 }
 
-func snapshot(tx store.Tx, m *api.FabricMap, live, limit int) error {
-	if limit > 0 && live > limit {
-		return errTooMany
+// entryOf is an entry of a map as the API has it.
+func entryOf(n journal.Entry) (api.MapEntry, error) {
+	var p place
+	if err := json.Unmarshal(n.Value, &p); err != nil {
+		return api.MapEntry{}, fmt.Errorf("decode the place of %s: %w", n.Key, err)
 	}
-	m.Entries = make([]api.MapEntry, 0, live)
-	for e, err := range behind(tx, entryPrefix, m.VNI, 0) {
-		if err != nil {
-			return err
-		}
-		m.Entries = append(m.Entries, e)
+	ip, err := parseAddrHex(n.Key)
+	if err != nil {
+		return api.MapEntry{}, err
 	}
-	return nil
-}
-
-// delta adds the entries and deletions behind a version, by version.
-func delta(tx store.Tx, m *api.FabricMap, since uint64, limit int) error {
-	for _, log := range []string{entryPrefix, gonePrefix} {
-		for e, err := range behind(tx, log, m.VNI, since) {
-			if err != nil {
-				return err
-			}
-			if limit > 0 && len(m.Entries) == limit {
-				return errTooMany
-			}
-			m.Entries = append(m.Entries, e)
-		}
-	}
-	slices.SortFunc(m.Entries, func(a, b api.MapEntry) int { return cmp.Compare(a.Version, b.Version) })
-	return nil
-}
-
-// behind ranges over the entries of a log with a greater version.
-func behind(tx store.Tx, log string, vni uint32, since uint64) iter.Seq2[api.MapEntry, error] {
-	return func(yield func(api.MapEntry, error) bool) {
-		prefix := log + vniHex(vni) + "/"
-		for it, err := range tx.Scan(prefix, fmt.Sprintf("%s%016x", prefix, since)) {
-			var e api.MapEntry
-			if err == nil {
-				if err = json.Unmarshal(it.Value, &e); err != nil {
-					err = fmt.Errorf("decode %q: %w", it.Key, err)
-				}
-			}
-			if !yield(e, err) || err != nil {
-				return
-			}
-		}
-	}
+	return api.MapEntry{IP: ip.String(), MAC: p.MAC, Underlay: p.Underlay, Version: n.Version, Deleted: n.Gone}, nil
 }
 
 // byKey reads the live entry of an address as it is in keys.
 func byKey(tx store.Tx, vni uint32, ip string) (api.MapEntry, bool, error) {
-	p, found, err := store.Lookup[pointer](tx, ipKey(vni, ip))
-	if err != nil || !found || p.Gone {
+	n, found, err := journal.Get(tx, MapSet(vni), ip)
+	if err != nil || !found {
 		return api.MapEntry{}, false, err
 	}
-	e, err := store.Get[api.MapEntry](tx, entryKey(vni, p.Version))
+	e, err := entryOf(n)
 	return e, err == nil, err
 }
 

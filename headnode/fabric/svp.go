@@ -4,12 +4,14 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -72,13 +74,13 @@ func svpHintKey(client string, n uint64) string {
 }
 
 // hintsOf is what a change of an address means to those who cached the old entry.
-// A MAC or IP of "" is of no entry.
-func hintsOf(vni uint32, old, now api.MapEntry) []SVPHint {
+// The zero place is nowhere.
+func hintsOf(vni uint32, ip netip.Addr, old, now place) []SVPHint {
 	var out []SVPHint
 	if old.MAC != "" && (old.MAC != now.MAC || old.Underlay != now.Underlay) {
 		out = append(out, SVPHint{VNI: vni, MAC: old.MAC})
 	}
-	if ip, err := netip.ParseAddr(now.IP); err == nil && ip.Is4() && old.MAC != now.MAC {
+	if now.MAC != "" && ip.Is4() && old.MAC != now.MAC {
 		out = append(out, SVPHint{VNI: vni, IP: ip})
 	}
 	return out
@@ -232,13 +234,17 @@ func svpSeen(tx store.Tx, underlay netip.Addr, now time.Time) error {
 	var hints []SVPHint
 	for _, vni := range vnis {
 		macs := make(map[string]bool)
-		for _, log := range []string{entryPrefix, gonePrefix} {
-			for e, err := range behind(tx, log, vni, 0) {
+		for _, log := range []iter.Seq2[journal.Entry, error]{journal.Live(tx, MapSet(vni)), journal.Gone(tx, MapSet(vni))} {
+			for n, err := range log {
 				if err != nil {
 					return err
 				}
 				if len(hints) == MaxSVPHints {
 					break
+				}
+				e, err := entryOf(n)
+				if err != nil {
+					return err
 				}
 				if !macs[e.MAC] {
 					macs[e.MAC] = true

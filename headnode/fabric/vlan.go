@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -208,16 +209,20 @@ func DeleteVLAN(tx store.Tx, owner string, vlan int, users []string, now time.Ti
 
 // empty refuses a VNI whose map has entries, and names some of them.
 func empty(tx store.Tx, vni uint32) error {
-	s, _, err := readState(tx, vni)
+	s, _, err := journal.ReadState(tx, MapSet(vni))
 	if err != nil || s.Live == 0 {
 		return err
 	}
 	var some []string
-	for e, err := range store.Each[api.MapEntry](tx, entryPrefix+vniHex(vni)+"/") {
+	for n, err := range journal.Live(tx, MapSet(vni)) {
 		if err != nil {
 			return err
 		}
-		if some = append(some, e.Value.IP); len(some) == 5 {
+		e, err := entryOf(n)
+		if err != nil {
+			return err
+		}
+		if some = append(some, e.IP); len(some) == 5 {
 			break
 		}
 	}

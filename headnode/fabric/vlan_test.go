@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 	"nereid/headnode/store/storetest"
 )
@@ -266,10 +267,10 @@ func TestQuarantine(t *testing.T) {
 		t.Errorf("VNI %d after quarantine, want 7", v.VNI)
 	}
 	w.view(func(tx store.Tx) error {
-		if epoch, version, err := Version(tx, 7); epoch != noEpoch || version != 0 || err != nil {
+		if epoch, version, err := Version(tx, 7); epoch != journal.NoEpoch || version != 0 || err != nil {
 			t.Errorf("the map began with %s:%d, %v", epoch, version, err)
 		}
-		for _, p := range []string{freedPrefix, goneKey(7, 0)[:len(gonePrefix)+7], ipKey(7, ""), changedPrefix} {
+		for _, p := range []string{freedPrefix, "journal/gone/vni/000007", "journal/key/vni/000007", "journal/set/vni/000007"} {
 			for it := range tx.Scan(p, "") {
 				t.Errorf("%s is left", it.Key)
 			}
