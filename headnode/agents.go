@@ -182,7 +182,11 @@ func (s *Server) noteEnrolled(tx store.Tx, b api.Boot, out inventory.Outcome, no
 		return false, err
 	}
 	if found && owner.UUID == uuid {
-		if _, err := addresses.Reserve(tx, s.net, b.MAC, uuid, now); err != nil {
+		n, err := s.admin(tx)
+		if err != nil {
+			return false, err
+		}
+		if _, err := addresses.Reserve(tx, n, b.MAC, uuid, now); err != nil {
 			return false, err
 		}
 	}

@@ -62,10 +62,14 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		if r.Explain {
 			offer, begin = s.offers.Peek, s.pending.Peek
 		}
-		o, err := offer(tx, s.net, r.MAC, r.Requested, now)
+		n, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
+		o, err := offer(tx, n, r.MAC, r.Requested, now)
 		if errors.Is(err, addresses.ErrRangeFull) {
 			a = api.BootAnswer{Verdict: api.VerdictSilent, Rule: "range-full", Reason: err.Error(),
-				Change: "forget servers that are gone (nereid server forget), or widen the range"}
+				Change: "forget servers that are gone (nereid server forget), or widen the range with: " + addresses.Widen}
 			return nil
 		}
 		if err != nil {
@@ -84,7 +88,7 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
 			}
 		}
-		return s.describe(tx, r, b, &a, now)
+		return s.describe(tx, n, r, b, &a, now)
 	})
 	if err == nil && !r.Explain {
 		s.noteFull(ctx, a, now)
@@ -103,6 +107,10 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 	)
 	err := s.store.Update(ctx, func(tx store.Tx) error {
 		a, boot = api.BootAnswer{}, ""
+		n, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
 		rec, role, found, err := inventory.ByFirmware(tx, r.MAC)
 		if err != nil {
 			return err
@@ -111,7 +119,7 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		if found && role == inventory.RoleOwned {
 			server = rec.UUID
 		}
-		lease, err := addresses.Commit(tx, s.net, r.MAC, r.Requested, server, now)
+		lease, err := addresses.Commit(tx, n, r.MAC, r.Requested, server, now)
 		var wrong *addresses.WrongAddressError
 		switch {
 		case errors.As(err, &wrong):
@@ -129,7 +137,7 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		case err != nil:
 			return fmt.Errorf("lease %s to %s: %w", r.Requested, r.MAC, err)
 		}
-		a.Address = netip.PrefixFrom(lease.Address, s.net.Own.Bits())
+		a.Address = netip.PrefixFrom(lease.Address, n.Own.Bits())
 		a.Rule, a.Reason = "lease", fmt.Sprintf("%s is leased to %s", lease.Address, r.MAC)
 		if server != "" {
 			a.Rule, a.Reason = "reservation", fmt.Sprintf("%s is reserved for server %s", lease.Address, rec.Hostname)
@@ -150,7 +158,7 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 			}
 			boot = b.ID
 		}
-		return s.describe(tx, r, b, &a, now)
+		return s.describe(tx, n, r, b, &a, now)
 	})
 	if err != nil {
 		return api.BootAnswer{}, err
@@ -177,19 +185,22 @@ func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAns
 	var a api.BootAnswer
 	err := s.store.View(ctx, func(tx store.Tx) error {
 		a = api.BootAnswer{Rule: "inform", Reason: "the machine has an address and asks for the rest"}
+		n, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
 		if l, err := addresses.ByMAC(tx, r.MAC); err == nil {
-			a.Address = netip.PrefixFrom(l.Address, s.net.Own.Bits())
+			a.Address = netip.PrefixFrom(l.Address, n.Own.Bits())
 		} else if !isNotFound(err) {
 			return err
 		}
 		b := api.Boot{}
-		var err error
 		if isBoot(r) {
 			if b, _, err = s.pending.Peek(tx, r, now); err != nil {
 				return err
 			}
 		}
-		return s.describe(tx, r, b, &a, now)
+		return s.describe(tx, n, r, b, &a, now)
 	})
 	return a, err
 }
@@ -213,7 +224,11 @@ func (s *Server) bootDecline(ctx context.Context, r api.BootRequest) (api.BootAn
 	declined := false
 	a, err := s.bootGone(ctx, r, "decline", "the machine found its address in use by another", func(tx store.Tx) (err error) {
 		declined = false
-		until, err = addresses.Decline(tx, s.net, r.MAC, r.Requested, now)
+		n, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
+		until, err = addresses.Decline(tx, n, r.MAC, r.Requested, now)
 		declined = err == nil
 		return err
 	})
@@ -230,10 +245,9 @@ func (s *Server) bootDecline(ctx context.Context, r api.BootRequest) (api.BootAn
 }
 
 // describe fills in what every answer carries, and what the machine would boot.
-func (s *Server) describe(tx store.Tx, r api.BootRequest, b api.Boot, a *api.BootAnswer, now time.Time) error {
-	ad := s.answers.Admin
+func (s *Server) describe(tx store.Tx, n addresses.Network, r api.BootRequest, b api.Boot, a *api.BootAnswer, now time.Time) error {
 	a.Verdict = api.VerdictAnswer
-	a.Gateway, a.DNS, a.NTP, a.Domain, a.Lease = ad.Gateway, ad.DNS, ad.NTP, s.answers.DNSDomain, ad.Lease
+	a.Gateway, a.DNS, a.NTP, a.Domain, a.Lease = n.Gateway, n.DNS, s.answers.Admin.NTP, s.answers.DNSDomain, n.Lease
 	a.BootID = b.ID
 	rec, _, found, err := inventory.ByFirmware(tx, r.MAC)
 	if err != nil {

@@ -58,7 +58,7 @@ func (s *Server) Plan(ctx context.Context, bootID string, from netip.Addr) (api.
 		if err != nil {
 			return err
 		}
-		plan = api.BootPlan{BootID: bootID, Address: netip.PrefixFrom(from.Unmap(), s.net.Own.Bits())}
+		plan = api.BootPlan{BootID: bootID, Address: netip.PrefixFrom(from.Unmap(), s.answers.Admin.Address.Bits())}
 		d, h, err := s.decide(tx, b.MAC, b, now)
 		if err != nil {
 			return err
@@ -118,12 +118,15 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 		if err != nil {
 			return err
 		}
-		ad := s.answers.Admin
+		ad, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
 		cfg = api.BootConfig{
 			BootID: b.ID, Token: token, API: s.apiURL(), CASHA256: s.ca.SHA256(), BootServer: s.cfg.BootServer,
 			Platform: stamp, PlatformKey: key.Key, Hostname: host, NTP: s.ntp(), Time: now.UTC(),
 			Network: api.BootNetwork{
-				MAC: b.MAC, Address: netip.PrefixFrom(from.Unmap(), s.net.Own.Bits()),
+				MAC: b.MAC, Address: netip.PrefixFrom(from.Unmap(), s.answers.Admin.Address.Bits()),
 				Gateway: ad.Gateway, DNS: ad.DNS, Domain: s.answers.DNSDomain,
 			},
 		}

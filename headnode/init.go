@@ -39,7 +39,7 @@ func CheckInit(ctx context.Context, dir string) error {
 		return err
 	}
 	defer st.Close()
-	return st.View(ctx, func(tx store.Tx) error { return refuseInitialised(tx, dir) })
+	return st.View(ctx, func(tx store.Tx) error { return refuseInitialised(tx, dir, nil) })
 }
 
 // Init makes a data directory and writes the answers into it, in one
@@ -54,20 +54,26 @@ func Init(ctx context.Context, dir string, a answers.Answers) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	return st.Update(ctx, func(tx store.Tx) error {
-		if err := refuseInitialised(tx, dir); err != nil {
+		if err := refuseInitialised(tx, dir, &a); err != nil {
 			return err
 		}
 		return store.Put(tx, answersKey, a)
 	})
 }
 
-func refuseInitialised(tx store.Tx, dir string) error {
+func refuseInitialised(tx store.Tx, dir string, want *answers.Answers) error {
 	a, found, err := store.Lookup[answers.Answers](tx, answersKey)
 	if err != nil {
 		return err
 	}
 	if found {
-		return fmt.Errorf("%s is %w as datacenter %s and stays as it is; start it with: nereid-headnode run --data-dir %s", dir, ErrInitialised, a.Datacenter, dir)
+		err = fmt.Errorf("%s is %w as datacenter %s and stays as it is; start it with: nereid-headnode run --data-dir %s", dir, ErrInitialised, a.Datacenter, dir)
+		if want != nil {
+			if how := differs(a.Admin, want.Admin); how != nil {
+				err = fmt.Errorf("%w; %w", err, how)
+			}
+		}
+		return err
 	}
 	return nil
 }

@@ -49,10 +49,6 @@ func dropGateway(tx store.Tx, server, owner string) error {
 	return tx.Delete(natViaPrefix + owner + "/" + server)
 }
 
-// transitNet is the subnet of all transit VNIs: addresses that are neither private
-// nor anybody's (RFC 6598).
-var transitNet = netip.MustParsePrefix("100.64.0.0/10")
-
 // transitAddr is a server's address on transit VNIs, the same on all of them.
 func transitAddr(tx store.Tx, server string) (netip.Addr, error) {
 	n, found, err := store.Lookup[uint32](tx, natIndexPrefix+server)
@@ -68,7 +64,7 @@ func transitAddr(tx store.Tx, server string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("transit address of server %s: %w", server, err)
 	}
-	first := transitNet.Addr().As4()
+	first := networks.Transit.Addr().As4()
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(first[:])+n)
 	return netip.AddrFrom4(b), nil
@@ -244,7 +240,7 @@ func (s *Server) ensureExternal(tx store.Tx, server string, w *ways) error {
 		if err != nil {
 			return err
 		}
-		_, err = networks.CreateNIC(tx, s.now(), api.NetworkNIC{BelongsTo: server, BelongsToType: api.BelongsToServer, Server: server,
+		_, err = s.createNIC(tx, api.NetworkNIC{BelongsTo: server, BelongsToType: api.BelongsToServer, Server: server,
 			Addresses: []api.NICAddress{{Network: w.network}}}, provided)
 		if err != nil {
 			return fmt.Errorf("external address for NAT on server %s: %w", server, err)
@@ -350,7 +346,7 @@ func natSpec(tx store.Tx, owner, server string, w *ways) (*api.NATSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.VNI, n.Transit = vni, netip.PrefixFrom(own, transitNet.Bits()).String()
+	n.VNI, n.Transit = vni, netip.PrefixFrom(own, networks.Transit.Bits()).String()
 	if n.Tag == "" {
 		for _, g := range gateways {
 			a, err := transitAddr(tx, g)

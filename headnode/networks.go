@@ -157,6 +157,9 @@ func (s *Server) routeNetworks(h huma.API) {
 		},
 		get: func(tx store.Tx, a args) (api.IPAddress, error) { return networks.GetIP(tx, a["network"], a["id"]) },
 		update: func(tx store.Tx, a args, u api.IPUpdate, _ string) (api.IPAddress, error) {
+			if err := s.makeRoom(tx, a["network"], a["id"]); err != nil {
+				return api.IPAddress{}, err
+			}
 			return networks.UpdateIP(tx, s.now(), a["network"], a["id"], u)
 		},
 	})
@@ -184,7 +187,7 @@ func (s *Server) routeNetworks(h huma.API) {
 }
 
 func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate, ifMatch string) (api.Network, error) {
-	_, n, err := networks.UpdateNetwork(tx, id, u, ifMatch)
+	_, n, err := networks.UpdateNetwork(tx, s.now(), id, u, ifMatch)
 	if err != nil {
 		return n, err
 	}

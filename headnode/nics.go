@@ -39,7 +39,7 @@ func (s *Server) routeNICs(h huma.API) {
 			if err != nil {
 				return n, err
 			}
-			c, err := networks.CreateNIC(tx, s.now(), n, provided)
+			c, err := s.createNIC(tx, n, provided)
 			return s.nicChanged(tx, c, err)
 		},
 		update: func(tx store.Tx, a args, u api.NICUpdate, ifMatch string) (api.NetworkNIC, error) {

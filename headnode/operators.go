@@ -108,15 +108,9 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 	out := api.Datacenter{
 		Name: s.answers.Datacenter, DNSDomain: s.answers.DNSDomain, Version: s.version(), CASHA256: s.ca.SHA256(),
 		Admin: api.AdminNetwork{
-			Interface: ad.Interface, Address: ad.Address.String(), Range: []string{ad.First.String(), ad.Last.String()},
+			Interface: ad.Interface, Address: ad.Address.String(),
 			Lease: shortDuration(ad.Lease), Clients: ad.Clients, NTP: s.ntp(),
 		},
-	}
-	if ad.Gateway.IsValid() {
-		out.Admin.Gateway = ad.Gateway.String()
-	}
-	for _, a := range ad.DNS {
-		out.Admin.DNS = append(out.Admin.DNS, a.String())
 	}
 	err := s.store.View(ctx, func(tx store.Tx) error {
 		out.Servers, out.Platforms, out.Alerts = 0, 0, nil
@@ -138,7 +132,18 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 		if out.Default, err = platforms.Default(tx); err != nil {
 			return err
 		}
-		use, err := addresses.Usage(tx, s.net, s.now())
+		n, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
+		out.Admin.Range, out.Admin.Gateway, out.Admin.DNS = []string{n.First.String(), n.Last.String()}, "", nil
+		if n.Gateway.IsValid() {
+			out.Admin.Gateway = n.Gateway.String()
+		}
+		for _, a := range n.DNS {
+			out.Admin.DNS = append(out.Admin.DNS, a.String())
+		}
+		use, err := addresses.Usage(tx, n, s.now())
 		if err != nil {
 			return err
 		}

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -58,7 +57,6 @@ type Server struct {
 	now     func() time.Time
 	started time.Time
 	answers answers.Answers
-	net     addresses.Network
 
 	store  store.Store
 	images *images.Store
@@ -131,8 +129,6 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 		return nil, err
 	}
 	ad := s.answers.Admin
-	s.net = addresses.Network{Own: ad.Address, First: ad.First, Last: ad.Last, Gateway: ad.Gateway, Lease: ad.Lease,
-		Exclude: slices.Concat(ad.DNS, ad.NTP)}
 	if !s.cfg.Listen.IsValid() {
 		s.cfg.Listen = netip.AddrPortFrom(ad.Address.Addr(), 8443)
 	}
@@ -146,8 +142,19 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err
 	}
-	if err := s.store.Update(ctx, journal.Begin); err != nil {
+	var told []string
+	err = s.store.Update(ctx, func(tx store.Tx) (err error) {
+		if err := journal.Begin(tx); err != nil {
+			return err
+		}
+		told, err = s.takeOverAdmin(tx)
+		return err
+	})
+	if err != nil {
 		return nil, err
+	}
+	for _, text := range told {
+		s.log.Warn("the admin network is one of the networks now, named admin", "note", text)
 	}
 	return s, nil
 }

@@ -196,6 +196,10 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 		if err != nil {
 			return err
 		}
+		admin, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
 		for _, m := range macs {
 			bs, err := boots.ByMAC(tx, m, 0)
 			if err != nil {
@@ -209,7 +213,7 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 			if err := boots.Forget(tx, m); err != nil {
 				return err
 			}
-			if err := addresses.Unreserve(tx, s.net, m, s.now()); err != nil && !isNotFound(err) {
+			if err := addresses.Unreserve(tx, admin, m, s.now()); err != nil && !isNotFound(err) {
 				return err
 			}
 			if err := platforms.Forget(tx, m); err != nil && !isNotFound(err) {

@@ -28,8 +28,10 @@ func initCommand(dir *string, stdin io.Reader) *cobra.Command {
 				return err
 			}
 			ctx := c.Context()
-			if err := headnode.CheckInit(ctx, *dir); err != nil {
-				return err
+			if file == "" { // nobody is to answer ten questions in vain
+				if err := headnode.CheckInit(ctx, *dir); err != nil {
+					return err
+				}
 			}
 			a, err := read(ctx, file, stdin, out)
 			if err != nil {

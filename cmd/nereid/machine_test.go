@@ -154,7 +154,7 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 		CSR: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))}
 	var granted api.EnrolResponse
 	for status := 0; status != http.StatusOK; {
-		if status, err = post(ctx, client, cfg.API+"/v1/enrol", enrol, &granted); err != nil {
+		if status, err = post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/enrol", enrol, &granted); err != nil {
 			return false, fmt.Errorf("enrol: %w", err)
 		}
 	}
@@ -177,7 +177,7 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 	m.observe(&req.Report)
 	for {
 		var res api.SyncResponse
-		status, err := post(ctx, client, cfg.API+"/v1/servers/"+m.uuid+"/sync", req, &res)
+		status, err := post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/servers/"+m.uuid+"/sync", req, &res)
 		if status == http.StatusNotFound {
 			return false, nil // forgotten
 		}
@@ -196,7 +196,7 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 		if p := spec.Power; p != nil && p.BootID == cfg.BootID && p.ID != m.handled {
 			m.handled = p.ID
 			req.Report.Power = &api.PowerReport{ID: p.ID}
-			status, err := post(ctx, client, cfg.API+"/v1/servers/"+m.uuid+"/sync", req, &res)
+			status, err := post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/servers/"+m.uuid+"/sync", req, &res)
 			if status == http.StatusNotFound {
 				return false, nil
 			}

@@ -67,7 +67,7 @@ type realHeadnode struct {
 
 func startReal(ctx context.Context, dir string) (*realHeadnode, error) {
 	err := headnode.Init(ctx, dir, answers.Answers{Datacenter: "coal", DNSDomain: "coal.example.com", Admin: answers.Admin{
-		Interface: "admin0", Address: netip.MustParsePrefix("127.0.0.1/24"), First: netip.MustParseAddr("127.0.0.100"), Last: netip.MustParseAddr("127.0.0.120"),
+		Interface: "admin0", Address: netip.MustParsePrefix("10.99.99.7/24"), First: netip.MustParseAddr("10.99.99.100"), Last: netip.MustParseAddr("10.99.99.120"),
 		Lease: 12 * time.Hour, Clients: answers.ClientsPXE,
 	}})
 	if err != nil {

@@ -35,9 +35,11 @@ func newWorld(t *testing.T, first, last string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	return &world{t, storetest.Twice(b), Network{
+	w := &world{t, storetest.Twice(b), Network{
 		Own: netip.MustParsePrefix("10.0.0.7/24"), First: ip(first), Last: ip(last), Gateway: ip("1"), Lease: time.Hour,
 	}, NewOffers(0)}
+	w.n.Registry = claims{w}
+	return w
 }
 
 func (w *world) update(fn func(store.Tx) error) error {
@@ -120,6 +122,13 @@ func consistent(tx store.Tx) error {
 				return fmt.Errorf("%s has two addresses", l.MAC)
 			}
 			macs[macPrefix+l.MAC] = `"` + l.Address.String() + `"`
+		}
+		c, has, err := store.Lookup[claim](tx, claimKey(l.Address))
+		if err != nil {
+			return err
+		}
+		if taken := has && c.Freed == 0 && !c.Other; taken != (l.State != Freed) || taken && (c.MAC != l.MAC || c.Server != l.Server) {
+			return fmt.Errorf("lease %+v, and the registry has %+v", l, c)
 		}
 		if l.State != Reserved {
 			expiries[expiryKey(l.Expires, l.Address)] = string(l.State)
@@ -212,7 +221,7 @@ func TestNeverOwn(t *testing.T) {
 
 func TestEndOfAddressSpace(t *testing.T) {
 	w := newWorld(t, "1", "1")
-	w.n = Network{Own: netip.MustParsePrefix("255.255.255.1/24"), First: netip.MustParseAddr("255.255.255.254"), Last: netip.MustParseAddr("255.255.255.255"), Lease: time.Hour}
+	w.n = Network{Registry: w.n.Registry, Own: netip.MustParsePrefix("255.255.255.1/24"), First: netip.MustParseAddr("255.255.255.254"), Last: netip.MustParseAddr("255.255.255.255"), Lease: time.Hour}
 	if got := w.get(1, t0); got != "255.255.255.254/24" {
 		t.Errorf("got %s", got)
 	}

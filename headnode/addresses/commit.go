@@ -57,13 +57,8 @@ func Commit(tx store.Tx, n Network, mac string, addr netip.Addr, server string, 
 		l.Declines = 0 // who still uses an address found nobody else there
 	}
 	l = held(l, n, server, now)
-	if err := put(tx, l, now); err != nil {
+	if err := put(tx, n, l, now); err != nil {
 		return Lease{}, fmt.Errorf("commit lease: %w", err)
-	}
-	if !found {
-		if err := advance(tx, n); err != nil {
-			return Lease{}, fmt.Errorf("commit lease: %w", err)
-		}
 	}
 	return l, nil
 }
@@ -114,10 +109,7 @@ func Reserve(tx store.Tx, n Network, mac, server string, now time.Time) (Lease, 
 		}
 	}
 	l = held(l, n, server, now)
-	if err := put(tx, l, now); err != nil {
-		return Lease{}, fmt.Errorf("reserve address: %w", err)
-	}
-	if err := advance(tx, n); err != nil {
+	if err := put(tx, n, l, now); err != nil {
 		return Lease{}, fmt.Errorf("reserve address: %w", err)
 	}
 	return l, nil
@@ -132,7 +124,7 @@ func Unreserve(tx store.Tx, n Network, mac string, now time.Time) error {
 	}
 	if err == nil {
 		l.State, l.Server, l.Expires = Leased, "", now.Add(n.Lease)
-		err = put(tx, l, now)
+		err = put(tx, n, l, now)
 	}
 	if err != nil {
 		return fmt.Errorf("unreserve address: %w", err)
@@ -159,7 +151,7 @@ func Release(tx store.Tx, mac string, addr netip.Addr, now time.Time) error {
 	l, err := holding(tx, mac, addr)
 	if err == nil && l.State == Leased && now.Before(l.Expires) {
 		l.Expires = now
-		err = put(tx, l, now)
+		err = put(tx, Network{}, l, now) // the MAC keeps it, so the registry is not asked
 	}
 	if err != nil {
 		return fmt.Errorf("release address: %w", err)

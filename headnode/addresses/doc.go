@@ -6,8 +6,11 @@
 // is reserved and never expires. An offer lives in memory (Offers, bounded); what
 // an ACK promises was committed before (Commit).
 //
+// Who has an address is not decided here: the Registry is asked, which also knows
+// NICs and reservations, and told in the same transaction. An address that has a
+// record here, other than a freed one, is taken there.
+//
 // Keys (all below "address/"): ip/<8 hex digits> holds the Lease, mac/<MAC> its
 // address, expiry/<16 hex digits of Unix seconds>/<ip> orders what is not
-// reserved by the time it becomes free, bad/<ip> lists what was declined, cursor is
-// where the search for addresses nobody had yet goes on.
+// reserved by the time it becomes free, bad/<ip> lists what was declined.
 package addresses

@@ -34,7 +34,9 @@ func BenchmarkOfferLargeRange(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer s.Close()
-	n := Network{Own: netip.MustParsePrefix("10.0.0.1/16"), First: netip.MustParseAddr("10.0.1.0"), Last: netip.MustParseAddr("10.0.255.254"), Lease: time.Hour}
+	w := &world{}
+	n := Network{Registry: claims{w}, Own: netip.MustParsePrefix("10.0.0.1/16"), First: netip.MustParseAddr("10.0.1.0"), Last: netip.MustParseAddr("10.0.255.254"), Lease: time.Hour}
+	w.n = n
 	const leases = 60000
 	for at := 0; at < leases; at += 5000 {
 		err := s.Update(b.Context(), func(tx store.Tx) error {
@@ -68,4 +70,68 @@ func BenchmarkOfferLargeRange(b *testing.B) {
 			}
 		})
 	}
+}
+
+// claims is a Registry that keeps who has which address below "claim/".
+type claims struct{ w *world }
+
+type claim struct {
+	MAC, Server string
+	Freed       int64
+	Other       bool // not a lease
+}
+
+func claimKey(a netip.Addr) string { return "claim/" + a.String() }
+
+func (c claims) Next(tx store.Tx, skip func(netip.Addr) bool) (out netip.Addr, since time.Time, found bool, err error) {
+	n, oldest := c.w.n, int64(0)
+	for i := number(n.First); i <= number(n.Last); i++ {
+		a := address(i)
+		if !n.inRange(a) || skip(a) {
+			continue
+		}
+		v, has, err := store.Lookup[claim](tx, claimKey(a))
+		switch {
+		case err != nil:
+			return out, since, false, err
+		case !has:
+			return a, time.Time{}, true, nil
+		case v.Freed != 0 && (!found || v.Freed < oldest):
+			out, since, oldest, found = a, time.Unix(0, v.Freed), v.Freed, true
+		}
+	}
+	return out, since, found, nil
+}
+
+func (c claims) Free(tx store.Tx, a netip.Addr) (bool, error) {
+	v, has, err := store.Lookup[claim](tx, claimKey(a))
+	return !has || v.Freed != 0, err
+}
+
+func (c claims) Take(tx store.Tx, a netip.Addr, mac, server string) error {
+	if v, has, err := store.Lookup[claim](tx, claimKey(a)); err != nil || has && v.Other {
+		return fmt.Errorf("%v was another's: %v", a, err)
+	}
+	return store.Put(tx, claimKey(a), claim{MAC: mac, Server: server})
+}
+
+func (c claims) Give(tx store.Tx, a netip.Addr, now time.Time) error {
+	if v, has, err := store.Lookup[claim](tx, claimKey(a)); err != nil || !has || v.Freed != 0 {
+		return fmt.Errorf("%v is given back and was not taken: %v", a, err)
+	} else if v.Other {
+		return nil
+	}
+	return store.Put(tx, claimKey(a), claim{Freed: now.UnixNano()})
+}
+
+func (c claims) Others(tx store.Tx) (n int, err error) {
+	for e, err := range store.Each[claim](tx, "claim/") {
+		if err != nil {
+			return 0, err
+		}
+		if e.Value.Other {
+			n++
+		}
+	}
+	return n, nil
 }

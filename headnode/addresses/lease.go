@@ -5,14 +5,36 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"nereid/headnode/store"
 )
 
-// Network is the admin network as the answers file describes it.
+// Registry knows who has the addresses of the admin network, be it a lease, a NIC
+// or an operator who reserved it. It is asked before an address is leased, in the
+// same transaction.
+type Registry interface {
+	// Next gives a free address: the lowest that nobody used lately, else the one
+	// that was given back the longest ago, at since. It writes nothing.
+	Next(tx store.Tx, skip func(netip.Addr) bool) (a netip.Addr, since time.Time, found bool, err error)
+	// Free says whether nobody has the address.
+	Free(tx store.Tx, a netip.Addr) (bool, error)
+	// Take notes that a MAC, of a server if that is known, has the address. Without a
+	// MAC the address is kept back.
+	Take(tx store.Tx, a netip.Addr, mac, server string) error
+	// Give frees what was taken.
+	Give(tx store.Tx, a netip.Addr, now time.Time) error
+	// Others counts what of the range NICs have and operators reserved.
+	Others(tx store.Tx) (int, error)
+}
+
+// Network is the admin network.
 type Network struct {
+	Registry
 	Own     netip.Prefix  // the head node's address, with the network's prefix length
 	First   netip.Addr    // first address for servers
 	Last    netip.Addr    // last address for servers
 	Gateway netip.Addr    // optional
+	DNS     []netip.Addr  // never given out, as Exclude
 	Exclude []netip.Addr  // further addresses never given out
 	Lease   time.Duration // how long a newcomer's address stays its own
 }
@@ -70,13 +92,17 @@ type Counts struct {
 	Total    int `json:"total"`    // addresses that can be given to servers
 	Reserved int `json:"reserved"` // held by servers of the inventory
 	Leased   int `json:"leased"`   // held by machines not in the inventory
-	Expired  int `json:"expired"`  // were used, and are free
+	Others   int `json:"others"`   // NICs' and reserved ones
+	Expired  int `json:"expired"`  // kept for machines that need not come back
 	Bad      int `json:"bad"`      // declined
-	Free     int `json:"free"`     // never used
+	Free     int `json:"free"`     // nobody's
 }
 
 // Used is the number of addresses a newcomer cannot get.
-func (c Counts) Used() int { return c.Reserved + c.Leased + c.Bad }
+func (c Counts) Used() int { return c.Reserved + c.Leased + c.Bad + c.Others }
+
+// Widen is the command that makes the range larger.
+const Widen = "nereid network update admin --start FIRST --end LAST"
 
 // RangeFullError says that every address is in use. It is ErrRangeFull.
 type RangeFullError struct {
@@ -86,8 +112,9 @@ type RangeFullError struct {
 
 // Error says what is full, by what, and what to do.
 func (e *RangeFullError) Error() string {
-	return fmt.Sprintf("all %d addresses of the admin range %s-%s are in use (%d by servers, %d by machines not enrolled, %d marked bad); "+
-		"forget servers that are gone or widen the range", e.Counts.Total, e.First, e.Last, e.Counts.Reserved, e.Counts.Leased, e.Counts.Bad)
+	return fmt.Sprintf("all %d addresses of the admin range %s-%s are in use (%d by servers, %d by machines not enrolled, "+
+		"%d by NICs and reservations, %d marked bad); forget servers that are gone, or widen the range with: %s",
+		e.Counts.Total, e.First, e.Last, e.Counts.Reserved, e.Counts.Leased, e.Counts.Others, e.Counts.Bad, Widen)
 }
 
 // Is makes errors.Is(err, ErrRangeFull) true.

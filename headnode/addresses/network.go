@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // check finds a network no address can be given out of.
@@ -27,10 +28,8 @@ func (n Network) usable(a netip.Addr) bool {
 	if !n.Own.Contains(a) || a == n.Own.Addr() || a == n.Gateway {
 		return false
 	}
-	for _, x := range n.Exclude {
-		if a == x {
-			return false
-		}
+	if slices.Contains(n.Exclude, a) || slices.Contains(n.DNS, a) {
+		return false
 	}
 	if n.Own.Bits() >= 31 {
 		return true // RFC 3021: no network and broadcast address
@@ -49,7 +48,7 @@ func (n Network) size() int {
 	total := int(number(n.Last)-number(n.First)) + 1
 	lost := make(map[netip.Addr]bool)
 	first := number(n.Own.Masked().Addr())
-	special := append([]netip.Addr{n.Own.Addr(), n.Gateway, address(first), address(first + 1<<(32-n.Own.Bits()) - 1)}, n.Exclude...)
+	special := slices.Concat([]netip.Addr{n.Own.Addr(), n.Gateway, address(first), address(first + 1<<(32-n.Own.Bits()) - 1)}, n.Exclude, n.DNS)
 	for _, a := range special {
 		if a.Is4() && !a.Less(n.First) && !n.Last.Less(a) && !n.usable(a) {
 			lost[a] = true

@@ -55,7 +55,7 @@ func decline(tx store.Tx, n Network, l Lease, now time.Time) (time.Time, error) 
 		switch {
 		case !now.Before(b.Expires): // its time is over, so it is as any other
 			b.State, b.DeclinedBy = Freed, ""
-			if err := put(tx, b, now); err != nil {
+			if err := put(tx, n, b, now); err != nil {
 				return time.Time{}, err
 			}
 		case b.DeclinedBy == l.MAC:
@@ -67,12 +67,12 @@ func decline(tx store.Tx, n Network, l Lease, now time.Time) (time.Time, error) 
 	}
 	free := Lease{Address: l.Address, State: Freed, Since: now, Renewed: l.Renewed, Expires: now, Declines: l.Declines}
 	if own >= maxBadOfMAC || kept >= min(maxBad, max(1, n.size()/8)) {
-		return time.Time{}, put(tx, free, now)
+		return time.Time{}, put(tx, n, free, now)
 	}
 	bad := free
 	bad.State, bad.DeclinedBy, bad.Declines = Bad, l.MAC, l.Declines+1
 	bad.Expires = now.Add(quarantine(bad.Declines))
-	return bad.Expires, put(tx, bad, now)
+	return bad.Expires, put(tx, n, bad, now)
 }
 
 // Quarantined lists the addresses that are kept back now.

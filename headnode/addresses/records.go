@@ -16,7 +16,6 @@ const (
 	macPrefix    = "address/mac/"
 	expiryPrefix = "address/expiry/"
 	badPrefix    = "address/bad/"
-	cursorKey    = "address/cursor"
 )
 
 func ipKey(a netip.Addr) string { return fmt.Sprintf("%s%08x", ipPrefix, number(a)) }
@@ -85,35 +84,48 @@ func ByMAC(tx store.Tx, mac string) (Lease, error) {
 	return ByIP(tx, ip)
 }
 
-// put writes the record of an address with all its indexes. Whatever the MAC held
-// before becomes free, and so does the address for whoever held it.
-func put(tx store.Tx, l Lease, now time.Time) error {
-	old, err := ByIP(tx, l.Address)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-	case err != nil:
+// put writes the record of an address with all its indexes, and tells the registry.
+// Whatever the MAC held before becomes free, and so does the address for whoever
+// held it.
+func put(tx store.Tx, n Network, l Lease, now time.Time) error {
+	old, found, err := store.Lookup[Lease](tx, ipKey(l.Address))
+	if err == nil && found {
+		err = unlink(tx, old)
+	}
+	if err != nil {
 		return err
-	default:
-		if err := unlink(tx, old); err != nil {
+	}
+	if l.MAC != "" && l.MAC != old.MAC {
+		other, err := ByMAC(tx, l.MAC)
+		if err == nil {
+			err = unlink(tx, other)
+			if err == nil {
+				err = write(tx, freedOf(other, now))
+			}
+			if err == nil {
+				err = n.Registry.Give(tx, other.Address, now)
+			}
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}
-	if l.MAC != "" {
-		other, err := ByMAC(tx, l.MAC)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-		case err != nil:
-			return err
-		case other.Address != l.Address:
-			if err := unlink(tx, other); err != nil {
-				return err
-			}
-			if err := write(tx, Lease{Address: other.Address, State: Freed, Since: now, Renewed: other.Renewed, Expires: now, Declines: other.Declines}); err != nil {
-				return err
-			}
-		}
+	had := found && old.State != Freed
+	switch {
+	case l.State == Freed && had:
+		err = n.Registry.Give(tx, l.Address, now)
+	case l.State != Freed && (!had || l.MAC != old.MAC || l.Server != old.Server):
+		err = n.Registry.Take(tx, l.Address, l.MAC, l.Server)
+	}
+	if err != nil {
+		return err
 	}
 	return write(tx, l)
+}
+
+// freedOf is the record of an address that its holder has no more.
+func freedOf(l Lease, now time.Time) Lease {
+	return Lease{Address: l.Address, State: Freed, Since: now, Renewed: l.Renewed, Expires: now, Declines: l.Declines}
 }
 
 // unlink removes a record's index keys.
@@ -173,7 +185,6 @@ func Usage(tx store.Tx, n Network, now time.Time) (Counts, error) {
 			c.Reserved++ // all that have a record, less those that can expire
 		}
 	}
-	c.Free = c.Total - c.Reserved
 	for it, err := range tx.Scan(expiryPrefix, "") {
 		if err != nil {
 			return Counts{}, err
@@ -187,7 +198,8 @@ func Usage(tx store.Tx, n Network, now time.Time) (Counts, error) {
 		}
 		c.Reserved--
 		switch {
-		case State(it.Value) == Freed || !now.Before(until):
+		case State(it.Value) == Freed:
+		case !now.Before(until):
 			c.Expired++
 		case State(it.Value) == Bad:
 			c.Bad++
@@ -195,5 +207,8 @@ func Usage(tx store.Tx, n Network, now time.Time) (Counts, error) {
 			c.Leased++
 		}
 	}
-	return c, nil
+	var err error
+	c.Others, err = n.Registry.Others(tx)
+	c.Free = c.Total - c.Used() - c.Expired
+	return c, err
 }

@@ -24,6 +24,9 @@ const rejoined = 4
 // ipRecord is an address in use, reserved or given back. One of those holds.
 type ipRecord struct {
 	MAC      string `json:"mac,omitempty"`      // NIC that has it
+	Use      Use    `json:"use,omitempty"`      // what has it, when that is no NIC
+	Holder   string `json:"holder,omitempty"`   // MAC of a machine that leases it
+	Server   string `json:"server,omitempty"`   // whose lease it is, when that is known
 	Reserved bool   `json:"reserved,omitempty"` // given only to who names it
 	Owner    string `json:"owner,omitempty"`    // reserved for that account; empty: for the first that names it
 	Freed    int64  `json:"freed,omitempty"`    // given back, Unix nanoseconds; it is in the queue
@@ -142,6 +145,9 @@ func claimNamed(tx store.Tx, n network, a netip.Addr, nic api.NetworkNIC) error 
 		return err
 	case rec.MAC != "":
 		return refuse(409, api.CodeInUse, "take another address, or leave it out and one is chosen", "%s of network %s is the address of NIC %s", a, n.Name, rec.MAC)
+	case rec.Use != "":
+		return refuse(409, api.CodeInUse, "take another address, or leave it out and one is chosen",
+			"%s of network %s %s", a, n.Name, rec.usedBy())
 	case rec.Reserved && rec.Owner != "" && rec.Owner != nic.Owner:
 		return forbidden("take another address", "%s of network %s is reserved for another account", a, n.Name)
 	}
@@ -199,6 +205,10 @@ func room(tx store.Tx, n network, want int, named []netip.Addr) (bool, error) {
 
 // full is the refusal when a network has no free address.
 func full(n network) error {
-	return conflict("widen its provision range, delete NICs that are not needed, or use another network",
-		"network %s has no free address left between %s and %s", n.Name, n.first, n.last)
+	next := "delete NICs that are not needed, use another network, or widen its range with: nereid network update " +
+		n.Name + " --start FIRST --end LAST"
+	if n.Fabric {
+		next = "delete NICs that are not needed, or use another network"
+	}
+	return conflict(next, "network %s has no free address left between %s and %s", n.Name, n.first, n.last)
 }

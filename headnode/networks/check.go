@@ -83,16 +83,16 @@ func checkFree(tx store.Tx, n network, inUse map[string]string) error {
 			return err
 		}
 		rec := e.Value
-		if rec.MAC != inUse[e.Key] {
+		if rec.MAC != inUse[e.Key] || rec.Use != "" && (rec.MAC != "" || rec.Reserved) {
 			return fmt.Errorf("%s has NIC %q; the NICs say %q", a, rec.MAC, inUse[e.Key])
 		}
 		delete(inUse, e.Key)
 		switch {
-		case rec.Freed != 0 && (rec.MAC != "" || rec.Reserved || !n.pooled(a)):
+		case rec.Freed != 0 && (!rec.free() || !n.pooled(a)):
 			return fmt.Errorf("%s is free, and yet %+v", a, rec)
 		case rec.Freed != 0:
 			queue[freedKey(n.UUID, rec.Freed, a)] = true
-		case rec.MAC == "" && !rec.Reserved:
+		case rec.free():
 			return fmt.Errorf("%s has an empty record", a)
 		}
 		out = append(out, a)

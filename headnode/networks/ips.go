@@ -24,7 +24,13 @@ func address(tx store.Tx, n network, ip string) (netip.Addr, ipRecord, bool, err
 // show is an address as the API has it.
 func show(tx store.Tx, n network, a netip.Addr, rec ipRecord) (api.IPAddress, error) {
 	out := api.IPAddress{IP: a.String(), Network: n.UUID, Reserved: rec.Reserved, Owner: rec.Owner, MAC: rec.MAC,
-		Free: rec.MAC == "" && !rec.Reserved && n.pooled(a)}
+		Free: rec.free() && n.pooled(a)}
+	if rec.Use != "" {
+		out.MAC, out.BelongsTo, out.BelongsToType = rec.Holder, rec.Server, string(rec.Use)
+		if rec.Server != "" {
+			out.BelongsToType = api.BelongsToServer
+		}
+	}
 	if rec.Freed != 0 {
 		out.FreedAt = time.Unix(0, rec.Freed).UTC()
 	}
@@ -178,6 +184,9 @@ func UpdateIP(tx store.Tx, now time.Time, id, ip string, u api.IPUpdate) (_ api.
 // checkReservation refuses what cannot be reserved, and fills in the owner of an
 // address in use.
 func checkReservation(tx store.Tx, n network, a netip.Addr, rec ipRecord, reserved bool, owner *string, ownerNamed bool) error {
+	if rec.Use != "" {
+		return refuse(409, api.CodeInUse, "take another address", "%s of network %s %s", a, n.Name, rec.usedBy())
+	}
 	if !reserved {
 		if ownerNamed && *owner != "" {
 			return invalid("reserve the address too", "%s is not reserved, so it is nobody's", a)

@@ -39,6 +39,7 @@ const (
 	freePrefix       = Prefix + "free/"
 	freedPrefix      = Prefix + "freed/"
 	macCounterKey    = Prefix + "mac-counter"
+	adminKey         = Prefix + "admin"
 )
 
 // hexOf is an address as keys have it: their order is that of the addresses.

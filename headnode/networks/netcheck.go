@@ -69,11 +69,6 @@ func (n *network) readSubnet() (err error) {
 	if n.subnet.Bits() < shortest {
 		return invalid("take a smaller subnet", "subnet %s of network %s: its prefix is shorter than /%d", n.subnet, n.Name, shortest)
 	}
-	for _, u := range unusable() {
-		if u.Overlaps(n.subnet) {
-			return invalid("take another subnet", "subnet %s of network %s is in %s, whose addresses are not for hosts", n.subnet, n.Name, u)
-		}
-	}
 	n.Subnet, n.Family = n.subnet.String(), family(n.subnet.Addr())
 	return nil
 }

@@ -119,6 +119,12 @@ func CreateNetwork(tx store.Tx, in api.Network) (_ api.Network, err error) {
 	if err := mtuFits(n, limit, why); err != nil {
 		return in, err
 	}
+	if err := subnetUsable(n); err != nil {
+		return in, err
+	}
+	if err := apartFromAdmin(tx, n); err != nil {
+		return in, err
+	}
 	if n.UUID == "" {
 		n.UUID = newUUID()
 	} else if has, err := store.Has(tx, netPrefix+n.UUID); err != nil || has {
@@ -213,6 +219,12 @@ func DeleteNetwork(tx store.Tx, id, ifMatch string) (_ api.Network, err error) {
 		return a, err
 	}
 	if err := match("network", a.Name, a.Revision, ifMatch); err != nil {
+		return a, err
+	}
+	if is, err := isAdmin(tx, a.UUID); err != nil || is {
+		if err == nil {
+			err = conflict("", "network %s stays: servers boot from it", a.Name)
+		}
 		return a, err
 	}
 	n, err := normal(a)

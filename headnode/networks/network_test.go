@@ -183,6 +183,7 @@ func TestChangeNetwork(t *testing.T) {
 		t.Errorf("got %s", ips(n))
 	}
 	w.must(w.update(external, api.NetworkUpdate{Resolvers: ptr([]string{"10.0.0.3"}), Name: ptr("outside")}))
+	w.now = w.now.Add(Rest)
 	if n := w.nic(on("outside")); ips(n) != "10.0.0.2" {
 		t.Errorf("got %s", ips(n))
 	}
@@ -190,11 +191,11 @@ func TestChangeNetwork(t *testing.T) {
 	w.refused(api.CodeConflict, "the name under is that of", w.update("outside", api.NetworkUpdate{Name: ptr("under")}))
 	n := do(w, func(tx store.Tx) (api.Network, error) { return GetNetwork(tx, "outside") })
 	w.refused(api.CodeStale, "changed since you read it", func(tx store.Tx) error {
-		_, _, err := UpdateNetwork(tx, "outside", api.NetworkUpdate{}, "0")
+		_, _, err := UpdateNetwork(tx, w.now, "outside", api.NetworkUpdate{}, "0")
 		return err
 	})
 	w.must(func(tx store.Tx) error {
-		before, after, err := UpdateNetwork(tx, n.UUID, api.NetworkUpdate{Description: ptr("x")}, n.Revision)
+		before, after, err := UpdateNetwork(tx, w.now, n.UUID, api.NetworkUpdate{Description: ptr("x")}, n.Revision)
 		if err == nil && (before.Revision != n.Revision || after.Revision == n.Revision || after.Description != "x") {
 			err = fmt.Errorf("before %+v after %+v", before, after)
 		}

@@ -130,7 +130,7 @@ func (w *world) drop(mac string) {
 }
 
 func (w *world) update(id string, u api.NetworkUpdate) func(store.Tx) error {
-	return func(tx store.Tx) error { _, _, err := UpdateNetwork(tx, id, u, ""); return err }
+	return func(tx store.Tx) error { _, _, err := UpdateNetwork(tx, w.now, id, u, ""); return err }
 }
 
 // ips are the addresses of a NIC.

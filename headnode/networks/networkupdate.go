@@ -3,6 +3,7 @@ package networks
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"nereid/api"
 	"nereid/headnode/store"
@@ -11,8 +12,9 @@ import (
 // UpdateNetwork changes a network and gives it as it was and as it is. Addresses
 // in use stay where they are when the provision range no longer covers them. A
 // gateway cannot be the address of a NIC, unless that belongs to something other
-// than servers and instances. Removing an owner keeps its NICs.
-func UpdateNetwork(tx store.Tx, id string, u api.NetworkUpdate, ifMatch string) (before, after api.Network, err error) {
+// than servers and instances. A former gateway, resolver or next hop rests like
+// an address that was given back. Removing an owner keeps its NICs.
+func UpdateNetwork(tx store.Tx, now time.Time, id string, u api.NetworkUpdate, ifMatch string) (before, after api.Network, err error) {
 	defer named(&err, "change network %s", id)
 	if before, err = GetNetwork(tx, id); err != nil {
 		return before, after, err
@@ -50,7 +52,7 @@ func UpdateNetwork(tx store.Tx, id string, u api.NetworkUpdate, ifMatch string) 
 	if err := gatewayFits(tx, old, n); err != nil {
 		return before, after, err
 	}
-	if err := moveFree(tx, old, n); err != nil {
+	if err := moveFree(tx, old, n, now); err != nil {
 		return before, after, err
 	}
 	n.Revision = newRevision()
@@ -89,6 +91,12 @@ func rename(tx store.Tx, old, n network) error {
 	if old.Name == n.Name {
 		return nil
 	}
+	if is, err := isAdmin(tx, n.UUID); err != nil || is {
+		if err == nil {
+			err = conflict("leave the name out", "network %s keeps its name: servers boot from it", old.Name)
+		}
+		return err
+	}
 	if err := takeNetworkName(tx, n); err != nil {
 		return err
 	}
@@ -101,6 +109,10 @@ func gatewayFits(tx store.Tx, old, n network) error {
 		return nil
 	}
 	rec, _, err := store.Lookup[ipRecord](tx, ipKey(n.UUID, n.gateway))
+	if err == nil && rec.Use == UseLease {
+		return refuse(409, api.CodeInUse, "take another address for the gateway",
+			"%s cannot be the gateway of network %s: it %s", n.gateway, n.Name, rec.usedBy())
+	}
 	if err != nil || rec.MAC == "" {
 		return err
 	}
@@ -114,7 +126,7 @@ func gatewayFits(tx store.Tx, old, n network) error {
 
 // moveFree makes the free spans and the queue those of the changed network: first
 // what is not given out any more leaves them, then what is now joins them.
-func moveFree(tx store.Tx, old, n network) error {
+func moveFree(tx store.Tx, old, n network, now time.Time) error {
 	for _, h := range n.held {
 		if old.pooled(h) {
 			if err := drop(tx, n, h); err != nil {
@@ -139,16 +151,21 @@ func moveFree(tx store.Tx, old, n network) error {
 			return err
 		}
 	}
-	for _, s := range difference(span{n.first, n.last}, span{old.first, old.last}) {
-		if err := addFree(tx, n, s.first, s.last); err != nil {
+	for _, h := range old.held { // neighbours still know them
+		if !n.pooled(h) {
+			continue
+		}
+		used, err := store.Has(tx, ipKey(n.UUID, h))
+		if err == nil && !used {
+			err = giveBack(tx, n, h, now)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	for _, h := range old.held {
-		if between(old.first, h, old.last) && n.pooled(h) {
-			if err := addFree(tx, n, h, h); err != nil {
-				return err
-			}
+	for _, s := range difference(span{n.first, n.last}, span{old.first, old.last}) {
+		if err := addFree(tx, n, s.first, s.last); err != nil {
+			return err
 		}
 	}
 	return nil

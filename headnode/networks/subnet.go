@@ -101,6 +101,25 @@ func private() []netip.Prefix {
 	}
 }
 
+// Transit is the subnet of the transit VNIs, over which accounts' routers reach the
+// servers that do NAT: addresses that are neither private nor anybody's (RFC 6598).
+var Transit = netip.MustParsePrefix("100.64.0.0/10")
+
+// subnetUsable refuses a subnet that no new network can have.
+func subnetUsable(n network) error {
+	for _, u := range unusable() {
+		if u.Overlaps(n.subnet) {
+			return invalid("take another subnet", "subnet %s of network %s is in %s, whose addresses are not for hosts", n.subnet, n.Name, u)
+		}
+	}
+	if Transit.Overlaps(n.subnet) {
+		return conflict("take another subnet",
+			"subnet %s of network %s overlaps %s, which accounts' routers use among themselves for internet_nat",
+			n.subnet, n.Name, Transit)
+	}
+	return nil
+}
+
 // unusable are subnets no network is in: this network and loopback (RFC 6890),
 // link-local, multicast, and what was never assigned.
 func unusable() []netip.Prefix {

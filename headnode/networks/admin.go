@@ -1,0 +1,346 @@
+package networks
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"nereid/api"
+	"nereid/headnode/store"
+)
+
+// AdminName is the name of the network that servers boot from.
+const AdminName = "admin"
+
+// Use is what has an address of the admin network, when that is no NIC.
+type Use string
+
+// The uses of an address that is no NIC's.
+const (
+	UseLease      Use = "lease"       // of a machine, or kept back after a DECLINE
+	UseHeadNode   Use = "head node"   // its own
+	UseTimeServer Use = "time server" // named by the answers
+)
+
+// free says whether nobody has the address.
+func (r ipRecord) free() bool { return r.MAC == "" && !r.Reserved && r.Use == "" }
+
+// usedBy says, behind an address, what has it.
+func (r ipRecord) usedBy() string {
+	switch {
+	case r.MAC != "":
+		return "is the address of NIC " + r.MAC
+	case r.Use == UseLease && r.Server != "":
+		return "is leased to " + r.Holder + " of server " + r.Server
+	case r.Use == UseLease && r.Holder != "":
+		return "is leased to " + r.Holder
+	case r.Use == UseLease:
+		return "is kept back: a machine found another one answering there"
+	case r.Use != "":
+		return "is the address of the " + string(r.Use)
+	}
+	return "is reserved"
+}
+
+// Held is an address that something other than a NIC has.
+type Held struct {
+	Address netip.Addr
+	Use     Use
+	MAC     string // of a lease; empty: the address is kept back
+	Server  string // UUID of the server that the lease is of, if it is one's
+}
+
+// Admin is the admin network as DHCP sees it: who is asked before an address is
+// leased, and told of it. It is addresses.Registry.
+type Admin struct{ n network }
+
+// isAdmin says whether a network is the admin network.
+func isAdmin(tx store.Tx, uuid string) (bool, error) {
+	admin, _, err := store.Lookup[string](tx, adminKey)
+	return admin == uuid && uuid != "", err
+}
+
+// GetAdmin reads the admin network. found is false before TakeOverAdmin.
+func GetAdmin(tx store.Tx) (_ Admin, found bool, err error) {
+	defer named(&err, "read the admin network")
+	uuid, found, err := store.Lookup[string](tx, adminKey)
+	if err != nil || !found {
+		return Admin{}, false, err
+	}
+	n, err := load(tx, uuid)
+	return Admin{n}, true, err
+}
+
+// Network is the admin network as the API has it.
+func (a Admin) Network() api.Network { return a.n.Network }
+
+// Range is the first and the last address that is given out.
+func (a Admin) Range() (first, last netip.Addr) { return a.n.first, a.n.last }
+
+// Gateway is the gateway; not valid when there is none.
+func (a Admin) Gateway() netip.Addr { return a.n.gateway }
+
+// Resolvers are the IPv4 name servers, which is what DHCP can name.
+func (a Admin) Resolvers() []netip.Addr {
+	var out []netip.Addr
+	for _, s := range a.n.Resolvers {
+		if ip, err := parseAddr(s); err == nil && ip.Is4() {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
+
+// Free says whether nobody has an address of the range.
+func (a Admin) Free(tx store.Tx, ip netip.Addr) (bool, error) {
+	if !a.n.pooled(ip) {
+		return false, nil
+	}
+	rec, _, err := store.Lookup[ipRecord](tx, ipKey(a.n.UUID, ip))
+	return rec.free(), err
+}
+
+// Next gives the lowest free address that nobody used lately, else the one that was
+// given back the longest ago, at since; none of those that skip names. It writes
+// nothing.
+func (a Admin) Next(tx store.Tx, skip func(netip.Addr) bool) (ip netip.Addr, since time.Time, found bool, err error) {
+	err = spans(tx, a.n.UUID, netip.Addr{}, func(s span) (bool, error) {
+		for ip = s.first; ; ip = ip.Next() {
+			if found = !skip(ip); found || ip == s.last {
+				return !found, nil
+			}
+		}
+	})
+	if err != nil || found {
+		return ip, since, found, err
+	}
+	err = freed(tx, a.n.UUID, func(f freedAddr) (bool, error) {
+		ip, since, found = f.addr, time.Unix(0, f.nanos), !skip(f.addr)
+		return !found, nil
+	})
+	return ip, since, found, err
+}
+
+// Take notes that a MAC has the address; no MAC: that it is kept back. The address
+// is free, or has been taken before.
+func (a Admin) Take(tx store.Tx, ip netip.Addr, mac, server string) error {
+	_, err := a.take(tx, Held{Address: ip, Use: UseLease, MAC: mac, Server: server})
+	return err
+}
+
+// Give frees an address that was taken. It rests before it counts as not used
+// lately.
+func (a Admin) Give(tx store.Tx, ip netip.Addr, now time.Time) error {
+	rec, found, err := store.Lookup[ipRecord](tx, ipKey(a.n.UUID, ip))
+	if err != nil || !found || rec.Use != UseLease {
+		return err
+	}
+	return giveBack(tx, a.n, ip, now)
+}
+
+// Others counts the addresses of the range that NICs have or that are reserved.
+func (a Admin) Others(tx store.Tx) (int, error) {
+	count, prefix := 0, ipPrefix+a.n.UUID+"/"
+	for e, err := range store.Each[ipRecord](tx, prefix) {
+		if err != nil {
+			return 0, err
+		}
+		ip, err := addrOf(e.Key[len(prefix):])
+		if err != nil {
+			return 0, err
+		}
+		if e.Value.Use == "" && !e.Value.free() && a.n.pooled(ip) {
+			count++
+		}
+	}
+	return count, nil
+}
+
+// take makes an address somebody's that is free, or of the same use already; was is
+// who else has it, and then nothing is changed.
+func (a Admin) take(tx store.Tx, h Held) (was ipRecord, err error) {
+	key := ipKey(a.n.UUID, h.Address)
+	rec, found, err := store.Lookup[ipRecord](tx, key)
+	if err != nil {
+		return rec, err
+	}
+	if !rec.free() && rec.Use != h.Use {
+		return rec, nil
+	}
+	if rec.free() && (found || a.n.pooled(h.Address)) {
+		if err := takeOut(tx, a.n, h.Address, rec); err != nil {
+			return rec, err
+		}
+	}
+	return ipRecord{}, store.Put(tx, key, ipRecord{Use: h.Use, Holder: h.MAC, Server: h.Server})
+}
+
+// TakeOverAdmin makes the admin network, with the addresses that are held there, at
+// the first start; later it does nothing. A network that an operator made of the
+// same subnet on the same segment becomes the admin network and keeps its NICs.
+// clashes are those of held that a NIC has already, or an account: they are not
+// taken, and told says so, and what else an operator has to know.
+func TakeOverAdmin(tx store.Tx, now time.Time, in api.Network, held []Held) (clashes []Held, told []string, err error) {
+	defer named(&err, "take over the admin network")
+	if has, err := store.Has(tx, adminKey); err != nil || has {
+		return nil, nil, err
+	}
+	in.Name, in.NICTag, in.MTU = AdminName, AdminTag, DefaultMTU
+	resolvers := in.Resolvers
+	in.Resolvers = nil
+	n, err := normal(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	old, told, err := adopted(tx, &n)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range resolvers {
+		was := n
+		n.Resolvers = append(slices.Clone(n.Resolvers), r)
+		if err := n.readResolvers(); err != nil {
+			n = was
+			told = append(told, fmt.Sprintf("name server %s is left out of network %s: %v", r, n.Name, err))
+		}
+	}
+	if n.UUID == "" {
+		n.UUID = newUUID()
+		if err = placeNetwork(tx, n); err == nil {
+			err = addFree(tx, n, n.first, n.last)
+		}
+	} else {
+		if err = dropNetworkName(tx, old); err == nil {
+			err = moveFree(tx, old, n, now)
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if told, err = freeName(tx, n, told); err != nil {
+		return nil, nil, err
+	}
+	n.Revision = newRevision()
+	if err := store.Put(tx, netPrefix+n.UUID, n.Network); err != nil {
+		return nil, nil, err
+	}
+	for _, h := range held {
+		if !n.subnet.Contains(h.Address) {
+			continue
+		}
+		was, err := (Admin{n}).take(tx, h)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !was.free() {
+			clashes = append(clashes, h)
+			told = append(told, fmt.Sprintf("%s %s, and %s", h.Address, ipRecord{Use: h.Use, Holder: h.MAC, Server: h.Server}.usedBy(), was.usedBy()))
+		}
+	}
+	return clashes, told, store.Put(tx, adminKey, n.UUID)
+}
+
+// adopted finds a network that is where the admin network is to be, and gives its
+// UUID, owners and description to it. Others that overlap it are told.
+func adopted(tx store.Tx, n *network) (old network, told []string, err error) {
+	var same []network
+	err = eachOnTag(tx, AdminTag, func(o network) bool {
+		if o.VLAN == 0 && o.subnet == n.subnet {
+			same = append(same, o)
+		}
+		return true
+	})
+	if err != nil {
+		return old, nil, err
+	}
+	if len(same) > 0 {
+		old = same[0]
+		n.UUID, n.Owners, n.Description, n.Routes = old.UUID, old.Owners, old.Description, old.Routes
+		if err := n.readRoutes(); err != nil {
+			return old, nil, err
+		}
+		told = append(told, fmt.Sprintf("network %s was made over the admin network and is the network %s now", old.Name, n.Name))
+	}
+	others, _, err := ListNetworks(tx, NetworkFilter{Fabric: new(bool)}, "", 0)
+	for _, a := range others {
+		o, err := normal(a)
+		if err != nil {
+			return old, nil, err
+		}
+		if o.UUID != n.UUID && o.subnet.Overlaps(n.subnet) {
+			told = append(told, fmt.Sprintf("network %s overlaps %s of the admin network: move its NICs to network %s, and delete it",
+				o.Name, n.Subnet, n.Name))
+		}
+	}
+	return old, told, err
+}
+
+// freeName makes the admin network's name its own. A network or pool that had it is
+// renamed.
+func freeName(tx store.Tx, n network, told []string) ([]string, error) {
+	uuid, found, err := store.Lookup[string](tx, namePrefix+n.Name)
+	if err != nil {
+		return told, err
+	}
+	if found && uuid != n.UUID {
+		name := ""
+		for i := 1; ; i++ {
+			name = fmt.Sprintf("%s-%d", n.Name, i)
+			if taken, err := store.Has(tx, namePrefix+name); err != nil {
+				return told, err
+			} else if !taken {
+				break
+			}
+		}
+		if err := renameHolder(tx, uuid, name); err != nil {
+			return told, err
+		}
+		told = append(told, fmt.Sprintf("the network or pool %s is named %s now: %s is the network that servers boot from", n.Name, name, n.Name))
+	}
+	return told, store.Put(tx, namePrefix+n.Name, n.UUID)
+}
+
+// renameHolder gives a network or pool another name, whose old one is somebody
+// else's from now on.
+func renameHolder(tx store.Tx, uuid, name string) error {
+	if err := store.Put(tx, namePrefix+name, uuid); err != nil {
+		return err
+	}
+	a, found, err := store.Lookup[api.Network](tx, netPrefix+uuid)
+	if err != nil {
+		return err
+	}
+	if found {
+		a.Name, a.Revision = name, newRevision()
+		return store.Put(tx, netPrefix+uuid, a)
+	}
+	p, err := store.Get[api.NetworkPool](tx, poolPrefix+uuid)
+	if err != nil {
+		return err
+	}
+	p.Name, p.Revision = name, newRevision()
+	return store.Put(tx, poolPrefix+uuid, p)
+}
+
+// apartFromAdmin refuses a network, on whatever segment, over the admin network:
+// each server has an address of that, and reaches its head node by it.
+func apartFromAdmin(tx store.Tx, n network) error {
+	a, found, err := GetAdmin(tx)
+	if err != nil || !found || n.Fabric || n.UUID == a.n.UUID || !a.n.subnet.Overlaps(n.subnet) {
+		return err
+	}
+	return conflict("use network "+a.n.Name+", or take another subnet",
+		"subnet %s overlaps %s of network %s (%s), which servers boot from", n.Subnet, a.n.Subnet, a.n.Name, a.n.UUID)
+}
+
+// Has says whether a network, or pool with it, is the admin network. One that there
+// is not is not; whoever uses it says so.
+func (a Admin) Has(tx store.Tx, id string) (bool, error) {
+	t, err := resolve(tx, "", id)
+	if p := (*api.Problem)(nil); errors.As(err, &p) {
+		return false, nil
+	}
+	return slices.ContainsFunc(t.nets, func(n network) bool { return n.UUID == a.n.UUID }), err
+}
