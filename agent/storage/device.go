@@ -87,13 +87,24 @@ func (d *device) put(b []byte) error {
 	return nil
 }
 
-// wipe writes zeros over the first and last MiB of every partition and of the
-// disk, but not over the mark. Partitions come first, so that a wipe that is cut
-// short finds them again.
+// edge is how much of a partition's beginning and end is wiped.
+const edge = 1 << 20
+
+// wipe writes zeros over the first and last MiB of every partition and wherever
+// examine looks, but not over the mark. The edges of the disk come last, so that
+// a wipe that is cut short finds the partitions again.
 func (d *device) wipe(f found) error {
-	for _, p := range append(f.parts, partition{start: 0, end: d.size}) {
-		for _, at := range []int64{p.start, max(p.end-edge, p.start)} {
-			if err := d.zero(at, min(at+edge, p.end)); err != nil {
+	var spans []span
+	for _, p := range f.parts {
+		spans = append(spans, span{p.start, min(p.start+edge, p.end)}, span{max(p.end-edge, p.start), p.end})
+	}
+	spans = append(spans, span{d.size - lostTailFrom, d.size - lostTailTo})
+	for _, from := range farStarts {
+		spans = append(spans, span{from, from + lostHead})
+	}
+	for _, at := range [][]span{spans, {{0, headEdge}, {d.size - tailEdge, d.size}}} {
+		for _, s := range at {
+			if err := d.zero(max(s.start, 0), min(s.end, d.size)); err != nil {
 				return fmt.Errorf("wipe disk %s: %w", d.name, err)
 			}
 		}
@@ -104,9 +115,13 @@ func (d *device) wipe(f found) error {
 	return nil
 }
 
-// zero writes zeros from start to end, leaving out the mark.
+// span is a part of a disk, in bytes; end is exclusive.
+type span struct{ start, end int64 }
+
+// zero makes everything from start to end zeros, leaving out the mark. What is
+// zeros already is not written.
 func (d *device) zero(start, end int64) error {
-	z := make([]byte, edge)
+	z, b := make([]byte, edge), make([]byte, edge)
 	for at := start; at < end; {
 		n := min(int64(len(z)), end-at)
 		if at < markOffset {
@@ -115,13 +130,15 @@ func (d *device) zero(start, end int64) error {
 			at = markOffset + markSize
 			continue
 		}
-		if d.hook != nil {
-			if err := d.hook(fmt.Sprintf("write zeros at %d of %s", at, d.name)); err != nil {
+		if err := readAt(d, b[:n], at); err != nil || !zeros(b[:n]) {
+			if d.hook != nil {
+				if err := d.hook(fmt.Sprintf("write zeros at %d of %s", at, d.name)); err != nil {
+					return err
+				}
+			}
+			if _, err := d.WriteAt(z[:n], at); err != nil {
 				return err
 			}
-		}
-		if _, err := d.WriteAt(z[:n], at); err != nil {
-			return err
 		}
 		at += n
 	}

@@ -11,7 +11,9 @@
 // A disk is written to only when one of these holds, checked immediately before
 // and with the device opened exclusively:
 //
-//   - it is blank: its first and last MiB hold nothing but zeros;
+//   - it is blank: there are only zeros at its beginning and its end, and no
+//     signature where a partition of a lost table may have begun or ended
+//     (signature.go);
 //   - the operator named it in SetupSpec.Wipe;
 //   - it carries a mark of this server (see mark.go), and besides it nothing but
 //     what an unfinished setup or reset of the same pool leaves behind.
