@@ -104,6 +104,7 @@ type Disk struct {
 	ID         string `json:"id,omitempty" doc:"stable path below /dev/disk/by-id, where udev made one"`
 	Model      string `json:"model,omitempty"`
 	Serial     string `json:"serial,omitempty"`
+	WWN        string `json:"wwn,omitempty" doc:"world wide name, which is the same by every path to the disk"`
 	Transport  string `json:"transport,omitempty" doc:"virtio, sata, sas, nvme, usb ..."`
 	SizeBytes  int64  `json:"size_bytes"`
 	BlockBytes int    `json:"block_bytes,omitempty" doc:"physical block size"`

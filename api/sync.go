@@ -22,6 +22,7 @@ type SetupSpec struct {
 	Spares     *int     `json:"spares,omitempty" doc:"hot spares; absent: chosen"`
 	Exclude    []string `json:"exclude,omitempty" doc:"kernel names or ids of disks to leave alone"`
 	Wipe       []string `json:"wipe,omitempty" doc:"kernel names or ids of disks whose foreign data may be destroyed"`
+	Distinct   []string `json:"distinct,omitempty" doc:"kernel names or ids of disks that are different ones although their WWN or serial number is the same"`
 	PlanDigest string   `json:"plan_digest,omitempty" doc:"refuse when the disks no longer give the plan that was shown"`
 }
 

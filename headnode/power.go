@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,7 +99,7 @@ func checkSetup(spec api.SetupSpec) error {
 	if !poolName(spec.Pool) {
 		return bad("pool %q; want a letter, then up to 63 letters, digits, and - _ . characters, and no name ZFS keeps for itself", spec.Pool)
 	}
-	for _, d := range append(append([]string{}, spec.Exclude...), spec.Wipe...) {
+	for _, d := range slices.Concat(spec.Exclude, spec.Wipe, spec.Distinct) {
 		if d == "" || len(d) > 255 || strings.ContainsAny(d, " \t\n\x00") {
 			return bad("disk %q is no kernel name or id", d)
 		}

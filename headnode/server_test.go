@@ -103,11 +103,14 @@ func TestPowerOnToRunning(t *testing.T) {
 	if err := h.client.SetupServer(ctx, name, api.SetupSpec{Layout: "triangle"}); codeOf(err) != api.CodeInvalid {
 		t.Errorf("a layout there is none of: %v", err)
 	}
-	if err := h.client.SetupServer(ctx, name, api.SetupSpec{Layout: "mirror"}); err != nil {
+	if err := h.client.SetupServer(ctx, name, api.SetupSpec{Distinct: []string{"a b"}}); codeOf(err) != api.CodeInvalid {
+		t.Errorf("a disk that is no name: %v", err)
+	}
+	if err := h.client.SetupServer(ctx, name, api.SetupSpec{Layout: "mirror", Distinct: []string{"sda", "sdb"}}); err != nil {
 		t.Fatal(err)
 	}
 	out = m.mustSync()
-	if out.Spec.Setup == nil || out.Spec.Setup.Pool != "zones" || out.Spec.Setup.Layout != "mirror" || out.Spec.Setup.ID == "" {
+	if out.Spec.Setup == nil || len(out.Spec.Setup.Distinct) != 2 || out.Spec.Setup.Pool != "zones" || out.Spec.Setup.Layout != "mirror" || out.Spec.Setup.ID == "" {
 		t.Fatalf("spec %+v", out.Spec)
 	}
 	if sv = h.server(name); sv.State != api.StateSettingUp {

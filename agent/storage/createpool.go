@@ -45,9 +45,13 @@ func (u *setup) create(ctx context.Context, disks []api.Disk) error {
 		if err := u.step(ctx, "mark "+name); err != nil {
 			return err
 		}
+		m.Disk = name
 		if err := u.take(ctx, name, disks, func(d *device, _ found) error { return d.writeMark(m) }); err != nil {
 			return err
 		}
+	}
+	if err := u.apart(ctx, chosen, disks); err != nil {
+		return errors.Join(err, u.clearMarks(ctx, chosen))
 	}
 	for try := 1; ; try++ {
 		err := u.makePool(ctx, plan, disks)
@@ -59,6 +63,26 @@ func (u *setup) create(ctx context.Context, disks []api.Disk) error {
 		}
 		u.log().WarnContext(ctx, "the disks were not free yet; trying again", "try", try, "error", err)
 	}
+}
+
+// apart refuses when two of the marked disks are one: each has to show the mark
+// that was written by its own name. It finds what no WWN and no serial number says.
+func (u *setup) apart(ctx context.Context, chosen []string, disks []api.Disk) error {
+	for _, name := range chosen {
+		if err := u.take(ctx, name, disks, func(_ *device, f found) error {
+			switch {
+			case f.mark == nil:
+				return fmt.Errorf("mark disk %s: the mark that was written to it is not read back; replace the disk, or ask again with --exclude %s", name, name)
+			case f.mark.Disk != name:
+				return fmt.Errorf("mark disks: what was written to %s is read from %s: they are paths to one disk, and %w; ask again with --exclude %s",
+					f.mark.Disk, name, ErrOneDisk, name)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // createTries is how often zpool create is tried while udev holds a disk.

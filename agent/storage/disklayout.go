@@ -42,6 +42,8 @@ type Options struct {
 	Spares  *int     // hot spares; nil: chosen
 	Exclude []string // disks to leave alone
 	Wipe    []string // disks whose foreign data may be destroyed
+	// Distinct are disks that are different ones, whatever their WWN, model and serial number say.
+	Distinct []string
 }
 
 // shape is what a redundancy layout needs.
@@ -66,7 +68,10 @@ func shapes(layout string) (shape, bool) {
 
 // Plan is the plan Setup follows for spec: Layout with the options of spec.
 func Plan(spec api.SetupSpec, disks []api.Disk) (api.PoolPlan, error) {
-	return Layout(disks, Options{Layout: spec.Layout, Spares: spec.Spares, Exclude: spec.Exclude, Wipe: spec.Wipe})
+	return Layout(disks, Options{
+		Layout: spec.Layout, Spares: spec.Spares,
+		Exclude: spec.Exclude, Wipe: spec.Wipe, Distinct: spec.Distinct,
+	})
 }
 
 // RunLayout reads a JSON list of api.Disk from in and writes the api.PoolPlan as
@@ -177,7 +182,7 @@ func (p *planner) check(disks []api.Disk) error {
 	for _, list := range []struct {
 		what  string
 		names []string
-	}{{"exclude", p.opt.Exclude}, {"wipe", p.opt.Wipe}} {
+	}{{"exclude", p.opt.Exclude}, {"wipe", p.opt.Wipe}, {"distinct", p.opt.Distinct}} {
 		for _, n := range list.names {
 			if !slices.ContainsFunc(disks, func(d api.Disk) bool { return isDisk(d, n) }) {
 				return fmt.Errorf("%w: %s names disk %q, which this server does not have; its disks are %s",
@@ -210,7 +215,10 @@ func named(d api.Disk, names []string) bool {
 // usable leaves out what must not be touched (rules 1 and 2).
 func (p *planner) usable(disks []api.Disk) ([]api.Disk, error) {
 	var use []api.Disk
-	var foreign []error
+	other, err := onePath(slices.DeleteFunc(slices.Clone(disks), func(d api.Disk) bool {
+		return d.ReadOnly && d.InUseBy == "" || d.SizeBytes < MinDiskBytes
+	}), p.opt)
+	foreign := []error{err}
 	for _, d := range disks {
 		switch {
 		case named(d, p.opt.Exclude):
@@ -223,6 +231,8 @@ func (p *planner) usable(disks []api.Disk) ([]api.Disk, error) {
 			p.skip(d, "read-only")
 		case d.InUseBy != "":
 			p.skip(d, "in use by %s", d.InUseBy)
+		case other[d.Name] != "":
+			p.skip(d, "%s", other[d.Name])
 		case d.SizeBytes < MinDiskBytes:
 			p.skip(d, "smaller than 1 GiB")
 		case d.Content != "" && !named(d, p.opt.Wipe):
@@ -233,8 +243,8 @@ func (p *planner) usable(disks []api.Disk) ([]api.Disk, error) {
 			use = append(use, d)
 		}
 	}
-	if len(foreign) > 0 {
-		return nil, errors.Join(foreign...)
+	if err := errors.Join(foreign...); err != nil {
+		return nil, err
 	}
 	if len(use) == 0 {
 		var why []string

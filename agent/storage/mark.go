@@ -26,6 +26,9 @@ type mark struct {
 	ID     string `json:"id"`   // setup id; for a reset the GUID of the pool
 	Server string `json:"server"`
 	Pool   string `json:"pool"`
+	// Disk is the kernel name that a setup wrote this mark by: a disk that is
+	// reached by two names shows the mark of the later one under both.
+	Disk string `json:"disk,omitempty"`
 }
 
 const (

@@ -3,6 +3,8 @@ package storage
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -94,6 +96,29 @@ func TestSetupRefuses(t *testing.T) {
 				t.Error("a refused setup changed something")
 			}
 		})
+	}
+}
+
+// TestSetupOneDiskTwice: two names of one disk that tell nothing of it are found
+// by what is written through the one and read through the other.
+func TestSetupOneDiskTwice(t *testing.T) {
+	l := newLab(t, "vdb", "vdc")
+	dev := filepath.Join(l.World.Root, "dev")
+	if err := errors.Join(os.Remove(filepath.Join(dev, "vdc")), os.Link(filepath.Join(dev, "vdb"), filepath.Join(dev, "vdc"))); err != nil {
+		t.Fatal(err)
+	}
+	before := l.sum(t, "vdb")
+	for range 2 {
+		err := l.setup(t, api.SetupSpec{ID: testSetup})
+		if !errors.Is(err, ErrOneDisk) || !strings.Contains(err.Error(), "--exclude vdb") {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if l.sum(t, "vdb") != before || l.World.String() != "" {
+		t.Errorf("a refused setup changed something:\n%s", l.World)
+	}
+	if err := l.setup(t, api.SetupSpec{ID: testSetup, Exclude: []string{"vdb"}}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -42,6 +42,7 @@ func (r *Reader) disks(ctx context.Context, t tree) ([]api.Disk, error) {
 			ID:         ids[name],
 			Model:      t.text(filepath.Join(dir, "device", "model")),
 			Serial:     t.serial(dir),
+			WWN:        t.wwn(dir),
 			Transport:  transport(name, device),
 			SizeBytes:  bytes,
 			BlockBytes: int(t.number(filepath.Join(dir, "queue", "physical_block_size"))),

@@ -54,7 +54,7 @@ func expand(t testing.TB, name string) Roots {
 }
 
 func TestRead(t *testing.T) {
-	for _, name := range []string{"qemu-bios", "qemu-uefi", "server-2-sockets"} {
+	for _, name := range []string{"qemu-bios", "qemu-uefi", "server-2-sockets", "multipath"} {
 		t.Run(name, func(t *testing.T) {
 			r := &Reader{
 				Roots: expand(t, name),

@@ -49,8 +49,9 @@ func layoutCommand() *cobra.Command {
 	f.StringVar(&file, "disks", "", "file with a JSON list of disks; - is standard input")
 	f.StringVar(&opts.Layout, "layout", "", "single, mirror, raidz1, raidz2 or raidz3; chosen when empty")
 	f.IntVar(&spares, "spares", 0, "hot spares; chosen when not given")
-	f.StringArrayVar(&opts.Exclude, "exclude", nil, "kernel name or id of a disk to leave alone; may be repeated")
-	f.StringArrayVar(&opts.Wipe, "wipe", nil, "kernel name or id of a disk whose foreign data may be destroyed; may be repeated")
+	f.StringSliceVar(&opts.Exclude, "exclude", nil, "kernel names or ids of disks to leave alone")
+	f.StringSliceVar(&opts.Wipe, "wipe", nil, "kernel names or ids of disks whose foreign data may be destroyed")
+	f.StringSliceVar(&opts.Distinct, "distinct", nil, "kernel names or ids of disks that are different ones although their WWN or serial number is the same")
 	if err := cmd.MarkFlagRequired("disks"); err != nil {
 		panic(err) // the flag is two lines up
 	}

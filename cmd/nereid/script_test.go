@@ -175,6 +175,11 @@ func fakeCommand(ts *testscript.TestScript, neg bool, args []string) {
 				s.Sysinfo.Disks[i].Content = args[3]
 			}
 		}
+	case "disks": // HOSTNAME FILE: the server has the disks of this JSON list
+		s, err := h.find(args[1])
+		ts.Check(err)
+		s.Sysinfo.Disks = nil
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[2])), &s.Sysinfo.Disks))
 	case "use": // STAMP HOSTNAME
 		h.platforms[args[1]].UsedBy = []string{args[2]}
 	case "log": // FILE: what was asked so far; begins anew

@@ -18,6 +18,7 @@ type setupFlags struct {
 	layout, hostname, pool string
 	spares                 int
 	exclude, wipe          []string
+	distinct               []string
 	plan, yes, wait        bool
 }
 
@@ -30,7 +31,7 @@ func (a *app) serverSetup() *cobra.Command {
 sends the plan's digest along: when the disks are no longer those of the plan, the server refuses and nothing is touched.
 
 --plan only shows it. Disks that are removable or in use are left alone. A disk with foreign data is refused until --exclude
-leaves it alone or --wipe gives it up. Setup needs no reboot; a power cut during it loses nothing, the next boot goes on.
+leaves it alone or --wipe gives it up. Several paths to one disk are refused until --exclude leaves all but one alone. Setup needs no reboot; a power cut during it loses nothing, the next boot goes on.
 
 ` + serverIDs,
 		Example: lines("nereid server setup cn0 --plan",
@@ -40,7 +41,7 @@ leaves it alone or --wipe gives it up. Setup needs no reboot; a power cut during
 		Args:              wants("SERVER"),
 		ValidArgsFunction: a.completeServers(false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec := api.SetupSpec{Pool: f.pool, Layout: f.layout, Exclude: f.exclude, Wipe: f.wipe}
+			spec := api.SetupSpec{Pool: f.pool, Layout: f.layout, Exclude: f.exclude, Wipe: f.wipe, Distinct: f.distinct}
 			if cmd.Flags().Changed("spares") {
 				spec.Spares = &f.spares
 			}
@@ -52,6 +53,7 @@ leaves it alone or --wipe gives it up. Setup needs no reboot; a power cut during
 	fl.IntVar(&f.spares, "spares", 0, "hot spares (default: chosen)")
 	fl.StringSliceVar(&f.exclude, "exclude", nil, "disks to leave alone: kernel names or ids")
 	fl.StringSliceVar(&f.wipe, "wipe", nil, "disks whose foreign data may be destroyed: kernel names or ids")
+	fl.StringSliceVar(&f.distinct, "distinct", nil, "disks that are different ones although their WWN or serial number is the same")
 	fl.StringVar(&f.hostname, "hostname", "", "name the server as well")
 	fl.StringVar(&f.pool, "pool", "zones", "name of the pool")
 	fl.BoolVar(&f.plan, "plan", false, "only show the pool it would make, and why")
@@ -60,6 +62,7 @@ leaves it alone or --wipe gives it up. Setup needs no reboot; a power cut during
 	_ = cmd.RegisterFlagCompletionFunc("layout", cobra.FixedCompletions([]string{"single", "mirror", "raidz1", "raidz2", "raidz3"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("exclude", a.completeDisks)
 	_ = cmd.RegisterFlagCompletionFunc("wipe", a.completeDisks)
+	_ = cmd.RegisterFlagCompletionFunc("distinct", a.completeDisks)
 	return cmd
 }
 
