@@ -81,7 +81,7 @@ func heldScript(base string, plan api.BootPlan) string {
 	lines = append(lines, say(plan.Hold)...)
 	return strings.Join(append(lines,
 		":again",
-		fmt.Sprintf("echo Nereid: asking again in %d seconds.", wait),
+		fmt.Sprintf("echo Nereid: asking again in %s.", api.Plural(wait, "second")),
 		fmt.Sprintf("sleep %d", wait),
 		"chain --replace "+base+"/boot/"+plan.BootID+"/script.ipxe || goto again",
 		""), "\n")
@@ -93,7 +93,7 @@ func refusedScript(p *api.Problem) string {
 	lines = append(lines, say(p.Error())...)
 	return strings.Join(append(lines,
 		":again",
-		fmt.Sprintf("echo Nereid: beginning a new boot in %d seconds.", newBootWait),
+		fmt.Sprintf("echo Nereid: beginning a new boot in %s.", api.Plural(newBootWait, "second")),
 		fmt.Sprintf("sleep %d", newBootWait),
 		"dhcp || goto again",
 		"chain --replace ${filename} || goto again",

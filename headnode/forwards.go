@@ -115,7 +115,7 @@ func (s *Server) createForward(tx store.Tx, a args, f api.FabricForward) (api.Fa
 	}
 	all, err := forwardsOf(tx, f.Owner)
 	if err == nil && len(all) >= maxForwardsOwner {
-		err = refuse(http.StatusConflict, api.CodeConflict, "delete some", "account %s has %d port forwards, and may have no more", f.Owner, len(all))
+		err = refuse(http.StatusConflict, api.CodeConflict, "delete some", "account %s has %s, and may have no more", f.Owner, api.Plural(len(all), "port forward"))
 	}
 	if err == nil && f.Port == 0 {
 		f.Port, err = freePort(tx, f.Protocol)

@@ -159,7 +159,7 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 			out.Alerts = append(out.Alerts, text)
 		}
 		if held > 0 {
-			out.Alerts = append(out.Alerts, fmt.Sprintf("%d servers need a decision about their identity; see: nereid server list", held))
+			out.Alerts = append(out.Alerts, fmt.Sprintf("Decisions about identity are needed: %s; see: nereid server list --state held", api.Plural(held, "server")))
 		}
 		return nil
 	})

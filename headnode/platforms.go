@@ -170,7 +170,7 @@ func verifiedBy(signed api.SignedManifest, keys []api.PlatformKey) (api.Manifest
 		return m, k.Name, nil
 	}
 	return api.Manifest{}, "", refuse(http.StatusUnprocessableEntity, api.CodeSignature, "if it should be trusted, add the key it was signed with: nereid platform key add NAME FILE",
-		"none of the %d accepted keys signed this manifest, or it was changed after it was signed", len(keys))
+		"no accepted key, of %d, signed this manifest, or it was changed after it was signed", len(keys))
 }
 
 // finish marks a platform complete when its last file is there. The first

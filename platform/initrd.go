@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"nereid/api"
 )
 
 // initrdDirs are the module directories an initrd holds whole: a server may boot
@@ -291,5 +293,5 @@ func contributors(show *progress, files []initrdFile) {
 	for _, f := range bySize[:min(top, len(bySize))] {
 		parts = append(parts, fmt.Sprintf("%s %s", filepath.Base(f.name), mb(f.size)))
 	}
-	show.say("%-12s   %d files, %s before compression; the largest: %s", "", len(files), mb(sum), strings.Join(parts, ", "))
+	show.say("%-12s   %s, %s before compression; the largest: %s", "", api.Plural(len(files), "file"), mb(sum), strings.Join(parts, ", "))
 }

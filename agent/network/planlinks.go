@@ -35,7 +35,7 @@ func checkBonds(spec api.NetworkSpec, s *State) error {
 		case b.Mode != modeActiveBackup && b.Mode != modeLACP:
 			refuse(b, "the mode %q is not known; give it active-backup or 802.3ad", b.Mode)
 		case len(b.MACs) == 0 || len(b.MACs) > 16:
-			refuse(b, "it has %d NICs; give it 1 to 16", len(b.MACs))
+			refuse(b, "it has %s; give it 1 to 16", api.Plural(len(b.MACs), "NIC"))
 		}
 		names[b.Name] = true
 		if l := s.Links[b.Name]; l != nil && l.class() != classBond && !fresh(s, l, "bond") {

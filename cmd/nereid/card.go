@@ -119,7 +119,7 @@ func (a *app) platformSection(c *card, p api.PlatformChoice) {
 	c.line("running", p.Running)
 	next := p.Next
 	if p.Trial {
-		next += fmt.Sprintf(" (on trial, %s so far)", plural(p.Attempts, "boot"))
+		next += fmt.Sprintf(" (on trial, %s so far)", api.Plural(p.Attempts, "boot"))
 	}
 	c.line("next boot", next)
 	c.line("why", p.Reason)
@@ -136,7 +136,7 @@ func hardwareSections(c *card, s api.Sysinfo) {
 	c.line("serial", s.Serial)
 	c.line("firmware", strings.TrimSpace(s.Firmware+" "+s.BIOSVersion))
 	c.linef("cpu", "%s, %s, %s, %s, virtualization %s", firstOf(s.CPU.Model, "unknown model"),
-		plural(s.CPU.Sockets, "socket"), plural(s.CPU.Cores, "core"), plural(s.CPU.Threads, "thread"), firstOf(s.CPU.Virtualization, "unknown"))
+		api.Plural(s.CPU.Sockets, "socket"), api.Plural(s.CPU.Cores, "core"), api.Plural(s.CPU.Threads, "thread"), firstOf(s.CPU.Virtualization, "unknown"))
 	c.line("memory", size(s.MemoryBytes))
 	c.line("kernel", s.Kernel)
 

@@ -204,7 +204,7 @@ func (a *app) fabricMap() *cobra.Command {
 				return err
 			}
 			return a.emit(m, func(w io.Writer) error {
-				if _, err := fmt.Fprintf(w, "VNI %d, version %d of epoch %s, %s\n", m.VNI, m.Version, oneLine(m.Epoch), addresses(len(m.Entries))); err != nil {
+				if _, err := fmt.Fprintf(w, "VNI %d, version %d of epoch %s, %s\n", m.VNI, m.Version, oneLine(m.Epoch), api.Plural(len(m.Entries), "address")); err != nil {
 					return err
 				}
 				t := a.table("IP", "MAC", "UNDERLAY", "SINCE VERSION")
@@ -215,11 +215,4 @@ func (a *app) fabricMap() *cobra.Command {
 			})
 		}),
 	}
-}
-
-func addresses(n int) string {
-	if n == 1 {
-		return "1 address"
-	}
-	return fmt.Sprintf("%d addresses", n)
 }

@@ -124,9 +124,9 @@ func (a *app) checkRuleFile(name string) error {
 	rules, faults := checkRules(string(b))
 	if n := len(faults); n > 0 {
 		if n > maxRuleFaults {
-			faults = append(faults[:maxRuleFaults], fmt.Sprintf("and %s", plural(n-maxRuleFaults, "more fault")))
+			faults = append(faults[:maxRuleFaults], fmt.Sprintf("and %s", api.Plural(n-maxRuleFaults, "more fault")))
 		}
-		return usagef("not valid: %d of %s\n  %s", n, plural(n+len(rules), "rule"), strings.ReplaceAll(strings.Join(faults, "\n"), "\n", "\n  "))
+		return usagef("not valid: %d of %s\n  %s", n, api.Plural(n+len(rules), "rule"), strings.ReplaceAll(strings.Join(faults, "\n"), "\n", "\n  "))
 	}
 	return a.emit(rules, func(w io.Writer) error {
 		if len(rules) == 0 {

@@ -166,7 +166,7 @@ func (a *app) poolCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.done(out, "pool %s (%s) is made of %s", out.Name, out.UUID, plural(len(out.Networks), "network"))
+			return a.done(out, "pool %s (%s) is made of %s", out.Name, out.UUID, api.Plural(len(out.Networks), "network"))
 		}),
 	}
 	cmd.Flags().StringSliceVar(&p.Networks, "network", nil, "a network, by name or UUID; repeated, in the order in which they are tried")

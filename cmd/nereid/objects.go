@@ -56,7 +56,7 @@ type filter struct{ flag, query, what string }
 func list[T, U any](a *app, k kind[T, U], filters ...filter) *cobra.Command {
 	values := map[string]*string{} // by part of the query
 	cmd := &cobra.Command{
-		Use: k.usage("list"), Short: "List " + k.thing + "s",
+		Use: k.usage("list"), Short: "List " + api.Plurals(k.thing),
 		Example:           lines(k.line("list"), k.line("list", "-o", "json")),
 		Args:              wants(k.parents...),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -80,7 +80,7 @@ func list[T, U any](a *app, k kind[T, U], filters ...filter) *cobra.Command {
 			}
 			return a.emit(all, func(w io.Writer) error {
 				if len(all) == 0 {
-					_, err := fmt.Fprintf(w, "No %ss.\n", k.thing)
+					_, err := fmt.Fprintf(w, "No %s.\n", api.Plurals(k.thing))
 					return err
 				}
 				return k.table(a, all).write(w)

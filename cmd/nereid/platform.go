@@ -60,7 +60,7 @@ func platformNote(p api.Platform) string {
 		out = append(out, "default")
 	}
 	if !p.Complete {
-		out = append(out, "incomplete: "+plural(len(p.Missing), "file")+" missing")
+		out = append(out, "incomplete: "+api.Plural(len(p.Missing), "file")+" missing")
 	}
 	return strings.Join(out, "; ")
 }
@@ -226,7 +226,7 @@ func (a *app) platformCollect() *cobra.Command {
 			if len(got.Platforms) == 0 && got.Files == 0 {
 				return a.done(got, "Nothing to delete: every platform and file is used.")
 			}
-			return a.done(got, "deleted %s (%s) and %s, %s freed", plural(len(got.Platforms), "platform"), firstOf(strings.Join(got.Platforms, " "), "none"), plural(got.Files, "file"), size(got.FreedBytes))
+			return a.done(got, "deleted %s (%s) and %s, %s freed", api.Plural(len(got.Platforms), "platform"), firstOf(strings.Join(got.Platforms, " "), "none"), api.Plural(got.Files, "file"), size(got.FreedBytes))
 		}),
 	}
 	yesFlag(cmd, &yes)

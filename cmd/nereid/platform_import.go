@@ -76,7 +76,7 @@ func (a *app) importPlatform(ctx context.Context, c *api.Client, dir string) (ap
 		return p, fmt.Errorf("import platform %s: %w", m.Stamp, err)
 	}
 	if !p.Complete {
-		return p, fmt.Errorf("import platform %s: everything was sent, and the head node still misses %s; run the import again", m.Stamp, plural(len(p.Missing), "file"))
+		return p, fmt.Errorf("import platform %s: everything was sent, and the head node still misses %s; run the import again", m.Stamp, api.Plural(len(p.Missing), "file"))
 	}
 	return p, nil
 }

@@ -50,7 +50,7 @@ the directory a build made. For a directory, the signature must be that of --key
 				return err
 			}
 			if !p.Complete {
-				return fmt.Errorf("platform %s is not whole: %d files are missing or damaged (%s); import it again", args[0], len(p.Missing), strings.Join(p.Missing, " "))
+				return fmt.Errorf("platform %s is not whole: %s missing or damaged (%s); import it again", args[0], api.Plural(len(p.Missing), "file"), strings.Join(p.Missing, " "))
 			}
 			return a.done(p, "platform %s: signature and every digest are right", args[0])
 		},
@@ -118,5 +118,5 @@ func (a *app) signerOf(ctx context.Context, signed api.SignedManifest, key strin
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", k.Name, err))
 	}
-	return "", refusedf("its signature is of none of the %d keys tried; give the right one with --key, or add it: nereid platform key add NAME KEY\n%w", len(keys), errors.Join(errs...))
+	return "", refusedf("no key tried (%d) made its signature; give the right one with --key, or add it: nereid platform key add NAME KEY\n%w", len(keys), errors.Join(errs...))
 }

@@ -99,7 +99,7 @@ func pickBoot(boots []api.Boot, which, id string) (api.Boot, error) {
 	}
 	if n, err := strconv.Atoi(which); err == nil && n >= 0 && len(which) < 4 {
 		if n >= len(boots) {
-			return api.Boot{}, notFoundf("boot %d of %s: there are records of %d boots; see: nereid server boot-log %s --list", n, id, len(boots), id)
+			return api.Boot{}, notFoundf("boot %d of %s: there are records of %s; see: nereid server boot-log %s --list", n, id, api.Plural(len(boots), "boot"), id)
 		}
 		return boots[n], nil
 	}

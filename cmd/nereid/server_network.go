@@ -19,7 +19,7 @@ func networkSection(c *card, r api.NetworkReport) {
 		c.line("applied", "not all of it yet")
 	}
 	if len(r.Maps) > 0 {
-		c.line("maps", plural(len(r.Maps), "VNI"))
+		c.line("maps", api.Plural(len(r.Maps), "VNI"))
 	}
 	c.bullets(r.Problems, red)
 	t := &table{header: []string{"NAT OF ACCOUNT", "IS DONE BY", "DO NOT ANSWER"}}

@@ -65,7 +65,7 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 func (a *app) redraw(servers []api.Server, wide bool) error {
 	var b bytes.Buffer
 	b.WriteString("\x1b[H")
-	fmt.Fprintf(&b, "%s   %s   Ctrl-C ends\n\n", stamp(a.now()), plural(len(servers), "server"))
+	fmt.Fprintf(&b, "%s   %s   Ctrl-C ends\n\n", stamp(a.now()), api.Plural(len(servers), "server"))
 	if err := a.serverTable(servers, wide).write(&b); err != nil {
 		return err
 	}

@@ -221,11 +221,3 @@ func size(n int64) string {
 	}
 	return humanize.IBytes(uint64(n))
 }
-
-// plural counts things whose name takes an s.
-func plural(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}

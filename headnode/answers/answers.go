@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"nereid/api"
 )
 
 // Sample is a complete, commented answers file that parses.
@@ -65,11 +67,7 @@ func (f *Faults) Error() string {
 	if name == "" {
 		name = "answers"
 	}
-	n := "1 fault"
-	if len(f.List) != 1 {
-		n = fmt.Sprintf("%d faults", len(f.List))
-	}
-	fmt.Fprintf(&b, "%s: %s; correct the file and run init again", name, n)
+	fmt.Fprintf(&b, "%s: %s; correct the file and run init again", name, api.Plural(len(f.List), "fault"))
 	for _, x := range f.List {
 		b.WriteString("\n  ")
 		b.WriteString(x.String())

@@ -55,7 +55,7 @@ func Loop(current api.Boot, earlier []api.Boot, now time.Time) Hold {
 	if h.Failures == 0 {
 		return h
 	}
-	h.Reason = fmt.Sprintf("%s in a row did not reach a first sync; the last one got as far as %s", plural(h.Failures, "boot"), furthest(last))
+	h.Reason = fmt.Sprintf("%s in a row did not reach a first sync; the last one got as far as %s", api.Plural(h.Failures, "boot"), furthest(last))
 	if h.Failures < LoopFree || current.Platform != "" || current.Done != nil {
 		return h
 	}
@@ -70,13 +70,6 @@ func Loop(current api.Boot, earlier []api.Boot, now time.Time) Hold {
 		h.Reason += fmt.Sprintf("; this one is held back for %v", delay)
 	}
 	return h
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // furthest names the last stage of a boot, and what the machine said of a failure.

@@ -185,7 +185,7 @@ func DeleteVLAN(tx store.Tx, owner string, vlan int, users []string, now time.Ti
 		return err
 	}
 	if len(users) > 0 {
-		p := refuse(http.StatusConflict, api.CodeInUse, "delete these first", "fabric VLAN %d (%s) of account %s is used by %d networks", vlan, v.Name, owner, len(users))
+		p := refuse(http.StatusConflict, api.CodeInUse, "delete these first", "fabric VLAN %d (%s) of account %s is used by %s", vlan, v.Name, owner, api.Plural(len(users), "network"))
 		p.Errors = append(p.Errors, users[:min(len(users), maxListed)]...)
 		if n := len(users) - maxListed; n > 0 {
 			p.Errors = append(p.Errors, fmt.Sprintf("and %d more", n))
@@ -226,5 +226,5 @@ func empty(tx store.Tx, vni uint32) error {
 			break
 		}
 	}
-	return refuse(http.StatusConflict, api.CodeInUse, "delete the NICs first", "%d addresses of VNI %d are still in use, such as %s", s.Live, vni, strings.Join(some, ", "))
+	return refuse(http.StatusConflict, api.CodeInUse, "delete the NICs first", "VNI %d still has %s in use, such as %s", vni, api.Plural(s.Live, "address"), strings.Join(some, ", "))
 }

@@ -66,7 +66,7 @@ func Create(tx store.Tx, r api.FirewallRule, now time.Time) (api.FirewallRule, e
 		return r, fmt.Errorf("create firewall rule: %w", err)
 	}
 	if n >= MaxRules {
-		return r, problem(http.StatusConflict, api.CodeConflict, fmt.Sprintf("there are %d firewall rules of this owner, and no more are allowed", n),
+		return r, problem(http.StatusConflict, api.CodeConflict, "this owner has "+api.Plural(n, "firewall rule")+", and no more are allowed",
 			"delete some, or join them: one rule names up to 24 targets on each side, and a tag names any number of instances")
 	}
 	r.Created = now.UTC()

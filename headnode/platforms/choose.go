@@ -140,7 +140,7 @@ func (t Trial) failed(now time.Time, boot string) string {
 	case t.Attempts == 0:
 		return ""
 	case t.Attempts > MaxAttempts, t.Attempts == MaxAttempts && !slices.Contains(t.Boots, boot):
-		return fmt.Sprintf("%s did not reach a first sync in %d boots", t.Stamp, t.Attempts)
+		return fmt.Sprintf("%s did not reach a first sync in %s", t.Stamp, api.Plural(t.Attempts, "boot"))
 	case now.Sub(t.Since) >= TrialTime:
 		return fmt.Sprintf("%s did not reach a first sync within %v of its first boot here", t.Stamp, TrialTime)
 	}
