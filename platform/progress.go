@@ -11,7 +11,7 @@ import (
 const (
 	liveEvery  = 500 * time.Millisecond // how often a terminal's live line changes
 	plainEvery = 30 * time.Second       // how often a log file gets a line
-	liveWidth  = 100
+	liveWidth  = 79                     // of the live line: one less than the least terminal has
 )
 
 // progress shows people what a build does. It is safe for concurrent use: the

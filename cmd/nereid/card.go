@@ -18,7 +18,7 @@ type card struct {
 }
 
 func (a *app) card(w io.Writer) *card {
-	return &card{w: w, colour: a.colours(a.stdout), width: a.fit()}
+	return &card{w: w, colour: a.escapes(a.stdout), width: a.fit()}
 }
 
 func (c *card) printf(format string, args ...any) {

@@ -210,3 +210,18 @@ cn0       running  4s ago     10.99.99.101  20261122T101500Z  ONLINE 13%
 		})
 	}
 }
+
+// TestFirstLines holds a drawing to the lines that the screen has, less the one
+// the cursor is on.
+func TestFirstLines(t *testing.T) {
+	text := "1\n2\n3\n4\n5\n"
+	for height, want := range map[int]string{
+		0: text, 7: text, 6: text,
+		5: "1\n2\n3\nand 2 more lines, for which the screen has no room: nereid server list\n",
+		3: "1\nand 4 more lines, for which the screen has no room: nereid server list\n",
+	} {
+		if got := firstLines(text, height, "nereid server list"); got != want {
+			t.Errorf("height %d: %q, want %q", height, got, want)
+		}
+	}
+}

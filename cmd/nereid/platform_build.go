@@ -42,7 +42,7 @@ The signing key is made when it is not there. The head node must be told its pub
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Version = version
-			o.Progress, o.Live = a.stderr, isTerminal(a.stderr)
+			o.Progress, o.Live = a.stderr, a.escapes(a.stderr)
 			r, err := platform.Build(cmd.Context(), o)
 			if err != nil {
 				return err

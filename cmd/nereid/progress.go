@@ -22,7 +22,7 @@ type status struct {
 
 func (a *app) newStatus(name string) *status {
 	return &status{
-		w: a.stderr, live: isTerminal(a.stderr), width: func() int { return a.width(a.stderr) },
+		w: a.stderr, live: a.escapes(a.stderr), width: func() int { return a.width(a.stderr) },
 		name: oneLine(name), now: a.now, begun: a.now(),
 	}
 }
@@ -71,7 +71,7 @@ type bar struct {
 
 func (a *app) newBar(name string, total int64) *bar {
 	return &bar{
-		w: a.stderr, live: isTerminal(a.stderr), unicode: a.unicode(), width: func() int { return a.width(a.stderr) },
+		w: a.stderr, live: a.escapes(a.stderr), unicode: a.unicode(), width: func() int { return a.width(a.stderr) },
 		now: a.now, name: oneLine(name), total: total,
 	}
 }

@@ -22,7 +22,7 @@ func (a *app) serverWatch() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch [SERVER...]",
 		Short: "Follow what servers do",
-		Long: `On a terminal, shows the table of "server list" and draws it again when something changes. Elsewhere prints a line for each
+		Long: `On a terminal that can draw, shows the table of "server list" and draws it again when something changes. Elsewhere prints a line for each
 change of a server's state; with -o json each server whose record changed, one a line, and with -o yaml as one document each.
 
 Ctrl-C ends it. A head node that goes away is waited for.`,
@@ -39,14 +39,8 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 				only[s.UUID] = true
 			}
 			keep := func(s api.Server) bool { return len(only) == 0 || only[s.UUID] }
-			show, every := a.watchLines(), redrawEvery
-			switch {
-			case a.output == "json" || a.output == "yaml":
-				show = a.watchRecords()
-			case isTerminal(a.stdout):
-				show = func(servers []api.Server) error { return a.redraw(servers, wide) }
-			}
-			return follow(ctx, c, every, func(ctx context.Context) (bool, error) {
+			show := a.watchShows(wide)
+			return follow(ctx, c, redrawEvery, func(ctx context.Context) (bool, error) {
 				servers, err := listServers(ctx, c, keep)
 				if err != nil {
 					return false, err
@@ -61,6 +55,18 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 	return cmd
 }
 
+// watchShows chooses how servers are shown: as records for programs, as a table
+// that is drawn over the last one, or as a line for each change.
+func (a *app) watchShows(wide bool) func([]api.Server) error {
+	switch {
+	case a.output == "json" || a.output == "yaml":
+		return a.watchRecords()
+	case a.escapes(a.stdout):
+		return func(servers []api.Server) error { return a.redraw(servers, wide) }
+	}
+	return a.watchLines()
+}
+
 // redraw writes the table over what the screen shows, in one write.
 func (a *app) redraw(servers []api.Server, wide bool) error {
 	var b bytes.Buffer
@@ -69,9 +75,21 @@ func (a *app) redraw(servers []api.Server, wide bool) error {
 	if err := a.serverTable(servers, wide).write(&b); err != nil {
 		return err
 	}
-	out := bytes.ReplaceAll(b.Bytes(), []byte("\n"), []byte("\x1b[K\n"))
+	screen := firstLines(b.String(), a.height(a.stdout), "nereid server list")
+	out := bytes.ReplaceAll([]byte(screen), []byte("\n"), []byte("\x1b[K\n"))
 	_, err := a.stdout.Write(append(out, "\x1b[J"...))
 	return err
+}
+
+// firstLines leaves out the lines that a screen of so many lines has no room for,
+// and says so: drawn over the first, they would move the screen. 0: it has room.
+func firstLines(text string, height int, all string) string {
+	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
+	if height <= 2 || len(lines) < height {
+		return text
+	}
+	rest := len(lines) - (height - 2)
+	return strings.Join(lines[:height-2], "") + fmt.Sprintf("and %s, for which the screen has no room: %s\n", api.Plural(rest, "more line"), all)
 }
 
 // watchLines prints what changed of a server's state since the last look.

@@ -39,7 +39,7 @@ type table struct {
 
 // table makes one for standard output.
 func (a *app) table(header ...string) *table {
-	return &table{header: header, colour: a.colours(a.stdout), width: a.fit()}
+	return &table{header: header, colour: a.escapes(a.stdout), width: a.fit()}
 }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }

@@ -36,6 +36,16 @@ func (a *app) width(w io.Writer) int {
 	return 80
 }
 
+// height is how many lines the terminal w has; 0: it does not say.
+func (a *app) height(w io.Writer) int {
+	if d, ok := fd(w); ok {
+		if _, rows, err := term.GetSize(d); err == nil {
+			return max(rows, 0)
+		}
+	}
+	return 0
+}
+
 // fit is how wide the lines of tables and cards may be: as wide as the terminal.
 // Elsewhere it is 0, a row a line, for grep and awk.
 func (a *app) fit() int {
@@ -52,10 +62,12 @@ func (a *app) unicode() bool {
 	return strings.Contains(loc, "utf-8") || strings.Contains(loc, "utf8")
 }
 
-// colours reports whether w may get them: a terminal that knows any, and a
-// person who does not mind (https://no-color.org).
-func (a *app) colours(w io.Writer) bool {
-	return isTerminal(w) && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+// escapes reports whether w may get control sequences, to colour a text or to
+// draw over one: a terminal that knows them, and a person who does not mind
+// (https://no-color.org). Others get one line after another.
+func (a *app) escapes(w io.Writer) bool {
+	term := a.getenv("TERM")
+	return isTerminal(w) && a.getenv("NO_COLOR") == "" && term != "" && term != "dumb"
 }
 
 // style is an SGR attribute (ECMA-48, 8.3.117); empty for none.
