@@ -73,12 +73,21 @@ func adminNetwork(ad answers.Admin) api.Network {
 }
 
 // createNIC makes a NIC. An address of network admin whose lease is over is given up
-// for it, when the NIC names it or nothing else is left.
+// for it, when the NIC names it or nothing else is left. Its MAC is no machine's.
 func (s *Server) createNIC(tx store.Tx, nic api.NetworkNIC, provided []string) (networks.Change, error) {
 	for _, a := range nic.Addresses {
 		if err := s.makeRoom(tx, a.Network, a.IP); err != nil {
 			return networks.Change{}, err
 		}
+	}
+	var err error
+	if nic.MAC == "" {
+		nic.MAC, err = s.freshMAC(tx)
+	} else {
+		err = s.macTaken(tx, nic)
+	}
+	if err != nil {
+		return networks.Change{}, err
 	}
 	return networks.CreateNIC(tx, s.now(), nic, provided)
 }

@@ -215,11 +215,9 @@ func (f netFacts) fabric(s *api.NetworkSpec) {
 	slices.SortFunc(s.Routers, func(a, b api.RouterSpec) int { return cmp.Compare(a.Owner, b.Owner) })
 }
 
-// gatewayMAC is the MAC of a VNI's gateway on every server. Its first bytes are in
-// the quadrant of locally administered addresses that MACs of NICs do not come
-// from: the second hexadecimal digit is 6, not 2.
+// gatewayMAC is the MAC of a VNI's gateway on every server.
 func gatewayMAC(vni uint32) string {
-	return fmt.Sprintf("06:6e:72:%02x:%02x:%02x", byte(vni>>16), byte(vni>>8), byte(vni))
+	return fmt.Sprintf(networks.GatewayMACPrefix+":%02x:%02x:%02x", byte(vni>>16), byte(vni>>8), byte(vni))
 }
 
 // leastMTU is what every one of some networks carries.

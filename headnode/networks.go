@@ -253,6 +253,9 @@ func (s *Server) routeProviders(h huma.API) {
 		err := s.store.Update(ctx, func(tx store.Tx) error {
 			return s.onServer(tx, in.ID, func(uuid string, macs []string) error {
 				server = uuid
+				if err := s.ownNICs(tx, uuid, macs, in.Body.MAC); err != nil {
+					return err
+				}
 				_, err := networks.SetNICTagUse(tx, uuid, in.Body, macs, true)
 				return err
 			})
@@ -281,6 +284,9 @@ func (s *Server) routeProviders(h huma.API) {
 		},
 		create: func(tx store.Tx, a args, b api.Bond) (out api.Bond, err error) {
 			return out, s.onServer(tx, a["server"], func(uuid string, macs []string) error {
+				if err := s.ownNICs(tx, uuid, macs, b.MACs...); err != nil {
+					return err
+				}
 				b.Server = uuid
 				_, err := networks.GetBond(tx, uuid, b.Name)
 				switch {

@@ -24,8 +24,8 @@ func permute(n uint32) uint32 {
 	return n ^ n>>11
 }
 
-// newMAC makes a MAC that no NIC has.
-func newMAC(tx store.Tx) (string, error) {
+// NewMAC makes a MAC that neither a NIC nor a physical NIC that is known here has.
+func NewMAC(tx store.Tx) (string, error) {
 	s, err := GetSettings(tx)
 	if err != nil {
 		return "", err

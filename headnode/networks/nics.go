@@ -34,7 +34,7 @@ func CreateNIC(tx store.Tx, now time.Time, nic api.NetworkNIC, provided []string
 		return Change{}, err
 	}
 	if nic.MAC == "" {
-		nic.MAC, err = newMAC(tx)
+		nic.MAC, err = NewMAC(tx)
 	} else {
 		nic.MAC, err = namedMAC(tx, nic)
 	}

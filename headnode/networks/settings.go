@@ -15,6 +15,11 @@ import (
 // 802c-2017 leaves to administrators (AAI, second digit 2); the others are "nr".
 const DefaultMACPrefix = "02:6e:72"
 
+// GatewayMACPrefix begins the MACs of the fabrics' gateways. It is in the quadrant of
+// locally administered addresses that MACs of NICs do not come from: the second
+// hexadecimal digit is 6, not 2.
+const GatewayMACPrefix = "06:6e:72"
+
 // What VXLAN adds to a packet, in bytes: inner Ethernet header 14, VXLAN 8, UDP 8,
 // IPv4 20 or IPv6 40 (RFC 7348, section 5).
 const (
@@ -99,7 +104,11 @@ func parseMACPrefix(s string) (string, error) {
 	if err != nil || len(m) != 6 || m[0]&1 != 0 || m[0]|m[1]|m[2] == 0 {
 		return "", invalid("give one like "+DefaultMACPrefix, "MAC prefix %.64q: want three bytes, the first even", s)
 	}
-	return m.String()[:8], nil
+	prefix := m.String()[:8]
+	if prefix == GatewayMACPrefix {
+		return "", invalid("give one like "+DefaultMACPrefix, "MAC prefix %s is that of the fabrics' gateways", prefix)
+	}
+	return prefix, nil
 }
 
 // underlayMayChange checks the new tag, and that nothing is on the old one.

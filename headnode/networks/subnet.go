@@ -105,6 +105,9 @@ func private() []netip.Prefix {
 // servers that do NAT: addresses that are neither private nor anybody's (RFC 6598).
 var Transit = netip.MustParsePrefix("100.64.0.0/10")
 
+// InTransit says whether an address is of it.
+func InTransit(a [4]byte) bool { return Transit.Contains(netip.AddrFrom4(a)) }
+
 // subnetUsable refuses a subnet that no new network can have.
 func subnetUsable(n network) error {
 	for _, u := range unusable() {
