@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"nereid/api"
 )
 
@@ -91,27 +89,6 @@ func TestRules(t *testing.T) {
 		}
 		golden(t, name, text.String())
 	}
-}
-
-func TestParseCounters(t *testing.T) {
-	got := map[string]uint64{"to_private": 1}
-	err := parseCounters([]byte(`{"nftables": [{"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
-		{"counter": {"family": "inet", "name": "to_private", "table": "nereid", "handle": 1, "packets": 3, "bytes": 252}},
-		{"counter": {"family": "inet", "name": "to_private", "table": "other", "handle": 1, "packets": 5, "bytes": 252}}]}`), got)
-	if d := cmp.Diff(map[string]uint64{"to_private": 4}, got); d != "" || err != nil {
-		t.Error(d, err)
-	}
-}
-
-func FuzzParseCounters(f *testing.F) {
-	f.Add([]byte(`{"nftables": [{"counter": {"family": "inet", "name": "to_private", "table": "nereid", "packets": 3}}]}`))
-	f.Add([]byte(`{"nftables": [null, {"counter": null}]}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		sum := map[string]uint64{}
-		if err := parseCounters(b, sum); err != nil && len(sum) > 0 {
-			t.Errorf("%v with %v", err, sum)
-		}
-	})
 }
 
 // TestForeignAlias: the pairs of instances' NICs, which agent/network makes and marks,

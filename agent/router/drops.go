@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"nereid/api"
@@ -30,9 +29,9 @@ func (r *Routers) Gateways() []api.GatewayReport {
 // by the name of the rules' counter: to_private is by NAT to a private, admin or
 // underlay address; not_internet_nat what is not TCP, UDP or ICMP, too; to_router
 // the gateway itself; to_nobody to an external address and a port that no router has.
+// It starts no process, and waits for no Apply: a router that comes or goes meanwhile
+// may be left out.
 func (r *Routers) Drops(ctx context.Context) (map[string]uint64, error) {
-	r.change.Lock()
-	defer r.change.Unlock()
 	w, done, err := r.open()
 	if err != nil {
 		return nil, fmt.Errorf("count drops of routers: %w", err)
@@ -55,26 +54,4 @@ func (r *Routers) Drops(ctx context.Context) (map[string]uint64, error) {
 		}
 	}
 	return drops, nil
-}
-
-// parseCounters adds the packets of each counter of our table in the output of
-// nft -j list counters (libnftables-json(5)).
-func parseCounters(out []byte, sum map[string]uint64) error {
-	var list struct {
-		Nftables []struct {
-			Counter *struct {
-				Family, Table, Name string
-				Packets             uint64
-			}
-		}
-	}
-	if err := json.Unmarshal(out, &list); err != nil {
-		return fmt.Errorf("read counters of nft: %w", err)
-	}
-	for _, o := range list.Nftables {
-		if c := o.Counter; c != nil && c.Family == "inet" && c.Table == table {
-			sum[c.Name] += c.Packets
-		}
-	}
-	return nil
 }

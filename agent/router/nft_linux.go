@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -90,28 +91,89 @@ func rulesGeneration() (uint32, error) {
 
 // Counters sums up the named counters of all our namespaces.
 func (k *kernel) Counters(ctx context.Context) (map[string]uint64, error) {
-	st, err := k.Read(ctx)
+	spaces, err := k.spaces()
 	if err != nil {
 		return nil, err
 	}
 	sum := map[string]uint64{}
-	for _, i := range sorted(st.Items) {
-		if i.Kind != kindSpace {
-			continue
-		}
-		var out []byte
-		err := inside(k.path(i.At), func() (err error) {
-			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-			defer cancel()
-			out, err = exec.CommandContext(ctx, "nft", "-j", "list", "counters", "table", "inet", table).Output()
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("nft list counters in %s: %w", i.At, err)
-		}
-		if err := parseCounters(out, sum); err != nil {
+	for _, at := range spaces {
+		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		err := inside(k.path(at), func() error { return addCounters(sum) })
+		if err != nil && isSpace(k.path(at)) { // else it was removed meanwhile
+			return nil, fmt.Errorf("read counters of %s: %w", at, err)
 		}
 	}
 	return sum, nil
+}
+
+// addCounters adds the counters of our table in this thread's namespace: one dump
+// (NFT_MSG_GETOBJ of linux/netfilter/nf_tables.h).
+func addCounters(sum map[string]uint64) error {
+	var answers [][]byte
+	for try := 0; ; try++ {
+		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETOBJ, unix.NLM_F_DUMP)
+		req.AddRawData([]byte{unix.NFPROTO_INET, 0, 0, 0}) // struct nfgenmsg
+		req.AddData(nl.NewRtAttr(unix.NFTA_OBJ_TABLE, nl.ZeroTerminated(table)))
+		var err error
+		answers, err = req.Execute(unix.NETLINK_NETFILTER, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWOBJ)
+		if errors.Is(err, unix.ENOENT) {
+			return nil // the table is not there yet
+		}
+		if errors.Is(err, nl.ErrDumpInterrupted) && try < 5 {
+			continue // the rules were changed meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("list counters of nftables: %w", err)
+		}
+		break
+	}
+	for _, a := range answers {
+		name, packets, err := parseCounter(a)
+		if err != nil {
+			return fmt.Errorf("list counters of nftables: %w", err)
+		}
+		if name != "" {
+			sum[name] += packets
+		}
+	}
+	return nil
+}
+
+// parseCounter reads an object of our table; name is empty when it is no counter.
+func parseCounter(object []byte) (name string, packets uint64, err error) {
+	if len(object) < 4 { // struct nfgenmsg
+		return "", 0, errors.New("an object of 4 bytes or less")
+	}
+	attrs, err := nl.ParseRouteAttr(object[4:])
+	if err != nil {
+		return "", 0, err
+	}
+	of := ""
+	counter := false
+	for _, a := range attrs {
+		switch a.Attr.Type & nl.NLA_TYPE_MASK {
+		case unix.NFTA_OBJ_TABLE:
+			of = string(bytes.TrimRight(a.Value, "\x00"))
+		case unix.NFTA_OBJ_NAME:
+			name = string(bytes.TrimRight(a.Value, "\x00"))
+		case unix.NFTA_OBJ_TYPE:
+			counter = bytes.Equal(a.Value, []byte{0, 0, 0, 1}) // NFT_OBJECT_COUNTER
+		case unix.NFTA_OBJ_DATA:
+			data, err := nl.ParseRouteAttr(a.Value)
+			if err != nil {
+				return "", 0, err
+			}
+			for _, d := range data {
+				if d.Attr.Type&nl.NLA_TYPE_MASK == unix.NFTA_COUNTER_PACKETS && len(d.Value) == 8 {
+					packets = binary.BigEndian.Uint64(d.Value)
+				}
+			}
+		}
+	}
+	if of != table || !counter {
+		return "", 0, nil
+	}
+	return name, packets, nil
 }

@@ -45,19 +45,16 @@ type reader struct {
 // the size of the VNIs' maps does not matter.
 func (k *kernel) Read(ctx context.Context) (*state, error) {
 	r := &reader{k, &state{Items: map[key]item{}, Bridges: map[string]int{}, Names: map[string]string{}, Foreign: map[string]string{}}, map[string]place{}}
-	files, err := os.ReadDir(k.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	spaces, err := k.spaces()
+	if err != nil {
 		return nil, err
 	}
-	for _, f := range files {
+	for _, at := range spaces {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if !strings.HasPrefix(f.Name(), "nr-") || !isSpace(filepath.Join(k.dir, f.Name())) {
-			continue
-		}
-		if err := r.readPlace(f.Name()); err != nil {
-			return nil, fmt.Errorf("namespace %s: %w", f.Name(), err)
+		if err := r.readPlace(at); err != nil {
+			return nil, fmt.Errorf("namespace %s: %w", at, err)
 		}
 	}
 	if err := r.readPlace(""); err != nil {
@@ -72,6 +69,21 @@ func (k *kernel) Read(ctx context.Context) (*state, error) {
 		}
 	}
 	return r.state, nil
+}
+
+// spaces are the names of the namespaces whose names begin as ours do.
+func (k *kernel) spaces() ([]string, error) {
+	files, err := os.ReadDir(k.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), "nr-") && isSpace(filepath.Join(k.dir, f.Name())) {
+			names = append(names, f.Name())
+		}
+	}
+	return names, nil
 }
 
 // readPlace reads the interfaces of a namespace, if it is ours or the server's.
