@@ -102,4 +102,7 @@ func TestUnit(t *testing.T) {
 	if strings.Contains(string(b), "network-online") {
 		t.Error("the unit waits for the network")
 	}
+	if strings.Contains(string(b), "GOMEMLIMIT=") {
+		t.Error("the unit limits the agent's memory softly, which costs most of the CPU while it compiles rules")
+	}
 }
