@@ -21,7 +21,6 @@ import (
 	"nereid/agent/clock"
 	"nereid/agent/identity"
 	"nereid/agent/storage"
-	"nereid/agent/sysinfo"
 	"nereid/api"
 )
 
@@ -82,14 +81,14 @@ type Agent struct {
 	Watchdog time.Duration                                                        // the service manager's watchdog period; 0: none
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // nil: TCP
 
-	key          atomic.Pointer[ecdsa.PrivateKey]
-	cert         atomic.Pointer[identity.Certificate]
-	board        *board
-	health       *health
-	say          *announcer
-	poked        chan struct{} // one slot: the reconciler should look at the pools again
-	disksChanged atomic.Bool
-	ntpAt        atomic.Int64 // monotonic time a time server was heard last, plus 1 ns; 0: never
+	key      atomic.Pointer[ecdsa.PrivateKey]
+	cert     atomic.Pointer[identity.Certificate]
+	board    *board
+	health   *health
+	say      *announcer
+	poked    chan struct{} // one slot: the reconciler should look at the pools again
+	hardware *inspector
+	ntpAt    atomic.Int64 // monotonic time a time server was heard last, plus 1 ns; 0: never
 }
 
 // Run is the agent's life; it ends with ctx. An error means that it could not
@@ -140,6 +139,7 @@ func (a *Agent) defaults() (*url.URL, error) {
 	a.say = &announcer{w: a.Console, log: a.Log}
 	a.poked = make(chan struct{}, 1)
 	a.board = newBoard(api.Report{BootID: a.Boot.BootID, Platform: a.Boot.Platform, AgentVersion: a.Version})
+	a.hardware = newInspector(a, a.board)
 	return base, nil
 }
 
@@ -191,6 +191,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 		}
 		net.put(s)
 	}
+	g.Go(func() error { return a.hardware.run(ctx) })
 	l := &link{
 		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
 		trust: trust, first: t.FirstSync > 0,
@@ -208,9 +209,10 @@ func (a *Agent) startNetwork(ctx context.Context, g *errgroup.Group, base *url.U
 	}
 	m := &mapper{a: a, n: n, base: base, trust: trust}
 	g.Go(func() error { return n.run(ctx) })
+	g.Go(func() error { return n.seen.run(ctx) })
 	g.Go(func() error { return m.run(ctx) })
 	for what, task := range map[string]func(context.Context) error{
-		"Changes of the network made by hand are not noticed":  func(ctx context.Context) error { return a.Net.Links.Watch(ctx, nil, n.linksChanged) },
+		"Changes of the network made by hand are not noticed":  func(ctx context.Context) error { return a.Net.Links.Watch(ctx, nil, n.seen.linksChanged) },
 		"Gateway servers are not watched, and none takes over": a.Net.Monitor,
 	} {
 		if task == nil {
@@ -339,15 +341,4 @@ func (a *Agent) specOnPool(ctx context.Context) api.Spec {
 	}
 	s.Power = nil
 	return s
-}
-
-// inventory reads the hardware.
-func (a *Agent) inventory(ctx context.Context) (inventory, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	info, err := a.Hardware.Read(ctx)
-	if err != nil {
-		return inventory{}, err
-	}
-	return inventory{info: info, digest: sysinfo.Digest(info), read: a.Host.Monotonic()}, nil
 }

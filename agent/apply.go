@@ -63,7 +63,7 @@ func (r *reconciler) setup(ctx context.Context, s api.SetupSpec) error {
 		show(api.SetupReport{Phase: "planning"})
 	}
 	err := r.runSetup(ctx, s, show)
-	r.a.disksChanged.Store(true)
+	r.a.hardware.changed()
 	if err != nil {
 		show(api.SetupReport{Phase: "failed", Error: err.Error()})
 		return err
@@ -121,7 +121,7 @@ func (r *reconciler) reset(ctx context.Context, w api.PowerSpec) error {
 			return err
 		}
 	}
-	r.a.disksChanged.Store(true)
+	r.a.hardware.changed()
 	// The last spec is of a server that was set up; it must not do so again.
 	if err := os.Remove(filepath.Join(r.a.Dir, specFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.a.Log.Warn("remove last spec", "err", err)

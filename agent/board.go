@@ -77,6 +77,15 @@ func (b *board) problem(subject, sentence string) {
 	b.bumpIfChanged(before)
 }
 
+// nudge ends the poll in flight: there is something to tell that is not in the report.
+func (b *board) nudge() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cancel != nil {
+		b.cancel()
+	}
+}
+
 // snapshot returns the report and its version. cancel is called at the first
 // change after it; nil for none.
 func (b *board) snapshot(cancel context.CancelFunc) (api.Report, uint64) {

@@ -7,11 +7,15 @@
 //
 // Facts to know before changing it:
 //
-//   - Two goroutines do the work. The syncer talks to the head node and never
-//     touches the server; the reconciler works on the server and never talks to
-//     the head node. Between them are a mailbox with one slot (the newest spec
-//     wins) and the board (the report as it stands). However long a step takes,
-//     the server's liveness does not wait for it.
+//   - The syncer talks to the head node and never touches the server; the reconciler
+//     works on the server and never talks to the head node. Between them are a
+//     mailbox with one slot (the newest spec wins) and the board (the report as it
+//     stands). The networker works on the network in the same way, and the mapper
+//     follows the maps of VNIs.
+//   - The syncer waits for nobody but the head node. What takes long to look at has a
+//     goroutine that looks and keeps what it saw: the inspector reads the hardware,
+//     the observer the network. The syncer sends what was kept last, however long a
+//     step, a lock or a disk takes.
 //   - A change of the board cancels the poll in flight, and the next sync carries
 //     it at once.
 //   - Every step is ensure-shaped: it looks at what is there and makes the rest.

@@ -52,6 +52,7 @@ type fakeHead struct {
 	dials    int
 	down     bool // dials are refused
 	syncs    []api.SyncRequest
+	came     []time.Time      // of syncs
 	key      *ecdsa.PublicKey // of the first enrolment
 	conns    []net.Conn
 	listener *pipeListener
@@ -403,7 +404,7 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		return // the agent hung up
 	}
 	h.mu.Lock()
-	h.syncs = append(h.syncs, in)
+	h.syncs, h.came = append(h.syncs, in), append(h.came, time.Now())
 	ask := h.askInv
 	if in.Inventory != nil {
 		h.askInv = false

@@ -16,15 +16,14 @@ import (
 
 // Times of the conversation with the head node.
 const (
-	callTimeout  = 15 * time.Second              // anything that is not held
-	heldTimeout  = api.SyncHold + 15*time.Second // a long poll
-	linkLimit    = heldTimeout + 2*callTimeout   // one turn of the syncer, for the watchdog
-	renewRetry   = 5 * time.Minute               // after a renewal that did not work
-	quickAnswer  = time.Second                   // a poll that says nothing should take longer
-	minSyncGap   = 100 * time.Millisecond        // gathers changes that come in a burst
-	inventoryAge = 5 * time.Minute               // hardware is looked at again
-	dateError    = 1500 * time.Millisecond       // a Date has whole seconds and has travelled
-	expiredWait  = time.Minute                   // before a reboot for a new token, and as much again at random
+	callTimeout = 15 * time.Second              // anything that is not held
+	heldTimeout = api.SyncHold + 15*time.Second // a long poll
+	linkLimit   = heldTimeout + 2*callTimeout   // one turn of the syncer, for the watchdog
+	renewRetry  = 5 * time.Minute               // after a renewal that did not work
+	quickAnswer = time.Second                   // a poll that says nothing should take longer
+	minSyncGap  = 100 * time.Millisecond        // gathers changes that come in a burst
+	dateError   = 1500 * time.Millisecond       // a Date has whole seconds and has travelled
+	expiredWait = time.Minute                   // before a reboot for a new token, and as much again at random
 )
 
 // link is the syncer: the one goroutine that talks to the head node.
@@ -99,18 +98,24 @@ func (l *link) turn(ctx context.Context) time.Duration {
 	return l.enrol(ctx)
 }
 
-// identify reads the hardware, whose UUID is the server's name.
+// identify waits for the hardware, whose UUID is the server's name.
 func (l *link) identify(ctx context.Context) time.Duration {
-	inv, err := l.a.inventory(ctx)
-	if err != nil {
-		l.board.problem("hardware", "The hardware could not be read: "+err.Error()+"; it is tried again.")
-		l.say.say("This server's hardware could not be read, so it cannot say who it is: " + err.Error())
-		return l.enrolBackoff.next()
-	}
-	l.board.problem("hardware", "")
+	inv, err := l.a.hardware.get()
 	if inv.info.UUID == "" {
-		l.say.say("This server's firmware gives no SMBIOS UUID, so it cannot say who it is; set one in the firmware's setup.")
-		return l.enrolBackoff.next()
+		switch {
+		case err != nil:
+			l.say.say("This server's hardware could not be read, so it cannot say who it is: " + err.Error())
+		case inv.digest != "":
+			l.say.say("This server's firmware gives no SMBIOS UUID, so it cannot say who it is; set one in the firmware's setup.")
+		}
+		t := time.NewTimer(callTimeout)
+		defer t.Stop()
+		select {
+		case <-l.a.hardware.news:
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		return 0
 	}
 	l.enrolBackoff.reset()
 	l.inv, l.uuid = inv, inv.info.UUID

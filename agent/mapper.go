@@ -134,4 +134,7 @@ func (m *mapper) apply(ctx context.Context, maps []api.FabricMap) {
 			m.late = append(m.late, fm)
 		}
 	}
+	if len(maps) > 0 {
+		poke(m.n.seen.maps)
+	}
 }

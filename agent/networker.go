@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -24,7 +23,6 @@ import (
 const (
 	networkLimit = 3 * time.Minute // one Apply; a guarded change alone may take network.GuardTime
 	networkLook  = time.Minute     // rules that somebody changed are noticed
-	linkSteady   = 5 * time.Second // a link that came back is good after so long
 	confirmTry   = 4 * time.Second // one try to reach the head node over a changed network
 )
 
@@ -73,19 +71,16 @@ type Net struct {
 type networker struct {
 	a     *Agent
 	board *board
+	seen  *observer
 	box   mailbox
 	spec  api.Spec                 // its Network is not nil, once there is one
 	vnis  atomic.Pointer[[]uint32] // of the spec that was applied last
 	news  chan struct{}            // one slot: vnis changed
-	used  atomic.Bool              // there are ports or routers, or were
 	retry backoff
-
-	links  chan struct{}    // one slot: links may have come or gone
-	steady <-chan time.Time // those that came back are good then
 }
 
 func newNetworker(a *Agent, b *board) *networker {
-	n := &networker{a: a, board: b, box: newMailbox(), news: make(chan struct{}, 1), links: make(chan struct{}, 1),
+	n := &networker{a: a, board: b, seen: newObserver(a, b), box: newMailbox(), news: make(chan struct{}, 1),
 		retry: backoff{min: 2 * time.Second, max: 2 * time.Minute}}
 	n.vnis.Store(&[]uint32{})
 	return n
@@ -119,25 +114,20 @@ func (n *networker) run(ctx context.Context) error {
 		case <-look.C:
 			n.look(ctx)
 			continue
-		case <-n.links:
-			n.carrier(ctx, false)
-			continue
-		case <-n.steady:
-			n.carrier(ctx, true)
-			continue
 		case <-ctx.Done():
 			return nil
 		}
+		n.seen.tags.Store(&n.spec.Network.Tags)
 		done := n.a.health.busy("network", networkLimit+stepLimit)
 		actx, cancel := context.WithTimeout(ctx, networkLimit)
 		err := n.apply(actx, *n.spec.Network)
 		cancel()
+		n.seen.refresh(ctx)
 		done()
 		if ctx.Err() != nil {
 			return nil
 		}
 		n.problem(err)
-		n.carrier(ctx, false)
 		if err == nil {
 			revision := n.spec.Revision
 			n.board.update(func(r *api.Report) { r.AppliedNetwork = revision })
@@ -155,7 +145,7 @@ func (n *networker) run(ctx context.Context) error {
 // ever there without them, and when they cannot be made, nothing else is.
 func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
 	if len(s.Ports)+len(s.Routers) > 0 {
-		n.used.Store(true)
+		n.seen.used.Store(true)
 	}
 	if n.a.Net.Filter != nil {
 		if err := n.a.Net.Filter.Apply(ctx, filterPorts(s), s.Firewall, filterOptions(s)); err != nil {
@@ -195,7 +185,7 @@ func (n *networker) follow(s api.NetworkSpec) {
 
 // look sees whether somebody changed the rules; links are watched by their events.
 func (n *networker) look(ctx context.Context) {
-	if !n.used.Load() || n.a.Net.Filter == nil {
+	if !n.seen.used.Load() || n.a.Net.Filter == nil {
 		return
 	}
 	repaired, err := n.a.Net.Filter.VerifyOrRepair(ctx)
@@ -205,52 +195,6 @@ func (n *networker) look(ctx context.Context) {
 	if repaired {
 		n.a.Log.Warn("the firewall's rules had been changed, and were made again")
 	}
-}
-
-// linksChanged has run look which NIC tags have a link; it never blocks.
-func (n *networker) linksChanged() {
-	select {
-	case n.links <- struct{}{}:
-	default:
-	}
-}
-
-// carrier tells the head node which NIC tags have no link: at once when one goes,
-// and when one has come back, not before it stayed for linkSteady.
-func (n *networker) carrier(ctx context.Context, steady bool) {
-	if n.spec.Network == nil {
-		return
-	}
-	r, err := n.a.Net.Links.Report(ctx)
-	if err != nil {
-		n.a.Log.Debug("look which NIC tags have a link", "err", err)
-		return
-	}
-	down := tagsDown(n.spec.Network.Tags, r.Links)
-	n.board.update(func(r *api.Report) {
-		told := down
-		if !steady {
-			told = slices.Compact(slices.Sorted(slices.Values(slices.Concat(down, r.NICTagsDown))))
-		}
-		n.steady = nil
-		if len(told) > len(down) {
-			n.steady = time.After(linkSteady)
-		}
-		r.NICTagsDown = told
-	})
-}
-
-// tagsDown are the NIC tags whose NIC or bond is there and has no carrier.
-func tagsDown(tags []api.TagSpec, links []api.LinkReport) []string {
-	var down []string
-	for _, t := range tags {
-		provides := func(l api.LinkReport) bool { return slices.Contains(l.NICTags, t.Name) }
-		if slices.ContainsFunc(links, provides) && !slices.ContainsFunc(links, func(l api.LinkReport) bool { return provides(l) && l.Up }) {
-			down = append(down, t.Name)
-		}
-	}
-	slices.Sort(down)
-	return down
 }
 
 // problem puts what is wrong into the report, or takes it out.
@@ -305,35 +249,4 @@ func (n *networker) routerEnv(s api.NetworkSpec) router.Env {
 		}
 	}
 	return e
-}
-
-// usage is what changes all the time of the network. Rules are asked for their
-// counters only where there is something that they could have dropped.
-func (n *networker) usage(ctx context.Context) *api.NetworkReport {
-	if n.a.Net.Links == nil {
-		return nil
-	}
-	r, err := n.a.Net.Links.Report(ctx)
-	if err != nil {
-		n.a.Log.Debug("report network", "err", err)
-		return nil
-	}
-	if !n.used.Load() {
-		return &r
-	}
-	r.Drops = map[string]uint64{}
-	if n.a.Net.Filter != nil {
-		if drops, err := n.a.Net.Filter.Counters(ctx); err == nil {
-			maps.Copy(r.Drops, drops)
-		}
-	}
-	if n.a.Net.Routers != nil {
-		r.Gateways = n.a.Net.Routers.Gateways()
-		if drops, err := n.a.Net.Routers.Drops(ctx); err == nil {
-			for reason, packets := range drops {
-				r.Drops["router_"+reason] = packets
-			}
-		}
-	}
-	return &r
 }

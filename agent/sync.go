@@ -17,7 +17,6 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		return 0
 	}
 	l.lastSync = time.Now()
-	l.observe(ctx)
 	if !l.first {
 		l.board.update(func(r *api.Report) { r.Boot.FirstSync = l.a.Host.Monotonic().Seconds() })
 	}
@@ -25,6 +24,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	defer cancel()
 	report, version := l.board.snapshot(cancel)
 	defer l.board.snapshot(nil)
+	l.observe() // what is new from here on ends the poll
 	req := api.SyncRequest{
 		Seen:            l.seen,
 		InventoryDigest: l.inv.digest,
@@ -32,7 +32,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		Usage:           usage(l.a.ProcRoot),
 		Probes:          l.probed,
 	}
-	req.Usage.Network = l.net.usage(pctx)
+	req.Usage.Network = l.net.seen.report()
 	if l.wantInv {
 		req.Inventory = &l.inv.info
 	}
@@ -95,26 +95,18 @@ func (l *link) noteFirst(t api.BootTimings) {
 	}
 }
 
-// observe looks at what changes without the reconciler: pool health, which
-// costs a read of /proc, and every few minutes the hardware.
-func (l *link) observe(ctx context.Context) {
+// observe notes what changed without the reconciler: pool health, which costs a read
+// of /proc, and the hardware as it was read last.
+func (l *link) observe() {
 	if s := poolStates(l.a.ProcRoot); s != l.states {
 		if l.states != "" {
 			l.a.poke()
 		}
 		l.states = s
 	}
-	if !l.a.inventoryStale(l.inv) {
-		return
+	if inv, _ := l.a.hardware.get(); inv.digest != "" {
+		l.inv = inv
 	}
-	inv, err := l.a.inventory(ctx)
-	if err != nil {
-		l.board.problem("hardware", "The hardware could not be read again: "+err.Error()+".")
-		l.inv.read = l.a.Host.Monotonic()
-		return
-	}
-	l.board.problem("hardware", "")
-	l.inv = inv
 }
 
 // syncFailed decides what a failed sync means: a clock that is wrong, an
@@ -136,16 +128,4 @@ func (l *link) syncFailed(ctx context.Context, err error) time.Duration {
 	}
 	l.say.say(l.explain(err))
 	return l.syncBackoff.next()
-}
-
-// inventory is the hardware as it was read last.
-type inventory struct {
-	info   api.Sysinfo
-	digest string
-	read   time.Duration // monotonic
-}
-
-// stale inventories are read again by time, or when the reconciler changed disks.
-func (a *Agent) inventoryStale(i inventory) bool {
-	return a.disksChanged.Swap(false) || a.Host.Monotonic()-i.read > inventoryAge
 }

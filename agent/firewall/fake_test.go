@@ -21,11 +21,15 @@ type fakeKernel struct {
 	failed   []error // of those that were refused
 	counts   map[string]counted
 	mixed    bool // br_netfilter is on
+	during   func()
 }
 
 func newFakeKernel() *fakeKernel { return &fakeKernel{gen: 1, counts: make(map[string]counted)} }
 
 func (k *fakeKernel) commit(_ context.Context, t *transaction) error {
+	if k.during != nil {
+		k.during()
+	}
 	if err := k.fail; err != nil {
 		k.fail = nil
 		k.failed = append(k.failed, err)

@@ -261,10 +261,8 @@ func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error
 // Counters are packets dropped since the tables were first made, by reason: mac,
 // ipv4, arp, ipv6, nd, dhcp, ra and ethertype of anti-spoofing; vxlan from outside
 // the underlay; isolated, from a bridge to the server; blocked_in, blocked_out and
-// invalid of the firewall.
+// invalid of the firewall. It waits for no Apply.
 func (f *Firewall) Counters(ctx context.Context) (map[string]uint64, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	all, err := f.system().counted(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the firewall's counters: %w", err)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -383,5 +384,27 @@ func TestRefusals(t *testing.T) {
 		if err := (&Firewall{kernel: newFakeKernel()}).Apply(t.Context(), c.ports, c.fw, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
+	}
+}
+
+// Who counts does not wait for an Apply.
+func TestCountersDuringApply(t *testing.T) {
+	k := newFakeKernel()
+	f := &Firewall{kernel: k}
+	k.during = func() {
+		done := make(chan error, 1)
+		go func() { _, err := f.Counters(t.Context()); done <- err }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("Counters waits for Apply")
+		}
+	}
+	w := office()
+	if err := f.Apply(t.Context(), w.ports, w.fw, officeOptions); err != nil || k.commits == 0 {
+		t.Errorf("apply: %v, %d transactions", err, k.commits)
 	}
 }

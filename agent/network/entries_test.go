@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -189,5 +190,39 @@ func TestChangeFails(t *testing.T) {
 	}
 	if !strings.Contains(f.entries(), "10.0.0.9 is") {
 		t.Error(f.entries())
+	}
+}
+
+// A report does not wait for a map that is being applied; it tells of the map that is
+// in use.
+func TestReportDuringApplyMap(t *testing.T) {
+	f, n := mapServer(t)
+	first := api.FabricMap{Epoch: "a", Version: 5, Full: true, Entries: []api.MapEntry{entry("10.0.0.9", 9, "192.0.2.9", 5)}}
+	if err := n.ApplyMap(t.Context(), 100, first); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan map[uint32]string, 1)
+	f.during = func() {
+		go func() {
+			r, err := n.Report(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			said <- r.Maps
+		}()
+		select {
+		case m := <-said:
+			if m[100] != "a:5" {
+				t.Errorf("while version 6 is applied, the report says %v", m)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("Report waits for ApplyMap")
+		}
+	}
+	if err := n.ApplyMap(t.Context(), 100, api.FabricMap{Epoch: "a", Version: 6, Entries: []api.MapEntry{entry("10.0.0.8", 8, "192.0.2.8", 6)}}); err != nil {
+		t.Fatal(err)
+	}
+	if m := n.Maps(); m[100] != "a:6" {
+		t.Errorf("after it: %v", m)
 	}
 }

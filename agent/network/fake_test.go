@@ -24,6 +24,7 @@ type fake struct {
 	left   int              // steps until the process is killed; negative: never
 	refuse func(Step) error
 	events chan Event
+	during func() // called by Change
 }
 
 var errKilled = errors.New("killed")
@@ -101,6 +102,9 @@ func (f *fake) byIndex(i int32) *Link {
 }
 
 func (f *fake) Change(_ context.Context, changes []Change) error {
+	if f.during != nil {
+		f.during()
+	}
 	for _, c := range changes {
 		dev := f.byIndex(c.Dev)
 		if dev == nil {

@@ -39,21 +39,33 @@ func (n *Network) ApplyMap(ctx context.Context, vni uint32, fm api.FabricMap) er
 	if err != nil {
 		err = fmt.Errorf("apply map of VNI %d: %w", vni, err)
 	}
+	n.note(m)
 	if bad > 0 {
 		err = errors.Join(err, fmt.Errorf("apply map of VNI %d: %d entries cannot be read", vni, bad))
 	}
 	return err
 }
 
-// Maps are the maps in use, by VNI: epoch and version, joined by a colon.
+// note keeps which map a segment uses, for those who do not wait for a change.
+func (n *Network) note(m *segmentMap) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.inUse == nil {
+		n.inUse = map[uint32]string{}
+	}
+	if m.have {
+		n.inUse[m.vni] = fmt.Sprintf("%s:%d", m.epoch, m.version)
+	}
+}
+
+// Maps are the maps in use, by VNI: epoch and version, joined by a colon. It waits for
+// no change that is under way.
 func (n *Network) Maps() map[uint32]string {
-	n.maps.Lock()
-	defer n.maps.Unlock()
-	v := map[uint32]string{}
-	for vni, m := range n.segments {
-		if m.have {
-			v[vni] = fmt.Sprintf("%s:%d", m.epoch, m.version)
-		}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	v := maps.Clone(n.inUse)
+	if v == nil {
+		v = map[uint32]string{}
 	}
 	return v
 }
@@ -135,6 +147,9 @@ func (n *Network) settleMaps(ctx context.Context, spec api.NetworkSpec, s *State
 		}
 	}
 	maps.DeleteFunc(n.segments, func(vni uint32, _ *segmentMap) bool { return !want[vni] })
+	n.mu.Lock()
+	maps.DeleteFunc(n.inUse, func(vni uint32, _ string) bool { return !want[vni] })
+	n.mu.Unlock()
 	return errors.Join(errs...)
 }
 

@@ -44,6 +44,7 @@ type Network struct {
 	problems []string
 	applied  bool
 	tags     map[string][]string // of the last Apply, by link
+	inUse    map[uint32]string   // epoch:version of each VNI's map
 
 	maps     sync.Mutex // guards segments, and is held while entries are changed
 	segments map[uint32]*segmentMap

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -380,5 +381,25 @@ func TestManyAccounts(t *testing.T) {
 	if len(("nereid:" + veth{"nr-00000000000000000000000000000000", "ext", "02:00:00:00:00:00", "02:00:00:00:00:00",
 		grant{4096, 65472, 64, netip.MustParsePrefix("2001:db8:1111:2222:3333:4444:5555:6666/128")}.String()}.String())) > 255 {
 		t.Error("an alias is too long for the kernel (IFALIASZ)")
+	}
+}
+
+// Who counts does not wait for an Apply.
+func TestDropsDuringApply(t *testing.T) {
+	b := newBench(t)
+	counted := false
+	b.r.hook = func(step) error {
+		done := make(chan error, 1)
+		go func() { _, err := b.r.Drops(t.Context()); done <- err }()
+		select {
+		case err := <-done:
+			counted = true
+			return err
+		case <-time.After(5 * time.Second):
+			return errors.New("Drops waits for Apply")
+		}
+	}
+	if err := b.r.Apply(t.Context(), []api.RouterSpec{specA()}, testEnv()); err != nil || !counted {
+		t.Errorf("apply: %v, counted %v", err, counted)
 	}
 }
