@@ -8,6 +8,7 @@ type ServerState string
 
 // The states of a server, in the order in which a new server passes them.
 const (
+	StateNew       ServerState = "new"        // asked for an address and has not enrolled; StateReason says how far it came
 	StateBooting   ServerState = "booting"    // a boot is in progress and has not reached its first sync
 	StatePending   ServerState = "pending"    // enrolled, waits for an operator's approval
 	StateRejected  ServerState = "rejected"   // an operator refused it
@@ -28,7 +29,7 @@ const SyncHold = 20 * time.Second
 
 // Server is a physical machine as the head node knows it.
 type Server struct {
-	UUID        string      `json:"uuid" doc:"SMBIOS UUID, lower case"`
+	UUID        string      `json:"uuid" doc:"SMBIOS UUID, lower case; empty while the state is new, when the machine is known by its MAC only"`
 	Hostname    string      `json:"hostname" doc:"name, unique in the datacenter; before approval the boot MAC with dashes"`
 	State       ServerState `json:"state"`
 	StateReason string      `json:"state_reason,omitempty" doc:"why, in one sentence, where the state needs explaining"`

@@ -132,7 +132,7 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 	if err != nil {
 		return out, err
 	}
-	if refused != nil || out.Refused != nil || noted {
+	if noted {
 		s.pending.Written(req.BootID)
 	}
 	if refused != nil {
@@ -150,7 +150,7 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 
 // noteRefused adds a refusal to the boot's record, where there is one.
 func (s *Server) noteRefused(tx store.Tx, bootID string, p *api.Problem, now time.Time) error {
-	_, err := s.pending.Record(tx, bootID, api.BootEvent{Stage: api.StageRefused, Detail: "enrol: " + p.Error()}, now, nil)
+	err := s.pending.Note(tx, bootID, api.BootEvent{Stage: api.StageRefused, Detail: "enrol: " + p.Error()}, now)
 	if isNotFound(err) {
 		return nil
 	}
@@ -187,6 +187,9 @@ func (s *Server) noteEnrolled(tx store.Tx, b api.Boot, out inventory.Outcome, no
 			return false, err
 		}
 		if _, err := addresses.Reserve(tx, n, b.MAC, uuid, now); err != nil {
+			return false, err
+		}
+		if err := s.pending.Adopt(tx, b.MAC); err != nil {
 			return false, err
 		}
 	}

@@ -99,7 +99,7 @@ func BenchmarkListServers(b *testing.B) {
 			}
 			for i := range 10 {
 				r := api.BootRequest{Kind: api.KindDiscover, MAC: mac, VendorClass: "PXEClient"}
-				bt, _, err := s.pending.Begin(tx, r, s.now().Add(time.Duration(i)*time.Hour))
+				bt, _, err := s.pending.Begin(tx, r, true, s.now().Add(time.Duration(i)*time.Hour))
 				if err != nil {
 					return err
 				}

@@ -54,7 +54,11 @@ func isBoot(r api.BootRequest) bool {
 
 func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
 	now := s.now()
-	var a api.BootAnswer
+	var (
+		a     api.BootAnswer
+		boot  api.Boot
+		fresh bool
+	)
 	err := s.store.View(ctx, func(tx store.Tx) error {
 		a = api.BootAnswer{}
 		offer := s.offers.Offer
@@ -62,13 +66,25 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		if r.Explain {
 			offer, begin = s.offers.Peek, s.pending.Peek
 		}
+		b := api.Boot{}
+		fresh = false
+		if isBoot(r) { // also one that gets no address, so that it is seen
+			_, known, err := inventory.OwnerOf(tx, r.MAC)
+			if err == nil {
+				b, fresh, err = begin(tx, r, known, now)
+			}
+			if err != nil {
+				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
+			}
+			boot = b
+		}
 		n, err := s.admin(tx)
 		if err != nil {
 			return err
 		}
 		o, err := offer(tx, n, r.MAC, r.Requested, now)
 		if errors.Is(err, addresses.ErrRangeFull) {
-			a = api.BootAnswer{Verdict: api.VerdictSilent, Rule: "range-full", Reason: err.Error(),
+			a = api.BootAnswer{Verdict: api.VerdictSilent, Rule: "range-full", Reason: err.Error(), BootID: b.ID,
 				Change: "forget servers that are gone (nereid server forget), or widen the range with: " + addresses.Widen}
 			return nil
 		}
@@ -82,16 +98,13 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		case o.Known:
 			a.Rule = "known-address"
 		}
-		b := api.Boot{}
-		if isBoot(r) {
-			if b, _, err = begin(tx, r, now); err != nil {
-				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
-			}
-		}
 		return s.describe(tx, n, r, b, &a, now)
 	})
 	if err == nil && !r.Explain {
 		s.noteFull(ctx, a, now)
+		if fresh {
+			s.newcomerNews(boot, now)
+		}
 	}
 	return a, err
 }
@@ -144,7 +157,7 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		}
 		b := api.Boot{}
 		if isBoot(r) {
-			if b, _, err = s.pending.Begin(tx, r, now); err != nil {
+			if b, _, err = s.pending.Begin(tx, r, found, now); err != nil {
 				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
 			}
 			stage := api.StageAck
@@ -196,7 +209,7 @@ func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAns
 		}
 		b := api.Boot{}
 		if isBoot(r) {
-			if b, _, err = s.pending.Peek(tx, r, now); err != nil {
+			if b, _, err = s.pending.Peek(tx, r, false, now); err != nil {
 				return err
 			}
 		}
@@ -318,9 +331,9 @@ func (s *Server) decide(tx store.Tx, mac string, b api.Boot, now time.Time) (pla
 	}
 	var bs []api.Boot
 	if found && role == inventory.RoleOwned {
-		bs, err = bootsOf(tx, rec, 20)
+		bs, err = s.bootsOf(tx, rec, boots.MaxPerMAC)
 	} else {
-		bs, err = boots.ByMAC(tx, mac, 20)
+		bs, err = s.pending.ByMAC(tx, mac, boots.MaxPerMAC)
 	}
 	if err != nil {
 		return platforms.Decision{}, hold{}, err

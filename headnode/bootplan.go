@@ -22,11 +22,8 @@ import (
 // other machine.
 func (s *Server) boot(tx store.Tx, id string, from netip.Addr) (api.Boot, error) {
 	b, err := s.pending.Get(tx, id)
-	if isNotFound(err) {
-		return b, refuse(http.StatusNotFound, api.CodeNotFound, "reboot the server", "there is no such boot; its record is gone or never was")
-	}
 	if err != nil {
-		return b, err
+		return b, noBoot(err)
 	}
 	from = from.Unmap()
 	if b.Address == "" || b.Address != from.String() {
@@ -83,13 +80,14 @@ func (s *Server) Plan(ctx context.Context, bootID string, from netip.Addr) (api.
 func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (api.BootConfig, error) {
 	now := s.now()
 	var cfg api.BootConfig
+	// What is refused is refused without a turn at writing.
+	if err := s.store.View(ctx, func(tx store.Tx) error { _, err := s.unconfigured(tx, bootID, from); return err }); err != nil {
+		return cfg, err
+	}
 	err := s.store.Update(ctx, func(tx store.Tx) error {
-		b, err := s.boot(tx, bootID, from)
+		b, err := s.unconfigured(tx, bootID, from)
 		if err != nil {
 			return err
-		}
-		if slices.ContainsFunc(b.Events, func(e api.BootEvent) bool { return e.Stage == api.StageConfig }) {
-			return refuse(http.StatusGone, api.CodeTokenUsed, "reboot the server to get another", "the configuration of this boot was handed out already; it is handed out once")
 		}
 		d, h, err := s.decide(tx, b.MAC, b, now)
 		if err != nil {
@@ -135,6 +133,15 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 	return cfg, err
 }
 
+// unconfigured reads a boot whose configuration was not handed out yet.
+func (s *Server) unconfigured(tx store.Tx, id string, from netip.Addr) (api.Boot, error) {
+	b, err := s.boot(tx, id, from)
+	if err == nil && slices.ContainsFunc(b.Events, func(e api.BootEvent) bool { return e.Stage == api.StageConfig }) {
+		err = refuse(http.StatusGone, api.CodeTokenUsed, "reboot the server to get another", "the configuration of this boot was handed out already; it is handed out once")
+	}
+	return b, err
+}
+
 // identity is the name a boot gets, and the UUID its token is bound to: what the
 // firmware claimed, and nothing where it claimed nothing.
 func (s *Server) identity(tx store.Tx, b api.Boot) (host, claimed string, err error) {
@@ -154,29 +161,89 @@ func (s *Server) identity(tx store.Tx, b api.Boot) (host, claimed string, err er
 }
 
 // Record adds to a boot's record. Handing out the script of a platform counts as
-// one attempt with it.
+// one attempt with it. What has to outlive a crash, a script and a configuration
+// that were handed out, is written when Record returns; anything else soon after,
+// together with what other boots did.
 func (s *Server) Record(ctx context.Context, bootID string, from netip.Addr, ev api.BootEvent) error {
 	now := s.now()
-	var b api.Boot
-	err := s.store.Update(ctx, func(tx store.Tx) error {
-		var err error
+	var (
+		b     api.Boot
+		noted bool
+	)
+	err := s.store.View(ctx, func(tx store.Tx) (err error) {
 		if from.IsValid() {
 			if b, err = s.boot(tx, bootID, from); err != nil {
 				return err
 			}
-		} else if b, err = s.pending.Get(tx, bootID); err != nil {
-			if isNotFound(err) {
-				return refuse(http.StatusNotFound, api.CodeNotFound, "reboot the server", "there is no such boot; its record is gone or never was")
+			if !s.reports.take(bootID, now) {
+				s.Shed(fmt.Sprintf("reports of boots beyond %d a second", reportsPerSecond), b.MAC)
+				return refuse(http.StatusTooManyRequests, api.CodeUnavailable, "report less often", "this boot reports more than %d events a second", reportsPerSecond)
 			}
-			return err
+		} else if b, err = s.pending.Get(tx, bootID); err != nil {
+			return noBoot(err)
 		}
-		edit := func(*api.Boot) {}
+		if noted, err = s.passing(tx, b, ev, now); noted && err == nil {
+			err = noBoot(s.pending.Note(tx, bootID, ev, now))
+		}
+		return err
+	})
+	if err == nil && !noted {
+		b, err = s.recordNow(ctx, bootID, ev, now)
+	}
+	if err == nil {
+		s.hub.publish(api.Event{Kind: "boot", Server: b.UUID, Name: bootID})
+	}
+	return err
+}
+
+// noBoot is the refusal for a boot that is not known.
+func noBoot(err error) error {
+	if isNotFound(err) {
+		return refuse(http.StatusNotFound, api.CodeNotFound, "reboot the server", "there is no such boot; its record is gone or never was")
+	}
+	return err
+}
+
+// passing says whether an event may be written later. The script of a boot may once
+// it was handed out and names the same platform again.
+func (s *Server) passing(tx store.Tx, b api.Boot, ev api.BootEvent, now time.Time) (bool, error) {
+	switch ev.Stage {
+	case api.StageConfig:
+		return false, nil
+	case api.StageScript:
+		if b.Platform == "" {
+			return false, nil
+		}
+		who, err := ownerOf(tx, b.MAC)
+		if err != nil {
+			return false, err
+		}
+		d, err := platforms.Next(tx, who, b.ID, now)
+		return d.Next == b.Platform && d.Trial == b.Trial, err
+	}
+	return true, nil
+}
+
+// ownerOf names what a machine's platforms are kept under: its server, or its MAC.
+func ownerOf(tx store.Tx, mac string) (string, error) {
+	o, found, err := inventory.OwnerOf(tx, mac)
+	if err != nil || !found || o.Role != inventory.RoleOwned {
+		return mac, err
+	}
+	return o.UUID, nil
+}
+
+// recordNow adds to a boot's record on disk.
+func (s *Server) recordNow(ctx context.Context, bootID string, ev api.BootEvent, now time.Time) (b api.Boot, err error) {
+	err = s.store.Update(ctx, func(tx store.Tx) error {
+		if b, err = s.pending.Get(tx, bootID); err != nil {
+			return noBoot(err)
+		}
+		var edit func(*api.Boot)
 		if ev.Stage == api.StageScript {
-			who := b.MAC
-			if o, found, err := inventory.OwnerOf(tx, b.MAC); err != nil {
+			who, err := ownerOf(tx, b.MAC)
+			if err != nil {
 				return err
-			} else if found && o.Role == inventory.RoleOwned {
-				who = o.UUID
 			}
 			d, err := platforms.HandOut(tx, who, bootID, now)
 			if err != nil {
@@ -187,12 +254,33 @@ func (s *Server) Record(ctx context.Context, bootID string, from netip.Addr, ev 
 		b, err = s.pending.Record(tx, bootID, ev, now, edit)
 		return err
 	})
-	if err != nil {
+	if err == nil {
+		s.pending.Written(bootID)
+	}
+	return b, err
+}
+
+// dropBoot removes what is kept of a boot whose record goes: its token, and with the
+// last boot of a stranger what was decided about its platform.
+func dropBoot(tx store.Tx, b api.Boot, last bool) error {
+	if !last {
+		return nil
+	}
+	if err := trust.ForgetBoot(tx, b.ID); err != nil {
 		return err
 	}
-	s.pending.Written(bootID)
-	s.hub.publish(api.Event{Kind: "boot", Server: b.UUID, Name: bootID})
+	if err := platforms.Forget(tx, b.MAC); err != nil && !isNotFound(err) {
+		return err
+	}
 	return nil
+}
+
+// upgradeBoots sorts the boots that a version before wrote.
+func upgradeBoots(tx store.Tx) error {
+	return boots.Upgrade(tx, func(mac string) (bool, error) {
+		_, found, err := inventory.OwnerOf(tx, mac)
+		return found, err
+	})
 }
 
 // BootsUnderWay lists the boots that began within the last 15 minutes and have not

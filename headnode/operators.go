@@ -158,6 +158,12 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 		if text != "" {
 			out.Alerts = append(out.Alerts, text)
 		}
+		if text, err = s.newcomersAlert(tx); err != nil {
+			return err
+		}
+		if text != "" {
+			out.Alerts = append(out.Alerts, text)
+		}
 		if held > 0 {
 			out.Alerts = append(out.Alerts, fmt.Sprintf("Decisions about identity are needed: %s; see: nereid server list --state held", api.Plural(held, "server")))
 		}

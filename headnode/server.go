@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"nereid/api"
@@ -68,6 +69,8 @@ type Server struct {
 	probes  probes
 	hub     hub
 	shed    shed
+	news    atomic.Int64 // when watchers were last told of a machine that has not enrolled, in Unix nanoseconds
+	reports buckets
 
 	sets     *journal.Hub
 	resolver resolver
@@ -137,6 +140,7 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	}
 	s.offers = addresses.NewOffers(maxOffers)
 	s.pending = boots.NewPending(maxPending)
+	s.pending.Dropped = dropBoot
 	s.live.seen = map[string]liveServer{}
 	s.sets = journal.NewHub(s.store)
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
@@ -155,6 +159,9 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	}
 	for _, text := range told {
 		s.log.Warn("the admin network is one of the networks now, named admin", "note", text)
+	}
+	if err := s.store.Update(ctx, upgradeBoots); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

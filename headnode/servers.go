@@ -1,6 +1,7 @@
 package headnode
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -43,22 +44,8 @@ func (s *Server) routeServers(h huma.API) {
 	}
 	route(s, h, operators, http.MethodGet, "/v1/servers", "List servers", func(ctx context.Context, in *page) (*body[list[api.Server]], error) {
 		out := list[api.Server]{}
-		err := s.store.View(ctx, func(tx store.Tx) error {
-			limit := in.Limit
-			if limit == 0 {
-				limit = 200
-			}
-			recs, next, err := inventory.List(tx, in.After, limit)
-			out = list[api.Server]{Items: []api.Server{}, Next: next}
-			for _, r := range recs {
-				if err != nil {
-					return err
-				}
-				var sv api.Server
-				if sv, err = s.view(tx, r); err == nil {
-					out.Items = append(out.Items, sv)
-				}
-			}
+		err := s.store.View(ctx, func(tx store.Tx) (err error) {
+			out.Items, out.Next, err = s.servers(tx, in.After, in.Limit)
 			return err
 		})
 		return answer(out), err
@@ -69,6 +56,11 @@ func (s *Server) routeServers(h huma.API) {
 			r, err := inventory.Find(tx, in.ID)
 			if err == nil {
 				sv, err = s.view(tx, r)
+			}
+			if isNotFound(err) {
+				if got, found, ferr := s.findNewcomer(tx, in.ID); found || ferr != nil {
+					sv, err = got, ferr
+				}
 			}
 			return err
 		})
@@ -127,7 +119,7 @@ func (s *Server) routeServers(h huma.API) {
 		err := s.store.View(ctx, func(tx store.Tx) error {
 			r, err := inventory.Find(tx, in.ID)
 			if err == nil {
-				out, err = bootsOf(tx, r, listedBoots)
+				out, err = s.bootsOf(tx, r, listedBoots)
 			}
 			return err
 		})
@@ -142,7 +134,7 @@ func (s *Server) routeServers(h huma.API) {
 		}
 		var out []api.Boot
 		err := s.store.View(ctx, func(tx store.Tx) (err error) {
-			out, err = boots.ByMAC(tx, mac, listedBoots)
+			out, err = s.pending.ByMAC(tx, mac, listedBoots)
 			return err
 		})
 		return items(withLegs(out)), err
@@ -169,6 +161,9 @@ func (s *Server) change(ctx context.Context, id string, fn func(store.Tx, *inven
 	var sv api.Server
 	err := s.store.Update(ctx, func(tx store.Tx) error {
 		r, err := inventory.Find(tx, id)
+		if isNotFound(err) {
+			err = cmp.Or(s.notEnrolled(tx, id), err)
+		}
 		if err != nil {
 			return err
 		}
@@ -246,10 +241,10 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 }
 
 // bootsOf lists the boots of all MACs of a server, newest first.
-func bootsOf(tx store.Tx, r inventory.Record, limit int) ([]api.Boot, error) {
+func (s *Server) bootsOf(tx store.Tx, r inventory.Record, limit int) ([]api.Boot, error) {
 	var out []api.Boot
 	for _, m := range r.MACs {
-		bs, err := boots.ByMAC(tx, m, limit)
+		bs, err := s.pending.ByMAC(tx, m, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -277,7 +272,7 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 	if err != nil {
 		return api.Server{}, err
 	}
-	bs, err := bootsOf(tx, r, 10)
+	bs, err := s.bootsOf(tx, r, 10)
 	if err != nil {
 		return api.Server{}, err
 	}

@@ -71,6 +71,7 @@ func TestShortUUID(t *testing.T) {
 		want    int
 	}{
 		{nil, 8},
+		{[]api.Server{server(""), server(""), server("4c4c4544-0042-3510-8052-b4c04f4e4d32")}, 8},
 		{[]api.Server{server("4c4c4544-0042-3510-8052-b4c04f4e4d32"), server("4e455245-4944-4000-8000-000000000010")}, 8},
 		{[]api.Server{server("4c4c4544-0042-3510-8052-b4c04f4e4d32"), server("4c4c4544-0043-3510-8052-b4c04f4e4d32")}, 13},
 		{[]api.Server{server("4c4c4544-0042-3510-8052-b4c04f4e4d32"), server("4c4c4544-0042-3510-8052-b4c04f4e4d32")}, 36},

@@ -109,7 +109,7 @@ func (r *realHeadnode) stop() error {
 // machineCommand is "machine" in the archives.
 func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: machine on MAC UUID | machine refused MAC UUID CODE | machine await SERVER STATE")
+		ts.Fatalf("usage: machine on MAC UUID | machine hang MAC UUID | machine refused MAC UUID CODE | machine await SERVER STATE")
 	}
 	r := ts.Value("real").(*realHeadnode)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -129,6 +129,11 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			return err
 		})
+	case "hang": // MAC UUID: firmware that asks twice for an address and hears no answer
+		for range 2 {
+			_, err := r.head.Boot(ctx, api.BootRequest{Kind: api.KindDiscover, MAC: args[1], UUID: args[2], VendorClass: "PXEClient"})
+			ts.Check(err)
+		}
 	case "refused": // MAC UUID CODE: powers a machine on, which must be refused
 		m := &machine{head: r.head, mac: args[1], uuid: args[2]}
 		err := m.run(ctx)

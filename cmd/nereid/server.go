@@ -31,9 +31,19 @@ var (
 	partOfUUID = regexp.MustCompile(`^[0-9a-f][0-9a-f-]{3,34}$`)
 )
 
-// find gives the server that id means. What the head node does not know may be
-// the beginning of a UUID, as "server list" prints it.
+// find gives the server that id means. A machine that has not enrolled is none.
 func (a *app) find(ctx context.Context, c *api.Client, id string) (api.Server, error) {
+	s, err := a.look(ctx, c, id)
+	if err == nil && s.State == api.StateNew {
+		return s, notFoundf("%s has not enrolled, so it is no server yet (%s); see: nereid server boot-log %s", id, s.StateReason, s.MACs[0])
+	}
+	return s, err
+}
+
+// look gives the server, or the machine that has not enrolled, that id means. What
+// the head node does not know may be the beginning of a UUID, as "server list"
+// prints it.
+func (a *app) look(ctx context.Context, c *api.Client, id string) (api.Server, error) {
 	if id == "" {
 		return api.Server{}, usagef("no server given; %s", serverIDs)
 	}
@@ -93,6 +103,9 @@ func (a *app) completeServers(many bool) cobra.CompletionFunc {
 			if err != nil {
 				return nil, cobra.ShellCompDirectiveError
 			}
+			if s.State == api.StateNew {
+				continue
+			}
 			out = append(out, cobra.CompletionWithDesc(firstOf(s.Hostname, s.UUID), oneLine(string(s.State)+" "+s.UUID)))
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
@@ -109,7 +122,11 @@ func (a *app) serverGet() *cobra.Command {
 			"nereid server get cn0 -o json | jq -r '.sysinfo.disks[].name'"),
 		Args:              wants("SERVER"),
 		ValidArgsFunction: a.completeServers(false),
-		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, _ []string) error {
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			s, err := a.look(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
 			return a.emit(s, func(w io.Writer) error { return a.serverCard(w, s) })
 		}),
 	}

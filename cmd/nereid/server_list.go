@@ -23,9 +23,9 @@ func (a *app) serverList() *cobra.Command {
 On a terminal without room for all of it, what needs attention stands below its server, whole, and the columns named below the
 list are left out; --wide shows them.
 
-STATE is pending (waits for approval), approved (no pool yet), setting up, running, booting, off, unknown (silent for 45 s), held
-(needs a decision: the notes say which), boot loop or rejected. PLATFORM is what the server runs, or in parentheses what it
-will boot. "trial" means that this platform has yet to reach a first sync on this server.`,
+STATE is new (asked for an address and has not enrolled: the notes say how far it came), pending (waits for approval), approved (no pool yet),
+setting up, running, booting, off, unknown (silent for 45 s), held (needs a decision: the notes say which), boot loop or
+rejected. PLATFORM is what the server runs, or in parentheses what it will boot. "trial" means that this platform has yet to reach a first sync on this server.`,
 		Example: lines("nereid server list",
 			"nereid server list --state pending,held",
 			"nereid server list --wide",
@@ -53,12 +53,13 @@ will boot. "trial" means that this platform has yet to reach a first sync on thi
 	cmd.Flags().BoolVar(&wide, "wide", false, "all columns, whole UUIDs and MAC addresses")
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only servers in these states")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{
-		"booting", "pending", "rejected", "approved", "setting-up", "running", "unknown", "held", "boot-loop", "off",
+		"new", "booting", "pending", "rejected", "approved", "setting-up", "running", "unknown", "held", "boot-loop", "off",
 	}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// listServers gives the servers that keep wants, by hostname.
+// listServers gives the servers that keep wants, by hostname, and behind them the
+// machines that have not enrolled.
 func listServers(ctx context.Context, c *api.Client, keep func(api.Server) bool) ([]api.Server, error) {
 	servers := []api.Server{}
 	for s, err := range c.Servers(ctx) {
@@ -70,9 +71,16 @@ func listServers(ctx context.Context, c *api.Client, keep func(api.Server) bool)
 		}
 	}
 	slices.SortStableFunc(servers, func(x, y api.Server) int {
-		return cmp.Or(cmp.Compare(x.Hostname, y.Hostname), cmp.Compare(x.UUID, y.UUID))
+		return cmp.Or(cmp.Compare(rankOf(x), rankOf(y)), cmp.Compare(x.Hostname, y.Hostname), cmp.Compare(x.UUID, y.UUID))
 	})
 	return servers, nil
+}
+
+func rankOf(s api.Server) int {
+	if s.State == api.StateNew {
+		return 1
+	}
+	return 0
 }
 
 func (a *app) serverTable(servers []api.Server, wide bool) *table {
@@ -105,11 +113,14 @@ func (a *app) serverTable(servers []api.Server, wide bool) *table {
 // whose maker begins every UUID alike.
 func shortUUID(servers []api.Server) int {
 	for n := 8; n < 36; n++ {
-		seen := map[string]bool{}
+		seen, all := map[string]bool{}, 0
 		for _, s := range servers {
-			seen[s.UUID[:min(n, len(s.UUID))]] = true
+			if s.UUID != "" { // of a machine that has not enrolled
+				seen[s.UUID[:min(n, len(s.UUID))]] = true
+				all++
+			}
 		}
-		if len(seen) == len(servers) {
+		if len(seen) == all {
 			return n
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,13 +33,18 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			only := map[string]bool{}
 			for _, id := range args {
-				s, err := a.find(ctx, c, id)
+				s, err := a.look(ctx, c, id)
 				if err != nil {
 					return err
 				}
-				only[s.UUID] = true
+				only[watched(s)] = true
+				for _, mac := range s.MACs { // by which it is known before and after it enrols
+					only[mac] = true
+				}
 			}
-			keep := func(s api.Server) bool { return len(only) == 0 || only[s.UUID] }
+			keep := func(s api.Server) bool {
+				return len(only) == 0 || only[watched(s)] || slices.ContainsFunc(s.MACs, func(mac string) bool { return only[mac] })
+			}
 			show := a.watchShows(wide)
 			return follow(ctx, c, redrawEvery, func(ctx context.Context) (bool, error) {
 				servers, err := listServers(ctx, c, keep)
@@ -100,8 +106,8 @@ func (a *app) watchLines() func([]api.Server) error {
 		now := map[string]seen{}
 		for _, s := range servers {
 			is := seen{s.Hostname, string(s.State), notes(s)}
-			now[s.UUID] = is
-			was, known := before[s.UUID]
+			now[watched(s)] = is
+			was, known := before[watched(s)]
 			if was == is {
 				continue
 			}
@@ -112,12 +118,12 @@ func (a *app) watchLines() func([]api.Server) error {
 			if is.notes != "" {
 				change += " (" + is.notes + ")"
 			}
-			if err := a.watchLine(s.UUID, is.hostname, change); err != nil {
+			if err := a.watchLine(watched(s), is.hostname, change); err != nil {
 				return err
 			}
 		}
 		for uuid, was := range before {
-			if _, there := now[uuid]; !there {
+			if _, there := now[uuid]; !there && was.state != string(api.StateNew) {
 				if err := a.watchLine(uuid, was.hostname, "forgotten"); err != nil {
 					return err
 				}
@@ -126,6 +132,15 @@ func (a *app) watchLines() func([]api.Server) error {
 		before = now
 		return nil
 	}
+}
+
+// watched is what a server is told from others by: its UUID, and before it enrols its
+// MAC.
+func watched(s api.Server) string {
+	if s.UUID == "" && len(s.MACs) > 0 {
+		return s.MACs[0]
+	}
+	return s.UUID
 }
 
 func (a *app) watchLine(uuid, hostname, change string) error {
@@ -145,10 +160,10 @@ func (a *app) watchRecords() func([]api.Server) error {
 			if err != nil {
 				return err
 			}
-			if before[s.UUID] == string(b) {
+			if before[watched(s)] == string(b) {
 				continue
 			}
-			before[s.UUID] = string(b)
+			before[watched(s)] = string(b)
 			if err := a.record(a.stdout, s); err != nil {
 				return err
 			}

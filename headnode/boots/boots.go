@@ -17,28 +17,45 @@ import (
 
 // Bounds of what is kept.
 const (
-	MaxPerMAC = 20   // boots of one MAC
-	MaxBoots  = 5000 // boots in all; above, the oldest go
-	MaxEvents = 200  // events of one boot; above, those in the middle go
-	maxDetail = 1024 // bytes of an event's Detail
+	MaxPerMAC      = 20   // boots of one MAC of a known server
+	MaxPerStranger = 10   // boots of any other MAC
+	MaxEvents      = 200  // events of one boot; above, those in the middle go
+	maxDetail      = 1024 // bytes of an event's Detail
 )
 
 // Keys of this package. Lists are ordered by time: 16 hexadecimal digits of Unix
 // nanoseconds, inverted where the newest is to come first.
 const (
-	idPrefix   = "boot/id/"
-	macPrefix  = "boot/mac/"
-	uuidPrefix = "boot/uuid/"
-	timePrefix = "boot/time/"
-	countKey   = "boot/count"
+	idPrefix       = "boot/id/"
+	macPrefix      = "boot/mac/"
+	uuidPrefix     = "boot/uuid/"
+	timePrefix     = "boot/time/"
+	strangerPrefix = "boot/stranger/"
 )
+
+// record is a boot as it is written.
+type record struct {
+	api.Boot
+	Stranger bool `json:"stranger,omitempty"` // its MAC belonged to no server
+}
 
 func newest(t time.Time) string { return fmt.Sprintf("%016x", math.MaxInt64-max(0, t.UnixNano())) }
 func oldest(t time.Time) string { return fmt.Sprintf("%016x", max(0, t.UnixNano())) }
 
-func macKey(b api.Boot) string  { return macPrefix + b.MAC + "/" + newest(b.Started) + "/" + b.ID }
-func uuidKey(b api.Boot) string { return uuidPrefix + b.UUID + "/" + newest(b.Started) + "/" + b.ID }
-func timeKey(b api.Boot) string { return timePrefix + oldest(b.Started) + "/" + b.ID }
+// index are the keys that list a boot.
+func (r record) index() []string {
+	old := oldest(r.Started) + "/" + r.ID
+	keys := []string{macPrefix + r.MAC + "/" + newest(r.Started) + "/" + r.ID}
+	if r.Stranger {
+		keys = append(keys, rankPrefix(rank(r.Boot))+old)
+	} else {
+		keys = append(keys, timePrefix+old)
+	}
+	if r.UUID != "" {
+		keys = append(keys, uuidPrefix+r.UUID+"/"+newest(r.Started)+"/"+r.ID)
+	}
+	return keys
+}
 
 // newID mints a boot id: 16 random bytes, which nobody guesses, in a form that
 // fits URLs and kernel command lines.
@@ -49,108 +66,59 @@ func newID() string {
 }
 
 // read reads a written boot.
-func read(tx store.Tx, id string) (api.Boot, error) {
+func read(tx store.Tx, id string) (record, error) {
 	if id == "" || len(id) > 64 {
-		return api.Boot{}, fmt.Errorf("boot %.64q: %w", id, store.ErrNotFound)
+		return record{}, fmt.Errorf("boot %.64q: %w", id, store.ErrNotFound)
 	}
-	b, err := store.Get[api.Boot](tx, idPrefix+id)
+	b, err := store.Get[record](tx, idPrefix+id)
 	if err != nil {
-		return api.Boot{}, fmt.Errorf("boot %s: %w", id, err)
+		return record{}, fmt.Errorf("boot %s: %w", id, err)
 	}
 	return b, nil
 }
 
-// insert writes a new boot with its indexes and removes what is too much.
-func insert(tx store.Tx, b api.Boot) error {
-	n, _, err := store.Lookup[int](tx, countKey)
-	if err != nil {
-		return err
+// write writes a boot with its indexes in place of old, which is zero for a new
+// one.
+func write(tx store.Tx, old, r record) error {
+	var before []string
+	if old.ID != "" {
+		before = old.index()
 	}
-	for _, k := range []string{macKey(b), timeKey(b)} {
-		if err := tx.Put(k, nil); err != nil {
-			return err
-		}
-	}
-	if b.UUID != "" {
-		if err := tx.Put(uuidKey(b), nil); err != nil {
-			return err
-		}
-	}
-	if err := store.Put(tx, idPrefix+b.ID, b); err != nil {
-		return err
-	}
-	if err := store.Put(tx, countKey, n+1); err != nil {
-		return err
-	}
-	kept := 0
-	for it, err := range tx.Scan(macPrefix+b.MAC+"/", "") {
-		if err != nil {
-			return err
-		}
-		if kept++; kept > MaxPerMAC {
-			if err := remove(tx, lastPart(it.Key)); err != nil {
+	after := r.index()
+	for _, k := range before {
+		if !slices.Contains(after, k) {
+			if err := tx.Delete(k); err != nil {
 				return err
 			}
-			n--
 		}
 	}
-	for it, err := range tx.Scan(timePrefix, "") {
-		if err != nil {
-			return err
+	for _, k := range after {
+		if !slices.Contains(before, k) {
+			if err := tx.Put(k, nil); err != nil {
+				return err
+			}
 		}
-		if n < MaxBoots {
-			break
-		}
-		if err := remove(tx, lastPart(it.Key)); err != nil {
-			return err
-		}
-		n--
 	}
-	return nil
+	return store.Put(tx, idPrefix+r.ID, r)
 }
 
 func lastPart(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
 
 // remove deletes a boot with its indexes.
-func remove(tx store.Tx, id string) error {
-	b, err := read(tx, id)
+func remove(tx store.Tx, id string) (record, error) {
+	r, err := read(tx, id)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil
+		return record{}, nil
 	}
 	if err != nil {
-		return err
+		return record{}, err
 	}
-	n, _, err := store.Lookup[int](tx, countKey)
-	if err != nil {
-		return err
-	}
-	keys := []string{idPrefix + id, macKey(b), timeKey(b)}
-	if b.UUID != "" {
-		keys = append(keys, uuidKey(b))
-	}
-	for _, k := range keys {
+	for _, k := range append(r.index(), idPrefix+id) {
 		if err := tx.Delete(k); err != nil {
-			return err
+			return record{}, err
 		}
 	}
-	return store.Put(tx, countKey, max(0, n-1))
-}
-
-// replace writes a boot that is there already; its MAC and start do not change.
-func replace(tx store.Tx, old, b api.Boot) error {
-	if old.UUID != b.UUID {
-		if old.UUID != "" {
-			if err := tx.Delete(uuidKey(old)); err != nil {
-				return err
-			}
-		}
-		if b.UUID != "" {
-			if err := tx.Put(uuidKey(b), nil); err != nil {
-				return err
-			}
-		}
-	}
-	return store.Put(tx, idPrefix+b.ID, b)
+	return r, nil
 }
 
 // appendEvent adds an event. One like an event among the last few (a retry, or a
@@ -202,7 +170,7 @@ func listed(tx store.Tx, prefix string, limit int) ([]api.Boot, error) {
 		if err != nil {
 			return nil, err
 		}
-		boots = append(boots, b)
+		boots = append(boots, b.Boot)
 	}
 	return boots, nil
 }
@@ -230,16 +198,23 @@ func ByServer(tx store.Tx, uuid string, limit int) ([]api.Boot, error) {
 // Since lists the written boots that started at or after a time, oldest first.
 func Since(tx store.Tx, t time.Time) ([]api.Boot, error) {
 	var boots []api.Boot
-	for it, err := range tx.Scan(timePrefix, timePrefix+oldest(t)) {
-		if err != nil {
-			return nil, fmt.Errorf("boots since %v: %w", t, err)
-		}
-		b, err := read(tx, lastPart(it.Key))
-		if err != nil {
-			return nil, err
-		}
-		boots = append(boots, b)
+	from := []string{timePrefix}
+	for rank := range ranks {
+		from = append(from, rankPrefix(rank))
 	}
+	for _, prefix := range from {
+		for it, err := range tx.Scan(prefix, prefix+oldest(t)) {
+			if err != nil {
+				return nil, fmt.Errorf("boots since %v: %w", t, err)
+			}
+			b, err := read(tx, lastPart(it.Key))
+			if err != nil {
+				return nil, err
+			}
+			boots = append(boots, b.Boot)
+		}
+	}
+	slices.SortStableFunc(boots, func(a, b api.Boot) int { return a.Started.Compare(b.Started) })
 	return boots, nil
 }
 
@@ -250,7 +225,7 @@ func Forget(tx store.Tx, mac string) error {
 		return err
 	}
 	for _, b := range boots {
-		if err := remove(tx, b.ID); err != nil {
+		if _, err := remove(tx, b.ID); err != nil {
 			return fmt.Errorf("forget boots of %s: %w", mac, err)
 		}
 	}

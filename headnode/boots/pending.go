@@ -21,29 +21,57 @@ const ContinueGap = 5 * time.Minute
 const maxPending = 4096
 
 // Pending holds what is known of boots and not written yet: those that have only
-// asked for an address, and the latest DISCOVERs of written ones. It is bounded; in
-// a flood the oldest are forgotten, and such a machine's REQUEST mints a new boot.
-// Safe for concurrent use.
+// asked for an address, and the latest events of written ones, which Flush writes. It
+// is bounded, and what strangers say pushes out nothing of known servers; a machine
+// whose boot was forgotten mints a new one with its REQUEST. Safe for concurrent use.
 type Pending struct {
-	mu   sync.Mutex
-	max  int
-	age  *list.List // of *pending, oldest first
-	byID map[string]*list.Element
-	mac  map[string]*list.Element // newest pending of a MAC
+	// Dropped is called in the Update that removes a boot for the bounds of this
+	// package. last says that nothing is left of a stranger. It may be nil.
+	Dropped func(tx store.Tx, b api.Boot, last bool) error
+
+	mu      sync.Mutex
+	class   [classes]*list.List // of *pending, oldest first
+	max     [classes]int
+	byID    map[string]*list.Element
+	mac     map[string]*list.Element // of a MAC, what is not written of it at all
+	dirty   map[string]bool          // ids with events that Flush writes
+	wake    chan struct{}
+	written [ranks]int // boots of strangers since they were last counted
 }
 
+// The classes of what is pending: each has a bound of its own.
+const (
+	once   = iota // a stranger that said one thing
+	again         // a stranger that said more, as firmware that gets no answer does
+	onDisk        // a stranger whose boot is written
+	server        // of a known server
+	classes
+)
+
 type pending struct {
-	boot   api.Boot // events hold only what is not written
-	stored bool     // the boot itself is written
+	boot   api.Boot        // events are those that the latest Record took
+	fresh  []api.BootEvent // events since
+	stored bool            // the boot itself is written
+	known  bool            // of a server
+	class  int
 	seen   time.Time
 }
 
-// NewPending returns an empty table of at most max boots; 0 means 4096.
+// NewPending returns an empty table of at most max boots of servers, max of
+// strangers that said one thing, and a quarter of max of each other class; 0 means
+// 4096.
 func NewPending(max int) *Pending {
 	if max <= 0 {
 		max = maxPending
 	}
-	return &Pending{max: max, age: list.New(), byID: make(map[string]*list.Element), mac: make(map[string]*list.Element)}
+	p := &Pending{byID: map[string]*list.Element{}, mac: map[string]*list.Element{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1)}
+	for c := range p.class {
+		p.class[c], p.max[c] = list.New(), max
+		if c == again || c == onDisk {
+			p.max[c] = (max + 3) / 4
+		}
+	}
+	return p
 }
 
 // isIPXE says whether iPXE, and not firmware, sent the message.
@@ -51,10 +79,11 @@ func isIPXE(r api.BootRequest) bool { return strings.HasPrefix(r.UserClass, "iPX
 
 // Begin gives the boot that a DISCOVER or REQUEST of firmware or iPXE belongs to:
 // the MAC's current boot where that may be continued, else a new one, and then
-// fresh is true. It needs a read transaction only; the boot of a DISCOVER is
-// remembered in memory until Record writes it. A REQUEST adds no event: record
-// StageAck or StageIPXEAck for it. It is not for messages of a running system.
-func (p *Pending) Begin(tx store.Tx, r api.BootRequest, now time.Time) (b api.Boot, fresh bool, err error) {
+// fresh is true. known says that the MAC is a server's. It needs a read transaction
+// only; the boot of a DISCOVER is remembered in memory until Record writes it. A
+// REQUEST adds no event: record StageAck or StageIPXEAck for it. It is not for
+// messages of a running system.
+func (p *Pending) Begin(tx store.Tx, r api.BootRequest, known bool, now time.Time) (b api.Boot, fresh bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b, e, err := p.current(tx, r, now)
@@ -63,7 +92,10 @@ func (p *Pending) Begin(tx store.Tx, r api.BootRequest, now time.Time) (b api.Bo
 	}
 	if fresh = b.ID == ""; fresh {
 		b = api.Boot{ID: newID(), MAC: r.MAC, UUID: r.UUID, Arch: r.Arch, Started: now.UTC()}
-		e = p.add(&pending{boot: b}, now)
+		if old := p.mac[r.MAC]; old != nil {
+			p.remove(old) // it has begun anew
+		}
+		e = p.add(&pending{boot: b, known: known}, now)
 	}
 	if b.UUID == "" {
 		b.UUID = r.UUID
@@ -75,18 +107,16 @@ func (p *Pending) Begin(tx store.Tx, r api.BootRequest, now time.Time) (b api.Bo
 		}
 		b.Events = appendEvent(b.Events, ev)
 		if e == nil {
-			e = p.add(&pending{boot: api.Boot{ID: b.ID, MAC: b.MAC}, stored: true}, now)
+			e = p.add(&pending{boot: api.Boot{ID: b.ID, MAC: b.MAC}, stored: true, known: known}, now)
 		}
-		v := e.Value.(*pending)
-		v.boot.Events = appendEvent(v.boot.Events, ev)
-		v.boot.UUID, v.seen = b.UUID, now
-		p.age.MoveToBack(e)
+		e.Value.(*pending).boot.UUID = b.UUID
+		p.say(e, ev, now)
 	}
 	return b, fresh, nil
 }
 
 // Peek says what Begin would give and remembers nothing; a fresh boot has no id.
-func (p *Pending) Peek(tx store.Tx, r api.BootRequest, now time.Time) (b api.Boot, fresh bool, err error) {
+func (p *Pending) Peek(tx store.Tx, r api.BootRequest, _ bool, now time.Time) (b api.Boot, fresh bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b, _, err = p.current(tx, r, now)
@@ -110,13 +140,12 @@ func (p *Pending) current(tx store.Tx, r api.BootRequest, now time.Time) (api.Bo
 	if len(stored) == 1 {
 		b = stored[0]
 	}
-	e := p.mac[r.MAC]
+	e := p.byID[b.ID]
+	if m := p.mac[r.MAC]; m != nil && (b.ID == "" || m.Value.(*pending).boot.Started.After(b.Started)) {
+		e = m
+	}
 	if e != nil {
-		if v := e.Value.(*pending); b.ID == "" || v.boot.ID == b.ID || !v.stored && v.boot.Started.After(b.Started) {
-			b = merge(b, v)
-		} else {
-			e = nil
-		}
+		b = merge(b, e.Value.(*pending))
 	}
 	if b.ID == "" || !continues(b, r, now) {
 		return api.Boot{}, nil, nil
@@ -148,95 +177,101 @@ func continues(b api.Boot, r api.BootRequest, now time.Time) bool {
 
 // merge adds what is in memory to what is written (nothing, when stored is not).
 func merge(written api.Boot, v *pending) api.Boot {
-	if written.ID != v.boot.ID {
-		b := v.boot
-		b.Events = slices.Clone(b.Events)
-		return b
+	b := written
+	if b.ID != v.boot.ID {
+		b = v.boot
+		b.Events = nil
 	}
-	if written.UUID == "" {
-		written.UUID = v.boot.UUID
+	if b.UUID == "" {
+		b.UUID = v.boot.UUID
 	}
-	for _, ev := range v.boot.Events {
-		at := slices.IndexFunc(written.Events, func(w api.BootEvent) bool { return w.Stage == ev.Stage && w.Detail == ev.Detail })
-		if at >= 0 && !written.Events[at].Time.Before(ev.Time) {
+	for _, ev := range slices.Concat(v.boot.Events, v.fresh) {
+		at := slices.IndexFunc(b.Events, func(w api.BootEvent) bool { return w.Stage == ev.Stage && w.Detail == ev.Detail })
+		if at >= 0 && !b.Events[at].Time.Before(ev.Time) {
 			continue // written, and Written was not called yet
 		}
 		n := max(1, ev.Count)
-		written.Events = appendEvent(written.Events, ev)
-		at = slices.IndexFunc(written.Events, func(w api.BootEvent) bool { return w.Stage == ev.Stage && w.Time.Equal(ev.Time) })
-		if e := &written.Events[at]; n > 1 {
+		b.Events = appendEvent(b.Events, ev)
+		at = slices.IndexFunc(b.Events, func(w api.BootEvent) bool { return w.Stage == ev.Stage && w.Time.Equal(ev.Time) })
+		if e := &b.Events[at]; n > 1 {
 			e.Count = max(e.Count, 1) + n - 1
 		}
 	}
-	return written
+	return b
 }
 
-// Record appends an event in an Update and writes the boot, with what is in memory
-// of it. edit, which may be nil, sets further fields: Address, UUID, Platform,
-// Trial, Timings. An event without a time happens now; StageFirstSync sets Done.
-// Call Written once the Update has returned. store.ErrNotFound: no such boot.
-func (p *Pending) Record(tx store.Tx, id string, ev api.BootEvent, now time.Time, edit func(*api.Boot)) (api.Boot, error) {
-	b, err := p.change(tx, id, func(b *api.Boot) {
-		if ev.Time.IsZero() {
-			ev.Time = now
-		}
-		ev.Time = ev.Time.UTC()
-		b.Events = appendEvent(b.Events, ev)
-		if ev.Stage == api.StageFirstSync && b.Done == nil {
-			at := ev.Time
-			b.Done = &at
-		}
-		if edit != nil {
-			edit(b)
-		}
-	})
-	if err != nil {
-		return api.Boot{}, fmt.Errorf("record %s: %w", ev.Stage, err)
-	}
-	return b, nil
-}
-
-// Edit changes fields of a boot in an Update and adds no event; see Record.
-func (p *Pending) Edit(tx store.Tx, id string, edit func(*api.Boot)) (api.Boot, error) {
-	b, err := p.change(tx, id, edit)
-	if err != nil {
-		return api.Boot{}, fmt.Errorf("edit boot: %w", err)
-	}
-	return b, nil
-}
-
-func (p *Pending) change(tx store.Tx, id string, edit func(*api.Boot)) (api.Boot, error) {
-	old, err := read(tx, id)
+// Note adds an event of a boot in memory; readers see it at once, and the next
+// Record or Flush writes it. It needs a read transaction only. store.ErrNotFound: no
+// such boot.
+func (p *Pending) Note(tx store.Tx, id string, ev api.BootEvent, now time.Time) error {
+	r, err := read(tx, id)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return api.Boot{}, err
+		return fmt.Errorf("note %s: %w", ev.Stage, err)
 	}
-	written := err == nil
-	b, err := p.Get(tx, id)
-	if err != nil {
-		return api.Boot{}, err
-	}
-	mac, started := b.MAC, b.Started
-	edit(&b)
-	b.ID, b.MAC, b.Started, b.Legs = id, mac, started, nil
-	if written {
-		return b, replace(tx, old, b)
-	}
-	return b, insert(tx, b)
-}
-
-// Written says that the Update with Record or Edit returned without error: what
-// was in memory of the boot is in the store now.
-func (p *Pending) Written(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e := p.byID[id]; e != nil {
-		p.remove(e)
+	e := p.byID[id]
+	switch {
+	case e == nil && err != nil, err != nil && e.Value.(*pending).stored:
+		return fmt.Errorf("note %s: %w", ev.Stage, err)
+	case e == nil:
+		e = p.add(&pending{boot: api.Boot{ID: r.ID, MAC: r.MAC, UUID: r.UUID}, stored: true, known: !r.Stranger}, now)
 	}
+	if ev.Time.IsZero() {
+		ev.Time = now
+	}
+	ev.Time = ev.Time.UTC()
+	p.say(e, ev, now)
+	if e.Value.(*pending).stored {
+		p.soil(id)
+	}
+	return nil
+}
+
+// soil has Flush write a boot.
+func (p *Pending) soil(id string) {
+	p.dirty[id] = true
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// say adds an event to what is in memory of a boot, which is the latest heard of then.
+func (p *Pending) say(e *list.Element, ev api.BootEvent, now time.Time) {
+	v := e.Value.(*pending)
+	v.fresh, v.seen = appendEvent(v.fresh, ev), now
+	p.sort(e)
+}
+
+// ByMAC lists the boots of a MAC, written or not, newest first, at most limit; 0
+// means all that are kept.
+func (p *Pending) ByMAC(tx store.Tx, mac string, limit int) ([]api.Boot, error) {
+	all, err := ByMAC(tx, mac, limit)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, b := range all {
+		if e := p.byID[b.ID]; e != nil {
+			all[i] = merge(b, e.Value.(*pending))
+		}
+	}
+	if e := p.mac[strings.ToLower(mac)]; e != nil {
+		if v := e.Value.(*pending); len(all) == 0 || v.boot.Started.After(all[0].Started) {
+			all = slices.Insert(all, 0, merge(api.Boot{}, v))
+		}
+	}
+	if limit > 0 && len(all) > limit {
+		all = all[:limit]
+	}
+	return all, nil
 }
 
 // Get reads a boot, written or not; Legs is not filled.
 func (p *Pending) Get(tx store.Tx, id string) (api.Boot, error) {
-	b, err := read(tx, id)
+	r, err := read(tx, id)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return api.Boot{}, err
 	}
@@ -244,31 +279,67 @@ func (p *Pending) Get(tx store.Tx, id string) (api.Boot, error) {
 	defer p.mu.Unlock()
 	e := p.byID[id]
 	if e == nil {
-		return b, err
+		return r.Boot, err
 	}
 	if v := e.Value.(*pending); err == nil || !v.stored {
-		return merge(b, v), nil
+		return merge(r.Boot, v), nil
 	}
 	return api.Boot{}, err // removed from the store
 }
 
-// add remembers a boot and forgets what is old or too much.
+// add remembers a boot.
 func (p *Pending) add(v *pending, now time.Time) *list.Element {
-	for e := p.age.Front(); e != nil && (p.age.Len() >= p.max || now.Sub(e.Value.(*pending).seen) > ContinueGap); e = p.age.Front() {
-		p.remove(e)
-	}
 	if e := p.byID[v.boot.ID]; e != nil {
 		p.remove(e)
 	}
-	v.seen = now
-	e := p.age.PushBack(v)
-	p.byID[v.boot.ID], p.mac[v.boot.MAC] = e, e
-	return e
+	v.class, v.seen = classOf(v), now
+	p.place(v)
+	return p.byID[v.boot.ID]
+}
+
+// place puts a boot at the end of its class.
+func (p *Pending) place(v *pending) {
+	e := p.class[v.class].PushBack(v)
+	p.byID[v.boot.ID] = e
+	if !v.stored {
+		p.mac[v.boot.MAC] = e
+	}
+	p.bound(v.class, v.seen)
+}
+
+// sort moves a boot to the end of the class it belongs to now.
+func (p *Pending) sort(e *list.Element) {
+	v := e.Value.(*pending)
+	p.class[v.class].Remove(e)
+	v.class = classOf(v)
+	p.place(v)
+}
+
+func classOf(v *pending) int {
+	switch n := len(v.fresh); {
+	case v.known:
+		return server
+	case v.stored:
+		return onDisk
+	case n > 1 || n == 1 && v.fresh[0].Count > 1:
+		return again
+	}
+	return once
+}
+
+// bound forgets what is old or too much of a class.
+func (p *Pending) bound(class int, now time.Time) {
+	l := p.class[class]
+	for e := l.Front(); e != nil && (l.Len() > p.max[class] || now.Sub(e.Value.(*pending).seen) > rememberIt); e = l.Front() {
+		p.remove(e)
+	}
 }
 
 func (p *Pending) remove(e *list.Element) {
-	v := p.age.Remove(e).(*pending)
+	v := e.Value.(*pending)
+	p.class[v.class].Remove(e)
 	delete(p.byID, v.boot.ID)
+	delete(p.dirty, v.boot.ID)
 	if p.mac[v.boot.MAC] == e {
 		delete(p.mac, v.boot.MAC)
 	}
