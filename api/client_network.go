@@ -121,8 +121,8 @@ func (c *Client) FirewallRules() Objects[FirewallRule, FirewallRuleUpdate] {
 }
 
 // FabricVLANs are the VLANs of an account's fabric, by number.
-func (c *Client) FabricVLANs(owner string) Objects[FabricVLAN, FabricVLAN] {
-	return Objects[FabricVLAN, FabricVLAN]{c, "/v1/accounts/" + url.PathEscape(owner) + "/fabric/vlans"}
+func (c *Client) FabricVLANs(owner string) Objects[FabricVLAN, FabricVLANUpdate] {
+	return Objects[FabricVLAN, FabricVLANUpdate]{c, "/v1/accounts/" + url.PathEscape(owner) + "/fabric/vlans"}
 }
 
 // FabricNetworks are the networks on one VLAN of an account's fabric, by UUID or

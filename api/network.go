@@ -189,6 +189,12 @@ type FabricVLAN struct {
 	Revision    string `json:"revision,omitempty" doc:"ETag"`
 }
 
+// FabricVLANUpdate changes a fabric VLAN; absent fields stay.
+type FabricVLANUpdate struct {
+	Name        *string `json:"name,omitempty"`
+	Description *string `json:"description,omitempty"`
+}
+
 // MapEntry says behind which underlay address an address of a fabric is.
 type MapEntry struct {
 	IP       string `json:"ip"`

@@ -1,6 +1,10 @@
 package api
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"net/http"
+)
 
 // Code is a stable error code, the same in the API, the CLI's exit and the docs.
 type Code string
@@ -37,9 +41,16 @@ type Problem struct {
 	Detail string   `json:"detail,omitempty"`
 	Next   string   `json:"next,omitempty"`
 	Errors []string `json:"errors,omitempty"`
+
+	parts []*Problem // of one that Faults made
 }
 
-// Error prints detail and next step in one line.
+// severalFaults is the title of what Faults joined; each of its Errors says its own
+// next step.
+const severalFaults = "Several faults"
+
+// Error prints detail and next step in one line, with Errors, if any, on lines of
+// their own between them.
 func (p *Problem) Error() string {
 	s := p.Detail
 	if s == "" {
@@ -48,8 +59,63 @@ func (p *Problem) Error() string {
 	for _, e := range p.Errors {
 		s += "\n  " + e
 	}
-	if p.Next != "" {
-		s = fmt.Sprintf("%s; %s", s, p.Next)
+	switch {
+	case p.Next == "":
+		return s
+	case p.Title == severalFaults:
+		return s + "\n" + p.Next
 	}
-	return s
+	return s + "; " + p.Next
+}
+
+// Faults gives one error for several, so that a request hears at once all that is
+// wrong with it; nil ones do not count. Refusals of what was asked (400, 404, 409,
+// 422) become one whose Errors lists them, and it is of the status of the first that
+// the request is wrong by itself (422), or else of the first. Any other error comes
+// alone.
+func Faults(errs ...error) error {
+	var parts []*Problem
+	for _, err := range errs {
+		var p *Problem
+		switch {
+		case err == nil:
+		case !errors.As(err, &p) || !joins(p):
+			return err
+		case p.parts != nil:
+			parts = append(parts, p.parts...)
+		default:
+			parts = append(parts, p)
+		}
+	}
+	switch len(parts) {
+	case 0:
+		return nil
+	case 1:
+		return parts[0]
+	}
+	first := parts[0]
+	for _, p := range parts {
+		if p.Status == http.StatusUnprocessableEntity && first.Status != p.Status {
+			first = p
+		}
+	}
+	out := &Problem{Title: severalFaults, Status: first.Status, Code: first.Code, parts: parts,
+		Detail: fmt.Sprintf("%d things are wrong with the request", len(parts)), Next: "correct them and send it again"}
+	for _, p := range parts {
+		line := p.Detail
+		if p.Next != "" {
+			line += "; " + p.Next
+		}
+		out.Errors = append(append(out.Errors, line), p.Errors...)
+	}
+	return out
+}
+
+// joins says whether a refusal can be told together with others.
+func joins(p *Problem) bool {
+	switch p.Status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
 }

@@ -23,9 +23,9 @@ type polled[T any] struct {
 }
 
 func (s *Server) routeAgents(h huma.API) {
-	route(s, h, anyone, http.MethodPost, "/v1/enrol", "Ask for a client certificate with a one-boot token; held while an operator has to approve", s.enrol, tolerant)
-	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/sync", "Report and hear what is wanted; held while there is nothing new", s.sync, tolerant)
-	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/renew", "Renew a client certificate with the present one", s.renew)
+	route(s, h, anyone, http.MethodPost, "/v1/enrol", "Ask for a client certificate with a one-boot token; held while an operator has to approve", s.enrol, reports)
+	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/sync", "Report and hear what is wanted; held while there is nothing new", s.sync, reports)
+	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/renew", "Renew a client certificate with the present one", s.renew, tolerant)
 }
 
 // enrol is a long poll: it ends when the server is approved, or after the hold.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -19,17 +20,24 @@ const maxMapEntries = 16384
 
 func (s *Server) routeFabrics(h huma.API) {
 	s.routeForwards(h)
-	route(s, h, operators, http.MethodGet, "/v1/fabric-settings", "Show the datacenter's fabric settings", func(ctx context.Context, _ *none) (*body[api.FabricSettings], error) {
+	route(s, h, operators, http.MethodGet, "/v1/fabric-settings", "Show the datacenter's fabric settings", func(ctx context.Context, _ *none) (*tagged[api.FabricSettings], error) {
 		var out api.FabricSettings
 		err := s.store.View(ctx, func(tx store.Tx) (err error) {
 			out, err = networks.GetSettings(tx)
 			return err
 		})
-		return answer(out), err
+		return withTag(out), err
 	})
-	route(s, h, operators, http.MethodPut, "/v1/fabric-settings", "Replace the datacenter's fabric settings", func(ctx context.Context, in *body[api.FabricSettings]) (*body[api.FabricSettings], error) {
+	route(s, h, operators, http.MethodPut, "/v1/fabric-settings", "Replace the datacenter's fabric settings", func(ctx context.Context, in *body[api.FabricSettings]) (*tagged[api.FabricSettings], error) {
 		var out api.FabricSettings
-		err := s.store.Update(ctx, func(tx store.Tx) (err error) {
+		err := s.update(ctx, func(tx store.Tx) (err error) {
+			old, err := networks.GetSettings(tx)
+			if err == nil {
+				err = ifMatch(ctx, "the fabric settings", old.Revision)
+			}
+			if err != nil {
+				return err
+			}
 			if out, err = networks.UpdateSettings(tx, in.Body, in.Body.Revision); err != nil {
 				return err
 			}
@@ -41,31 +49,26 @@ func (s *Server) routeFabrics(h huma.API) {
 		if err == nil {
 			s.objectChanged("fabric settings", "/v1/fabric-settings")
 		}
-		return answer(out), err
-	}, lenient)
-	routeObjects(s, h, objects[api.FabricVLAN, api.FabricVLAN]{
-		path: "/v1/accounts/{owner}/fabric/vlans", thing: "fabric VLAN",
+		return withTag(out), err
+	}, lenient, collects, conditional)
+	routeObjects(s, h, objects[api.FabricVLAN, api.FabricVLANUpdate]{
+		path: "/v1/accounts/{owner}/fabric/vlans", thing: "fabric VLAN", made: vlanMade(), fixed: vlanFixed(),
 		list: func(tx store.Tx, q listing) ([]api.FabricVLAN, string, error) {
 			return fabric.ListVLANs(tx, q.args["owner"], q.after, q.limit)
 		},
 		get: func(tx store.Tx, a args) (api.FabricVLAN, error) { return fabricVLAN(tx, a, "id") },
 		create: func(tx store.Tx, a args, v api.FabricVLAN) (api.FabricVLAN, error) {
+			wrong := agrees("owner_uuid", v.Owner, a["owner"])
 			v.Owner = a["owner"]
-			return fabric.CreateVLAN(tx, v, s.now())
+			v, err := fabric.CreateVLAN(tx, v, s.now())
+			return v, api.Faults(wrong, err)
 		},
-		update: func(tx store.Tx, a args, u api.FabricVLAN, ifMatch string) (api.FabricVLAN, error) {
+		update: func(tx store.Tx, a args, u api.FabricVLANUpdate) (api.FabricVLAN, error) {
 			v, err := fabricVLAN(tx, a, "id")
-			if err == nil && ifMatch != "" && ifMatch != v.Revision {
-				err = refuse(http.StatusPreconditionFailed, api.CodeStale, "read it again and decide anew", "fabric VLAN %d was changed meanwhile", v.VLAN)
-			}
 			if err != nil {
 				return v, err
 			}
-			change := fabric.VLANUpdate{Description: &u.Description}
-			if u.Name != "" {
-				change.Name = &u.Name
-			}
-			return fabric.UpdateVLAN(tx, v.Owner, v.VLAN, change)
+			return fabric.UpdateVLAN(tx, v.Owner, v.VLAN, fabric.VLANUpdate{Name: u.Name, Description: u.Description})
 		},
 		delete: func(tx store.Tx, a args) error {
 			v, err := fabricVLAN(tx, a, "id")
@@ -84,7 +87,7 @@ func (s *Server) routeFabrics(h huma.API) {
 		},
 	})
 	routeObjects(s, h, objects[api.Network, api.NetworkUpdate]{
-		path: "/v1/accounts/{owner}/fabric/vlans/{vlan}/networks", thing: "fabric network",
+		path: "/v1/accounts/{owner}/fabric/vlans/{vlan}/networks", thing: "fabric network", made: fabricNetworkMade(), fixed: fabricNetworkFixed(),
 		list: func(tx store.Tx, q listing) ([]api.Network, string, error) {
 			v, err := fabricVLAN(tx, q.args, "vlan")
 			if err != nil {
@@ -94,12 +97,12 @@ func (s *Server) routeFabrics(h huma.API) {
 		},
 		get:    func(tx store.Tx, a args) (api.Network, error) { return fabricNetwork(tx, a) },
 		create: s.createFabricNetwork,
-		update: func(tx store.Tx, a args, u api.NetworkUpdate, ifMatch string) (api.Network, error) {
+		update: func(tx store.Tx, a args, u api.NetworkUpdate) (api.Network, error) {
 			n, err := fabricNetwork(tx, a)
 			if err != nil {
 				return n, err
 			}
-			return s.updateNetwork(tx, n.UUID, u, ifMatch)
+			return s.updateNetwork(tx, n.UUID, u)
 		},
 		delete: func(tx store.Tx, a args) error {
 			n, err := fabricNetwork(tx, a)
@@ -165,9 +168,10 @@ func (s *Server) createFabricNetwork(tx store.Tx, a args, n api.Network) (api.Ne
 			n.Gateway = p.Addr().Next().String()
 		}
 	}
+	wrong := api.Faults(agrees("vlan_id", n.VLAN, v.VLAN), agrees("owner_uuids", strings.Join(n.Owners, ", "), v.Owner))
 	n.Fabric, n.VNI, n.VLAN, n.Owners, n.NICTag = true, v.VNI, v.VLAN, []string{v.Owner}, ""
 	n, err = networks.CreateNetwork(tx, n)
-	if err != nil {
+	if err := api.Faults(wrong, err); err != nil {
 		return n, err
 	}
 	return n, s.networkChanged(tx, n)

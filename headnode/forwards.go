@@ -40,7 +40,7 @@ func forwardPortKey(protocol string, port uint16) string {
 
 func (s *Server) routeForwards(h huma.API) {
 	routeObjects(s, h, objects[api.FabricForward, api.FabricForwardUpdate]{
-		path: "/v1/accounts/{owner}/fabric/forwards", thing: "port forward",
+		path: "/v1/accounts/{owner}/fabric/forwards", thing: "port forward", made: forwardMade(), fixed: forwardFixed(),
 		list: func(tx store.Tx, q listing) ([]api.FabricForward, string, error) {
 			all, next, err := store.Scan[api.FabricForward](tx, forwardPrefix+q.args["owner"]+"/", q.after, q.limit)
 			for i := range all {
@@ -106,6 +106,9 @@ func showForward(tx store.Tx, f *api.FabricForward) error {
 }
 
 func (s *Server) createForward(tx store.Tx, a args, f api.FabricForward) (api.FabricForward, error) {
+	if err := agrees("owner_uuid", f.Owner, a["owner"]); err != nil {
+		return f, err
+	}
 	f.Owner = a["owner"]
 	if f.Protocol != "tcp" && f.Protocol != "udp" {
 		return f, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "choose one of those", "protocol %.20q of a port forward: want tcp or udp", f.Protocol)
@@ -156,13 +159,10 @@ func freePort(tx store.Tx, protocol string) (uint16, error) {
 	return 0, refuse(http.StatusConflict, api.CodeConflict, "name one below", "all %s ports from %d to %d are forwarded", protocol, firstChosenPort, lastForwardPort)
 }
 
-func (s *Server) updateForward(tx store.Tx, a args, u api.FabricForwardUpdate, ifMatch string) (api.FabricForward, error) {
+func (s *Server) updateForward(tx store.Tx, a args, u api.FabricForwardUpdate) (api.FabricForward, error) {
 	f, err := getForward(tx, a["owner"], a["id"])
 	if err != nil {
 		return f, err
-	}
-	if ifMatch != "" && ifMatch != f.Revision {
-		return f, refuse(http.StatusPreconditionFailed, api.CodeStale, "read it again and decide anew", "port forward %s was changed meanwhile", f.UUID)
 	}
 	if u.IP != nil {
 		f.IP = *u.IP

@@ -258,6 +258,13 @@ func route[I, O any](s *Server, h huma.API, a access, method, path, summary stri
 	for _, o := range opts {
 		o(&op)
 	}
+	if a == operators {
+		f := formOf(&op)
+		if b, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
+			f.body = b.Type
+		}
+		op.Middlewares = append(op.Middlewares, strict(h, f))
+	}
 	huma.Register(h, op, func(ctx context.Context, in *I) (*O, error) {
 		// The body is read; what follows may take as long as it takes.
 		if c := callerOf(ctx).control; c != nil {
@@ -286,8 +293,11 @@ func long(op *huma.Operation) {
 
 // tolerant takes bodies with fields this version does not know: an agent may be
 // newer than its head node.
-func tolerant(op *huma.Operation) {
-	op.SkipValidateBody = true
+func tolerant(op *huma.Operation) { op.SkipValidateBody = true }
+
+// reports is tolerant of bodies with an inventory.
+func reports(op *huma.Operation) {
+	tolerant(op)
 	op.MaxBodyBytes = maxSync
 }
 

@@ -93,6 +93,8 @@ func serversOfOwner(tx store.Tx, owner string) ([]string, error) {
 func (s *Server) routeNetworks(h huma.API) {
 	routeObjects(s, h, objects[api.NICTag, api.NICTagUpdate]{
 		path: "/v1/nic-tags", thing: "NIC tag",
+		made:  map[string]string{"revision": noRevision},
+		fixed: map[string]string{"name": "networks and servers know it by that; make another NIC tag"},
 		list: func(tx store.Tx, q listing) ([]api.NICTag, string, error) {
 			return networks.ListNICTags(tx, q.after, q.limit)
 		},
@@ -100,8 +102,8 @@ func (s *Server) routeNetworks(h huma.API) {
 		create: func(tx store.Tx, _ args, t api.NICTag) (api.NICTag, error) {
 			return networks.CreateNICTag(tx, t)
 		},
-		update: func(tx store.Tx, a args, u api.NICTagUpdate, ifMatch string) (api.NICTag, error) {
-			t, err := networks.UpdateNICTag(tx, a["id"], u, ifMatch)
+		update: func(tx store.Tx, a args, u api.NICTagUpdate) (api.NICTag, error) {
+			t, err := networks.UpdateNICTag(tx, a["id"], u, "")
 			if err != nil {
 				return t, err
 			}
@@ -111,7 +113,7 @@ func (s *Server) routeNetworks(h huma.API) {
 		delete: func(tx store.Tx, a args) error { return networks.DeleteNICTag(tx, a["id"], "") },
 	})
 	routeObjects(s, h, objects[api.Network, api.NetworkUpdate]{
-		path: "/v1/networks", thing: "network", filters: []string{"nic_tag", "owner", "fabric", "family"},
+		path: "/v1/networks", thing: "network", filters: []string{"nic_tag", "owner", "fabric", "family"}, made: networkMade(), fixed: networkFixed(),
 		list: func(tx store.Tx, q listing) ([]api.Network, string, error) {
 			f := networks.NetworkFilter{NICTag: q.filter["nic_tag"], Owner: q.filter["owner"], Family: q.filter["family"]}
 			if v, ok := q.filter["fabric"]; ok {
@@ -122,22 +124,20 @@ func (s *Server) routeNetworks(h huma.API) {
 		},
 		get: func(tx store.Tx, a args) (api.Network, error) { return networks.GetNetwork(tx, a["id"]) },
 		create: func(tx store.Tx, _ args, n api.Network) (api.Network, error) {
-			if n.Fabric || n.VNI != 0 {
-				return n, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "use nereid fabric network create", "a fabric network is made on a VLAN of its account's fabric")
-			}
+			n.Fabric, n.VNI = false, 0 // refused where they were set
 			n, err := networks.CreateNetwork(tx, n)
 			if err != nil {
 				return n, err
 			}
 			return n, s.networkChanged(tx, n)
 		},
-		update: func(tx store.Tx, a args, u api.NetworkUpdate, ifMatch string) (api.Network, error) {
-			return s.updateNetwork(tx, a["id"], u, ifMatch)
+		update: func(tx store.Tx, a args, u api.NetworkUpdate) (api.Network, error) {
+			return s.updateNetwork(tx, a["id"], u)
 		},
 		delete: func(tx store.Tx, a args) error { return s.deleteNetwork(tx, a["id"]) },
 	})
 	routeObjects(s, h, objects[api.NetworkPool, api.NetworkPoolUpdate]{
-		path: "/v1/network-pools", thing: "network pool",
+		path: "/v1/network-pools", thing: "network pool", made: poolMade(), fixed: map[string]string{"uuid": "it names the pool"},
 		list: func(tx store.Tx, q listing) ([]api.NetworkPool, string, error) {
 			return networks.ListPools(tx, q.after, q.limit)
 		},
@@ -145,18 +145,18 @@ func (s *Server) routeNetworks(h huma.API) {
 		create: func(tx store.Tx, _ args, p api.NetworkPool) (api.NetworkPool, error) {
 			return networks.CreatePool(tx, p)
 		},
-		update: func(tx store.Tx, a args, u api.NetworkPoolUpdate, ifMatch string) (api.NetworkPool, error) {
-			return networks.UpdatePool(tx, a["id"], u, ifMatch)
+		update: func(tx store.Tx, a args, u api.NetworkPoolUpdate) (api.NetworkPool, error) {
+			return networks.UpdatePool(tx, a["id"], u, "")
 		},
 		delete: func(tx store.Tx, a args) error { return networks.DeletePool(tx, a["id"], "") },
 	})
 	routeObjects(s, h, objects[api.IPAddress, api.IPUpdate]{
-		path: "/v1/networks/{network}/ips", thing: "network address",
+		path: "/v1/networks/{network}/ips", thing: "network address", fixed: addressFixed(),
 		list: func(tx store.Tx, q listing) ([]api.IPAddress, string, error) {
 			return networks.ListIPs(tx, q.args["network"], q.after, q.limit)
 		},
 		get: func(tx store.Tx, a args) (api.IPAddress, error) { return networks.GetIP(tx, a["network"], a["id"]) },
-		update: func(tx store.Tx, a args, u api.IPUpdate, _ string) (api.IPAddress, error) {
+		update: func(tx store.Tx, a args, u api.IPUpdate) (api.IPAddress, error) {
 			if err := s.makeRoom(tx, a["network"], a["id"]); err != nil {
 				return api.IPAddress{}, err
 			}
@@ -186,8 +186,8 @@ func (s *Server) routeNetworks(h huma.API) {
 	s.routeProviders(h)
 }
 
-func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate, ifMatch string) (api.Network, error) {
-	_, n, err := networks.UpdateNetwork(tx, s.now(), id, u, ifMatch)
+func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate) (api.Network, error) {
+	_, n, err := networks.UpdateNetwork(tx, s.now(), id, u, "")
 	if err != nil {
 		return n, err
 	}
@@ -250,7 +250,7 @@ func (s *Server) routeProviders(h huma.API) {
 	})
 	route(s, h, operators, http.MethodPut, "/v1/servers/{id}/nic-tags", "Say which NIC tags a physical NIC provides", func(ctx context.Context, in *serverBody[api.NICTagUse]) (*none, error) {
 		var server string
-		err := s.store.Update(ctx, func(tx store.Tx) error {
+		err := s.update(ctx, func(tx store.Tx) error {
 			return s.onServer(tx, in.ID, func(uuid string, macs []string) error {
 				server = uuid
 				if err := s.ownNICs(tx, uuid, macs, in.Body.MAC); err != nil {
@@ -264,7 +264,7 @@ func (s *Server) routeProviders(h huma.API) {
 			s.serverChanged(server, "")
 		}
 		return nil, err
-	}, status(http.StatusNoContent), lenient)
+	}, status(http.StatusNoContent), lenient, collects)
 
 	routeObjects(s, h, objects[api.Bond, api.Bond]{
 		path: "/v1/servers/{server}/bonds", thing: "bond",
@@ -287,6 +287,7 @@ func (s *Server) routeProviders(h huma.API) {
 				if err := s.ownNICs(tx, uuid, macs, b.MACs...); err != nil {
 					return err
 				}
+				wrong := agrees("server", b.Server, uuid)
 				b.Server = uuid
 				_, err := networks.GetBond(tx, uuid, b.Name)
 				switch {
@@ -295,7 +296,7 @@ func (s *Server) routeProviders(h huma.API) {
 				case err == nil:
 					out, err = networks.UpdateBond(tx, b, b.Revision, macs, true)
 				}
-				return err
+				return api.Faults(wrong, err)
 			})
 		},
 		delete: func(tx store.Tx, a args) error {

@@ -14,7 +14,7 @@ import (
 
 func (s *Server) routeNICs(h huma.API) {
 	routeObjects(s, h, objects[api.NetworkNIC, api.NICUpdate]{
-		path: "/v1/nics", thing: "NIC", filters: []string{"owner", "belongs_to", "server", "network"},
+		path: "/v1/nics", thing: "NIC", filters: []string{"owner", "belongs_to", "server", "network"}, made: nicMade(), fixed: nicFixed(),
 		list: func(tx store.Tx, q listing) ([]api.NetworkNIC, string, error) {
 			f := networks.NICFilter{Owner: q.filter["owner"], BelongsTo: q.filter["belongs_to"]}
 			if id := q.filter["server"]; id != "" {
@@ -42,7 +42,7 @@ func (s *Server) routeNICs(h huma.API) {
 			c, err := s.createNIC(tx, n, provided)
 			return s.nicChanged(tx, c, err)
 		},
-		update: func(tx store.Tx, a args, u api.NICUpdate, ifMatch string) (api.NetworkNIC, error) {
+		update: func(tx store.Tx, a args, u api.NICUpdate) (api.NetworkNIC, error) {
 			var provided []string
 			if u.Server != nil {
 				var err error
@@ -50,7 +50,7 @@ func (s *Server) routeNICs(h huma.API) {
 					return api.NetworkNIC{}, err
 				}
 			}
-			c, err := networks.UpdateNIC(tx, a["id"], u, ifMatch, provided)
+			c, err := networks.UpdateNIC(tx, a["id"], u, "", provided)
 			return s.nicChanged(tx, c, err)
 		},
 		delete: func(tx store.Tx, a args) error {

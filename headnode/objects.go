@@ -2,6 +2,7 @@ package headnode
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -23,9 +24,12 @@ type objects[T, U any] struct {
 
 	list   func(tx store.Tx, q listing) ([]T, string, error)
 	get    func(tx store.Tx, args args) (T, error)
-	create func(tx store.Tx, args args, v T) (T, error)                 // nil: made by what uses it
-	update func(tx store.Tx, args args, u U, ifMatch string) (T, error) // nil: never changes
-	delete func(tx store.Tx, args args) error                           // nil: deleted with what uses it
+	create func(tx store.Tx, args args, v T) (T, error) // nil: made by what uses it
+	update func(tx store.Tx, args args, u U) (T, error) // nil: never changes
+	delete func(tx store.Tx, args args) error           // nil: deleted with what uses it
+
+	fixed map[string]string // properties that never change once it is made, and why
+	made  map[string]string // properties that nobody sets, and why
 }
 
 // args are the named parts of a path.
@@ -48,24 +52,14 @@ type objectQuery struct {
 	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"at most so many; 0: 1000"`
 	After string `query:"after" doc:"next of the page before"`
 
-	ifMatch string
-	param   func(string) string
-	query   func(string) string
+	param func(string) string
+	query func(string) string
 }
 
 // Resolve keeps the way to the other parts.
 func (q *objectQuery) Resolve(ctx huma.Context) []error {
-	q.ifMatch, q.param, q.query = ctx.Header("If-Match"), ctx.Param, ctx.Query
+	q.param, q.query = ctx.Param, ctx.Query
 	return nil
-}
-
-// revision is the one that If-Match names, "" when it names none or any.
-func (q *objectQuery) revision() string {
-	tag := strings.TrimSpace(q.ifMatch)
-	if tag == "*" {
-		return ""
-	}
-	return strings.Trim(strings.TrimPrefix(tag, "W/"), `"`)
 }
 
 // objectBody is a request with a body. huma does not look into the embedded
@@ -99,9 +93,6 @@ func described(path string, filters []string) func(*huma.Operation) {
 	return func(op *huma.Operation) {
 		for _, n := range names(path) {
 			op.Parameters = append(op.Parameters, &huma.Param{Name: n, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
-		}
-		if op.Method == http.MethodPatch {
-			op.Parameters = append(op.Parameters, &huma.Param{Name: "If-Match", In: "header", Description: "ETag the change is meant for", Schema: &huma.Schema{Type: huma.TypeString}})
 		}
 		for _, n := range filters {
 			op.Parameters = append(op.Parameters, &huma.Param{Name: n, In: "query", Schema: &huma.Schema{Type: huma.TypeString}})
@@ -139,48 +130,69 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 		})
 		return answer(out), err
 	}, described(o.path, o.filters))
-	route(s, h, operators, http.MethodGet, one, "Show a "+o.thing, func(ctx context.Context, in *objectQuery) (*body[T], error) {
+	route(s, h, operators, http.MethodGet, one, "Show a "+o.thing, func(ctx context.Context, in *objectQuery) (*tagged[T], error) {
 		var out T
 		err := s.store.View(ctx, func(tx store.Tx) (err error) {
 			out, err = o.get(tx, of(one, *in))
 			return err
 		})
-		return answer(out), err
+		return withTag(out), err
 	}, described(one, nil))
 	if o.create != nil {
-		route(s, h, operators, http.MethodPost, o.path, "Make a "+o.thing, func(ctx context.Context, in *objectBody[T]) (*body[T], error) {
+		route(s, h, operators, http.MethodPost, o.path, "Make a "+o.thing, func(ctx context.Context, in *objectBody[T]) (*tagged[T], error) {
 			var out T
-			err := s.store.Update(ctx, func(tx store.Tx) (err error) {
+			err := s.update(ctx, func(tx store.Tx) (err error) {
 				out, err = o.create(tx, of(o.path, in.objectQuery), in.Body)
 				return err
 			})
 			if err == nil {
 				s.objectChanged(o.thing, in.at(o.path))
 			}
-			return answer(out), err
-		}, described(o.path, nil), status(http.StatusCreated), lenient)
+			return withTag(out), err
+		}, described(o.path, nil), status(http.StatusCreated), lenient, collects, settable(nil, o.made))
+	}
+	// unchanged refuses a change that is meant for another revision.
+	unchanged := func(ctx context.Context, tx store.Tx, a args) error {
+		v, err := o.get(tx, a)
+		if err != nil {
+			return err
+		}
+		return ifMatch(ctx, o.thing+" "+a["id"], revisionOf(v))
 	}
 	if o.update != nil {
-		route(s, h, operators, http.MethodPatch, one, "Change a "+o.thing, func(ctx context.Context, in *objectBody[U]) (*body[T], error) {
+		fixed := map[string]string{}
+		maps.Copy(fixed, o.made)
+		maps.Copy(fixed, o.fixed)
+		route(s, h, operators, http.MethodPatch, one, "Change a "+o.thing, func(ctx context.Context, in *objectBody[U]) (*tagged[T], error) {
 			var out T
-			err := s.store.Update(ctx, func(tx store.Tx) (err error) {
-				out, err = o.update(tx, of(one, in.objectQuery), in.Body, in.revision())
+			err := s.update(ctx, func(tx store.Tx) (err error) {
+				a := of(one, in.objectQuery)
+				if err := unchanged(ctx, tx, a); err != nil {
+					return err
+				}
+				out, err = o.update(tx, a, in.Body)
 				return err
 			})
 			if err == nil {
 				s.objectChanged(o.thing, in.at(one))
 			}
-			return answer(out), err
-		}, described(one, nil), lenient)
+			return withTag(out), err
+		}, described(one, nil), conditional, lenient, collects, settable(fixed, nil))
 	}
 	if o.delete != nil {
 		route(s, h, operators, http.MethodDelete, one, "Delete a "+o.thing, func(ctx context.Context, in *objectQuery) (*none, error) {
-			err := s.store.Update(ctx, func(tx store.Tx) error { return o.delete(tx, of(one, *in)) })
+			err := s.update(ctx, func(tx store.Tx) error {
+				a := of(one, *in)
+				if err := unchanged(ctx, tx, a); err != nil {
+					return err
+				}
+				return o.delete(tx, a)
+			})
 			if err == nil {
 				s.objectChanged(o.thing, in.at(one))
 			}
 			return nil, err
-		}, described(one, nil), status(http.StatusNoContent))
+		}, described(one, nil), conditional, status(http.StatusNoContent))
 	}
 }
 

@@ -82,7 +82,7 @@ func (s *Server) routeOperators(h huma.API) {
 		}
 		out, err := s.Explain(ctx, r)
 		return answer(out), err
-	}, func(op *huma.Operation) { op.SkipValidateBody = true })
+	}, lenient)
 }
 
 // deleteKey refuses while a platform needs the key: its servers verify with it.

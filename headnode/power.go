@@ -31,22 +31,22 @@ func shortDuration(d time.Duration) string {
 
 // routePower adds setup, reboot, shutdown and factory reset.
 func (s *Server) routePower(h huma.API) {
-	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/setup", "Make a server's pool and first datasets", func(ctx context.Context, in *serverBody[api.SetupSpec]) (*body[api.Server], error) {
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/setup", "Make a server's pool and first datasets", func(ctx context.Context, in *serverBody[api.SetupSpec]) (*tagged[api.Server], error) {
 		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return s.setup(tx, r, in.Body) }))
-	}, func(op *huma.Operation) { op.SkipValidateBody = true })
+	}, lenient, collects, conditional)
 	for _, action := range []string{"reboot", "shutdown"} {
-		route(s, h, operators, http.MethodPost, "/v1/servers/{id}/"+action, strings.ToUpper(action[:1])+action[1:]+" a server", func(ctx context.Context, in *serverID) (*body[api.Server], error) {
+		route(s, h, operators, http.MethodPost, "/v1/servers/{id}/"+action, strings.ToUpper(action[:1])+action[1:]+" a server", func(ctx context.Context, in *serverID) (*tagged[api.Server], error) {
 			return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
 				if err := s.reachable(r, action); err != nil {
 					return err
 				}
 				return inventory.AskPower(tx, r, action, "")
 			}))
-		})
+		}, conditional)
 	}
-	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reset", "Destroy a server's pool and begin anew", func(ctx context.Context, in *serverBody[api.ServerReset]) (*body[api.Server], error) {
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reset", "Destroy a server's pool and begin anew", func(ctx context.Context, in *serverBody[api.ServerReset]) (*tagged[api.Server], error) {
 		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return s.reset(tx, r, in.Body.Hostname) }))
-	})
+	}, conditional)
 }
 
 // reachable says whether a server can be told something: it is approved and was

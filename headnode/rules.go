@@ -26,7 +26,7 @@ type resolver struct {
 
 func (s *Server) routeFirewall(h huma.API) {
 	routeObjects(s, h, objects[api.FirewallRule, api.FirewallRuleUpdate]{
-		path: "/v1/firewall/rules", thing: "firewall rule", filters: []string{"owner", "global"},
+		path: "/v1/firewall/rules", thing: "firewall rule", filters: []string{"owner", "global"}, made: ruleMade(), fixed: ruleFixed(),
 		list: func(tx store.Tx, q listing) ([]api.FirewallRule, string, error) {
 			return firewall.List(tx, firewall.Filter{Owner: q.filter["owner"], Global: q.filter["global"] == "true"}, q.after, q.limit)
 		},
@@ -35,8 +35,8 @@ func (s *Server) routeFirewall(h huma.API) {
 			r, err := firewall.Create(tx, r, s.now())
 			return r, ruleChanged(tx, r, err)
 		},
-		update: func(tx store.Tx, a args, u api.FirewallRuleUpdate, ifMatch string) (api.FirewallRule, error) {
-			r, err := firewall.Update(tx, a["id"], ifMatch, u)
+		update: func(tx store.Tx, a args, u api.FirewallRuleUpdate) (api.FirewallRule, error) {
+			r, err := firewall.Update(tx, a["id"], "", u)
 			return r, ruleChanged(tx, r, err)
 		},
 		delete: func(tx store.Tx, a args) error {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -32,11 +31,6 @@ type serverBody[T any] struct {
 	Body T
 }
 
-type serverAnswer struct {
-	ETag string `header:"ETag"`
-	Body api.Server
-}
-
 func (s *Server) routeServers(h huma.API) {
 	type page struct {
 		Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"at most so many; 0: 200"`
@@ -50,7 +44,7 @@ func (s *Server) routeServers(h huma.API) {
 		})
 		return answer(out), err
 	})
-	route(s, h, operators, http.MethodGet, "/v1/servers/{id}", "Show a server", func(ctx context.Context, in *serverID) (*serverAnswer, error) {
+	route(s, h, operators, http.MethodGet, "/v1/servers/{id}", "Show a server", func(ctx context.Context, in *serverID) (*tagged[api.Server], error) {
 		var sv api.Server
 		err := s.store.View(ctx, func(tx store.Tx) error {
 			r, err := inventory.Find(tx, in.ID)
@@ -64,18 +58,10 @@ func (s *Server) routeServers(h huma.API) {
 			}
 			return err
 		})
-		return &serverAnswer{ETag: `"` + sv.Revision + `"`, Body: sv}, err
+		return withTag(sv), err
 	})
-	type patch struct {
-		ID      string `path:"id" doc:"UUID, hostname or MAC"`
-		IfMatch string `header:"If-Match" doc:"ETag the change is meant for"`
-		Body    api.ServerUpdate
-	}
-	route(s, h, operators, http.MethodPatch, "/v1/servers/{id}", "Rename a server or assign it a platform", func(ctx context.Context, in *patch) (*serverAnswer, error) {
+	route(s, h, operators, http.MethodPatch, "/v1/servers/{id}", "Rename a server or assign it a platform", func(ctx context.Context, in *serverBody[api.ServerUpdate]) (*tagged[api.Server], error) {
 		sv, err := s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
-			if !matches(in.IfMatch, r.Revision) {
-				return refuse(http.StatusPreconditionFailed, api.CodeStale, "read it again and decide anew", "server %s was changed meanwhile; its revision is %s", r.Hostname, r.Revision)
-			}
 			if in.Body.Hostname != nil {
 				if err := inventory.Rename(tx, r, *in.Body.Hostname); err != nil {
 					return err
@@ -89,9 +75,9 @@ func (s *Server) routeServers(h huma.API) {
 			}
 			return nil
 		})
-		return &serverAnswer{ETag: `"` + sv.Revision + `"`, Body: sv}, err
-	})
-	route(s, h, operators, http.MethodDelete, "/v1/servers/{id}", "Forget a server", s.forget, status(http.StatusNoContent))
+		return withTag(sv), err
+	}, conditional, lenient, collects, settable(serverFixed(), nil))
+	route(s, h, operators, http.MethodDelete, "/v1/servers/{id}", "Forget a server", s.forget, conditional, status(http.StatusNoContent))
 
 	type approval struct {
 		MAC string `json:"mac,omitempty" doc:"which machine it is, where two claim the UUID"`
@@ -99,7 +85,7 @@ func (s *Server) routeServers(h huma.API) {
 	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/approve", "Let a server in", func(ctx context.Context, in *struct {
 		ID   string `path:"id" doc:"UUID, hostname or MAC"`
 		Body *approval
-	}) (*body[api.Server], error) {
+	}) (*tagged[api.Server], error) {
 		mac := ""
 		if in.Body != nil && in.Body.MAC != "" {
 			var ok bool
@@ -108,10 +94,10 @@ func (s *Server) routeServers(h huma.API) {
 			}
 		}
 		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return inventory.Approve(tx, s.now(), r, mac) }))
-	})
-	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reject", "Refuse a server", func(ctx context.Context, in *serverID) (*body[api.Server], error) {
+	}, conditional)
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reject", "Refuse a server", func(ctx context.Context, in *serverID) (*tagged[api.Server], error) {
 		return wrap(s.change(ctx, in.ID, inventory.Reject))
-	})
+	}, conditional)
 	s.routePower(h)
 
 	route(s, h, operators, http.MethodGet, "/v1/servers/{id}/boots", "List a server's boots, newest first", func(ctx context.Context, in *serverID) (*body[list[api.Boot]], error) {
@@ -141,28 +127,18 @@ func (s *Server) routeServers(h huma.API) {
 	})
 }
 
-func wrap(sv api.Server, err error) (*body[api.Server], error) { return answer(sv), err }
-
-// matches compares an If-Match header (RFC 9110, section 13.1.1) with a revision.
-func matches(header, revision string) bool {
-	if header == "" || strings.TrimSpace(header) == "*" {
-		return true
-	}
-	for tag := range strings.SplitSeq(header, ",") {
-		if strings.Trim(strings.TrimPrefix(strings.TrimSpace(tag), "W/"), `"`) == revision {
-			return true
-		}
-	}
-	return false
-}
+func wrap(sv api.Server, err error) (*tagged[api.Server], error) { return withTag(sv), err }
 
 // change runs fn on a server in one transaction and shows what came of it.
 func (s *Server) change(ctx context.Context, id string, fn func(store.Tx, *inventory.Record) error) (api.Server, error) {
 	var sv api.Server
-	err := s.store.Update(ctx, func(tx store.Tx) error {
+	err := s.update(ctx, func(tx store.Tx) error {
 		r, err := inventory.Find(tx, id)
 		if isNotFound(err) {
 			err = cmp.Or(s.notEnrolled(tx, id), err)
+		}
+		if err == nil {
+			err = ifMatch(ctx, "server "+r.Hostname, r.Revision)
 		}
 		if err != nil {
 			return err
@@ -182,8 +158,11 @@ func (s *Server) change(ctx context.Context, id string, fn func(store.Tx, *inven
 // forget frees everything that is kept of a server.
 func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 	var gone inventory.Record
-	err := s.store.Update(ctx, func(tx store.Tx) error {
+	err := s.update(ctx, func(tx store.Tx) error {
 		r, err := inventory.Find(tx, in.ID)
+		if err == nil {
+			err = ifMatch(ctx, "server "+r.Hostname, r.Revision)
+		}
 		if err != nil {
 			return err
 		}

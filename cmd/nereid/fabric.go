@@ -67,10 +67,10 @@ func (a *app) fabricSettings() *cobra.Command {
 }
 
 func (a *app) fabricVLAN() *cobra.Command {
-	k := kind[api.FabricVLAN, api.FabricVLAN]{
+	k := kind[api.FabricVLAN, api.FabricVLANUpdate]{
 		noun: "fabric vlan", thing: "fabric VLAN", parents: []string{"OWNER"}, id: "VLAN",
 		example: []string{"930896af-bf8c-48d4-885c-6573a94b1853", "2"},
-		open: func(c *api.Client, parents []string) (api.Objects[api.FabricVLAN, api.FabricVLAN], error) {
+		open: func(c *api.Client, parents []string) (api.Objects[api.FabricVLAN, api.FabricVLANUpdate], error) {
 			return c.FabricVLANs(parents[0]), nil
 		},
 		header: []string{"VLAN", "NAME", "VNI", "DESCRIPTION"}, prose: true,
@@ -85,25 +85,18 @@ func (a *app) fabricVLAN() *cobra.Command {
 }
 
 func (a *app) fabricVLANUpdate() *cobra.Command {
-	var v api.FabricVLAN
+	var name, description string
 	cmd := &cobra.Command{
 		Use: "update OWNER VLAN", Short: "Change a VLAN's name or description",
 		Example:           lines("nereid fabric vlan update 930896af-bf8c-48d4-885c-6573a94b1853 2 --name front"),
 		Args:              wants("OWNER", "VLAN"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().StringVar(&v.Name, "name", "", "its name")
-	cmd.Flags().StringVar(&v.Description, "description", "", "what it is for")
+	cmd.Flags().StringVar(&name, "name", "", "its name")
+	cmd.Flags().StringVar(&description, "description", "", "what it is for")
 	cmd.RunE = a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
-		vlans := c.FabricVLANs(args[0])
-		now, err := vlans.Get(ctx, args[1])
-		if err != nil {
-			return err
-		}
-		if !cmd.Flags().Changed("description") {
-			v.Description = now.Description
-		}
-		out, err := vlans.Update(ctx, args[1], v, now.Revision)
+		out, err := c.FabricVLANs(args[0]).Update(ctx, args[1], api.FabricVLANUpdate{
+			Name: given(cmd, "name", name), Description: given(cmd, "description", description)}, "")
 		if err != nil {
 			return err
 		}

@@ -129,7 +129,7 @@ func (f *file) unknown() {
 			f.fault(f.values[k].line, k, "is a table; write [admin] and its keys below it")
 			continue
 		}
-		f.fault(f.values[k].line, k, "unknown key%s", nearest(k, want))
+		f.fault(f.values[k].line, k, "unknown key%s", Nearest(k, want))
 	}
 	for t, line := range f.tables {
 		if t != "admin" {
@@ -148,8 +148,8 @@ func (f *file) unknown() {
 	}
 }
 
-// nearest suggests the known key a mistyped one may stand for.
-func nearest(k string, want map[string]bool) string {
+// Nearest suggests the known key a mistyped one may stand for.
+func Nearest(k string, want map[string]bool) string {
 	last := k[strings.LastIndex(k, ".")+1:]
 	best, bestDist := "", 3
 	for w := range want {
