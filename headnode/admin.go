@@ -9,6 +9,7 @@ import (
 	"nereid/api"
 	"nereid/headnode/addresses"
 	"nereid/headnode/answers"
+	"nereid/headnode/inventory"
 	"nereid/headnode/networks"
 	"nereid/headnode/store"
 )
@@ -32,6 +33,9 @@ func (s *Server) admin(tx store.Tx) (addresses.Network, error) {
 // takeOverAdmin makes network admin of the answers and of the leases there are, at
 // the first start; later it does nothing. told is what an operator has to know.
 func (s *Server) takeOverAdmin(tx store.Tx) (told []string, err error) {
+	if _, found, err := networks.GetAdmin(tx); err != nil || found {
+		return nil, err
+	}
 	leases, err := addresses.Held(tx)
 	if err != nil {
 		return nil, err
@@ -56,7 +60,36 @@ func (s *Server) takeOverAdmin(tx store.Tx) (told []string, err error) {
 			err = addresses.Drop(tx, n, c.Address, s.now())
 		}
 	}
-	return told, err
+	if err != nil {
+		return nil, err
+	}
+	return told, s.bootNICsProvide(tx)
+}
+
+// bootNICsProvide lets the NIC that each known server booted from last provide NIC
+// tag admin.
+func (s *Server) bootNICsProvide(tx store.Tx) error {
+	var changed []string
+	for e, err := range inventory.All(tx) {
+		if err != nil {
+			return err
+		}
+		bs, err := s.bootsOf(tx, e.Value, 1)
+		if err != nil {
+			return err
+		}
+		if len(bs) == 0 {
+			continue
+		}
+		news, err := networks.BootedFrom(tx, e.Value.UUID, bs[0].MAC)
+		if err != nil {
+			return err
+		}
+		if news {
+			changed = append(changed, e.Value.UUID)
+		}
+	}
+	return touch(tx, changed...)
 }
 
 // adminNetwork is network admin as the answers describe it.

@@ -196,3 +196,49 @@ func TestInitAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestBootNICProvidesAdmin: an instance's NIC can be on network admin of any server,
+// and after an upgrade too.
+func TestBootNICProvidesAdmin(t *testing.T) {
+	h, ms := fabricRack(t, 1)
+	ctx := context.Background()
+	m := ms[0]
+	check := func(h *head) {
+		t.Helper()
+		uses := must[[]api.NICTagUse](t)(h.client.ProvidedNICTags(ctx, m.uuid))
+		if !slices.ContainsFunc(uses, func(u api.NICTagUse) bool { return u.MAC == m.mac && slices.Equal(u.NICTags, []string{"admin"}) }) {
+			t.Errorf("NIC tags of the server: %+v", uses)
+		}
+	}
+	check(h)
+	n := adminNIC("")
+	n.Server = m.uuid
+	nic := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, n))
+	ports := m.mustSync().Spec.Network.Ports
+	if len(ports) != 1 || ports[0].Tag != "admin" || ports[0].Addresses[0].Address != nic.Addresses[0].IP+"/24" {
+		t.Errorf("ports %+v", ports)
+	}
+	h.stop()
+	// A store of before: no networks, and what DHCP and the inventory knew.
+	st := must[*store.Bolt](t)(store.OpenBolt(ctx, filepath.Join(h.dir, storeFile), store.BoltOptions{}))
+	err := st.Update(ctx, func(tx store.Tx) error {
+		for it, err := range tx.Scan(networks.Prefix, "") {
+			if err == nil {
+				err = tx.Delete(it.Key)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err = errors.Join(err, st.Close()); err != nil {
+		t.Fatal(err)
+	}
+	again := startIn(t, h.dir)
+	check(again)
+	again.consistent()
+	if ip := must[api.IPAddress](t)(again.client.IPs("admin").Get(ctx, m.addr.String())); ip.MAC != m.mac || ip.BelongsTo != m.uuid {
+		t.Errorf("the server's address: %+v", ip)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"nereid/api"
 	"nereid/headnode/addresses"
 	"nereid/headnode/inventory"
+	"nereid/headnode/networks"
 	"nereid/headnode/platforms"
 	"nereid/headnode/store"
 	"nereid/headnode/trust"
@@ -190,6 +191,9 @@ func (s *Server) noteEnrolled(tx store.Tx, b api.Boot, out inventory.Outcome, no
 			return false, err
 		}
 		if err := s.pending.Adopt(tx, b.MAC); err != nil {
+			return false, err
+		}
+		if _, err := networks.BootedFrom(tx, uuid, b.MAC); err != nil {
 			return false, err
 		}
 	}

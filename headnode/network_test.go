@@ -95,7 +95,7 @@ func TestFabric(t *testing.T) {
 		t.Fatal("no network in the spec")
 	}
 	want := api.NetworkSpec{
-		Tags:     []api.TagSpec{{Name: "underlay", MTU: 9000, MAC: one.nics[1]}},
+		Tags:     []api.TagSpec{{Name: "admin", MTU: 1500, MAC: one.mac}, {Name: "underlay", MTU: 9000, MAC: one.nics[1]}},
 		Underlay: &api.UnderlaySpec{Tag: "underlay", MTU: 9000, Address: "10.77.0.11/24", Subnets: []string{"10.77.0.0/24"}},
 		VNIs:     []api.VNISpec{{VNI: net.VNI, Owner: alice, MTU: 8950}},
 		Routers: []api.RouterSpec{{Owner: alice, Networks: []api.RouterNetwork{{

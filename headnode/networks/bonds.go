@@ -125,11 +125,16 @@ func putBond(tx store.Tx, old api.Bond, b *api.Bond, move bool) (err error) {
 			return err
 		}
 	}
+	boot := map[string]bool{}
 	for _, mac := range b.MACs {
 		p, err := getPhys(tx, b.Server, mac)
 		if err != nil {
 			return err
 		}
+		if p.Boot && !slices.Contains(b.NICTags, AdminTag) {
+			b.NICTags = append(slices.Clone(b.NICTags), AdminTag)
+		}
+		boot[mac] = p.Boot
 		if p.Bond != "" && p.Bond != b.Name {
 			return conflict("take it out of that bond first", "NIC %s is a member of bond %s already", mac, p.Bond)
 		}
@@ -144,7 +149,7 @@ func putBond(tx store.Tx, old api.Bond, b *api.Bond, move bool) (err error) {
 		return err
 	}
 	for _, mac := range b.MACs {
-		if err := putPhys(tx, b.Server, phys{MAC: mac, Bond: b.Name}); err != nil {
+		if err := putPhys(tx, b.Server, phys{MAC: mac, Bond: b.Name, Boot: boot[mac]}); err != nil {
 			return err
 		}
 	}
@@ -162,10 +167,21 @@ func DeleteBond(tx store.Tx, server, name, ifMatch string) (err error) {
 	if err := match("bond", name, b.Revision, ifMatch); err != nil {
 		return err
 	}
-	if _, err := provide(tx, server, bondProvider(name), b.NICTags, nil, nil); err != nil {
+	boot, err := bootMember(tx, b)
+	if err != nil {
 		return err
 	}
-	return removeBond(tx, b)
+	tags := b.NICTags
+	if boot != "" {
+		tags = except(tags, AdminTag)
+	}
+	if _, err := provide(tx, server, bondProvider(name), tags, nil, nil); err != nil {
+		return err
+	}
+	if err := removeBond(tx, b); err != nil || boot == "" {
+		return err
+	}
+	return provideAdmin(tx, server, phys{MAC: boot})
 }
 
 // removeBond removes a bond that provides nothing.

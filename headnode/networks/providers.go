@@ -31,6 +31,7 @@ type phys struct {
 	MAC     string   `json:"mac"`
 	Bond    string   `json:"bond,omitempty"` // it is a member of
 	NICTags []string `json:"nic_tags,omitempty"`
+	Boot    bool     `json:"boot,omitempty"` // it provides admin, itself or by its bond, as the server booted from it
 }
 
 // checkPhysical says whether a server has a NIC. physical are the MACs of its
@@ -128,6 +129,11 @@ func SetNICTagUse(tx store.Tx, server string, use api.NICTagUse, physical []stri
 	if p.Bond != "" && len(use.NICTags) > 0 {
 		return use, conflict("let the bond provide the tags: nereid bond update "+p.Bond, "NIC %s is a member of bond %s", use.MAC, p.Bond)
 	}
+	if p.Boot && !slices.Contains(use.NICTags, AdminTag) {
+		use.NICTags = append(slices.Clone(use.NICTags), AdminTag)
+	} else {
+		p.Boot = false // it does as it is told
+	}
 	tags, err := provide(tx, server, provider(use.MAC), p.NICTags, use.NICTags, func(provider) bool { return move })
 	if err != nil {
 		return use, err
@@ -197,6 +203,7 @@ func stopProviding(tx store.Tx, server string, from provider, tag string) error 
 		return err
 	}
 	p.NICTags = except(p.NICTags, tag)
+	p.Boot = p.Boot && tag != AdminTag
 	return putPhys(tx, server, p)
 }
 
