@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -27,6 +28,23 @@ type BootRequest struct {
 	VendorClass string     `json:"vendor_class,omitempty" doc:"option 60; PXEClient:..., HTTPClient:..."`
 	Requested   netip.Addr `json:"requested,omitzero" doc:"option 50, or ciaddr when renewing"`
 	Explain     bool       `json:"explain,omitempty" doc:"say what would happen; record nothing"`
+}
+
+// IPXE reports whether iPXE itself asks, and not firmware: one of the user classes
+// is its own.
+func (r BootRequest) IPXE() bool {
+	for c := range strings.SplitSeq(r.UserClass, ",") {
+		if strings.HasPrefix(c, "iPXE") {
+			return true
+		}
+	}
+	return false
+}
+
+// Boots reports whether firmware or iPXE asks. Everybody else runs a system already
+// and is given nothing to boot.
+func (r BootRequest) Boots() bool {
+	return r.IPXE() || strings.HasPrefix(r.VendorClass, "PXEClient") || strings.HasPrefix(r.VendorClass, "HTTPClient")
 }
 
 // Verdict is what a DHCP server does with a message.

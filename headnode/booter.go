@@ -44,14 +44,6 @@ func (s *Server) Boot(ctx context.Context, r api.BootRequest) (api.BootAnswer, e
 	return api.BootAnswer{Verdict: api.VerdictSilent, Rule: "message-type", Reason: fmt.Sprintf("%q is no message to answer", r.Kind)}, nil
 }
 
-func isIPXE(r api.BootRequest) bool { return strings.HasPrefix(r.UserClass, "iPXE") }
-
-// isBoot reports whether a request is of firmware or iPXE; everybody else runs a
-// system already and boots nothing.
-func isBoot(r api.BootRequest) bool {
-	return isIPXE(r) || strings.HasPrefix(r.VendorClass, "PXEClient") || strings.HasPrefix(r.VendorClass, "HTTPClient")
-}
-
 func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
 	now := s.now()
 	var (
@@ -68,7 +60,7 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		}
 		b := api.Boot{}
 		fresh = false
-		if isBoot(r) { // also one that gets no address, so that it is seen
+		if r.Boots() { // also one that gets no address, so that it is seen
 			_, known, err := inventory.OwnerOf(tx, r.MAC)
 			if err == nil {
 				b, fresh, err = begin(tx, r, known, now)
@@ -156,12 +148,12 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 			a.Rule, a.Reason = "reservation", fmt.Sprintf("%s is reserved for server %s", lease.Address, rec.Hostname)
 		}
 		b := api.Boot{}
-		if isBoot(r) {
+		if r.Boots() {
 			if b, _, err = s.pending.Begin(tx, r, found, now); err != nil {
 				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
 			}
 			stage := api.StageAck
-			if isIPXE(r) {
+			if r.IPXE() {
 				stage = api.StageIPXEAck
 			}
 			if _, err = s.pending.Record(tx, b.ID, api.BootEvent{Stage: stage, Detail: lease.Address.String()}, now, func(b *api.Boot) {
@@ -208,7 +200,7 @@ func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAns
 			return err
 		}
 		b := api.Boot{}
-		if isBoot(r) {
+		if r.Boots() {
 			if b, _, err = s.pending.Peek(tx, r, false, now); err != nil {
 				return err
 			}
@@ -269,7 +261,7 @@ func (s *Server) describe(tx store.Tx, n addresses.Network, r api.BootRequest, b
 	if found {
 		a.Server, a.Hostname = rec.UUID, rec.Hostname
 	}
-	if !isBoot(r) {
+	if !r.Boots() {
 		a.Change = "only firmware and iPXE are given something to boot"
 		return nil
 	}

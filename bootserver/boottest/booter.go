@@ -143,7 +143,7 @@ func (b *Booter) Boot(_ context.Context, r api.BootRequest) (api.BootAnswer, err
 	if r.Explain {
 		return ans, nil
 	}
-	ipxe := r.UserClass == "iPXE"
+	ipxe := r.IPXE()
 	cur := b.last(r.MAC)
 	limit := api.StageTFTP
 	if ipxe {

@@ -38,25 +38,10 @@ type Settings struct {
 	URL string
 }
 
-// IsIPXE reports whether iPXE itself asks.
-func IsIPXE(r api.BootRequest) bool {
-	for c := range strings.SplitSeq(r.UserClass, ",") {
-		if c == "iPXE" {
-			return true
-		}
-	}
-	return false
-}
-
 // Served reports whether a client of this class is answered, and if not, why.
 func (s Settings) Served(r api.BootRequest) (bool, string) {
-	if s.Clients == "all" || IsIPXE(r) {
+	if s.Clients == "all" || r.Boots() || strings.HasPrefix(r.VendorClass, "nereid") {
 		return true, ""
-	}
-	for _, p := range []string{"PXEClient", "HTTPClient", "nereid"} {
-		if strings.HasPrefix(r.VendorClass, p) {
-			return true, ""
-		}
 	}
 	class := "no vendor class"
 	if r.VendorClass != "" {
@@ -75,9 +60,9 @@ func (s Settings) BootFile(r api.BootRequest, a api.BootAnswer) (file, why strin
 	switch {
 	case !a.Boot:
 		return "", "the answer is an address only"
-	case IsIPXE(r) && a.BootID == "":
+	case r.IPXE() && a.BootID == "":
 		return "", "the boot has no id, so there is no script"
-	case IsIPXE(r):
+	case r.IPXE():
 		return s.ScriptURL(a.BootID), ""
 	case strings.HasPrefix(r.VendorClass, "HTTPClient"):
 		if r.Arch == ArchUEFIHTTP {

@@ -265,12 +265,54 @@ func TestParse(t *testing.T) {
 	if d := cmp.Diff(want, r.Boot, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	if !IsIPXE(r.Boot) {
+	if !r.Boot.IPXE() {
 		t.Error("iPXE in a list of user classes is not seen")
 	}
 	for name, b := range map[string][]byte{"zero": make([]byte, 17), "short": guid[:16], "other type": append([]byte{1}, guid[1:]...), "none": nil} {
 		if u := clientUUID(b); u != "" {
 			t.Errorf("%s GUID gives UUID %q", name, u)
+		}
+	}
+}
+
+// TestUserClass: iPXE is seen in every form its user class comes in, and nothing
+// else is taken for it.
+func TestUserClass(t *testing.T) {
+	for in, want := range map[string]bool{
+		"iPXE": true, "iPXE\x00": true, "iPXE\x00\x00\xff": true, "\x04iPXE": true, "\x04iPXE\x00": true, "\x05iPXE\x00": true,
+		"\x05iPXE": true, "\x01x\x04iPXE": true, "\x04iPXE\x01x\x00\x00": true,
+		"": false, "\x00": false, "gPXE": false, "iPX": false, "\x04gPXE\x00": false, "not iPXE": false, "\x08not iPXE": false,
+	} {
+		m := message(dhcpv4.MessageTypeDiscover, class(pxe), arch(0), dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionUserClassInformation, []byte(in))))
+		d := &deciderFunc{answer: full()}
+		out, err := settings.Handle(t.Context(), d, m.ToBytes(), netip.AddrPort{}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.HasSuffix(out.BootFile, "/script.ipxe"); got != want || d.asked[0].IPXE() != want {
+			t.Errorf("user class %q: boot file %q, IPXE() %v; want iPXE %v", in, out.BootFile, d.asked[0].IPXE(), want)
+		}
+	}
+}
+
+// TestBootFileEnds: a PXE ROM reads option 67 up to a zero byte, and asks TFTP for
+// what follows it too where there is none; HTTP boot and iPXE go by its length.
+func TestBootFileEnds(t *testing.T) {
+	for want, m := range map[string]*dhcpv4.DHCPv4{
+		FileBIOS + "\x00":                        message(dhcpv4.MessageTypeDiscover, class(pxe), arch(0)),
+		FileUEFI + "\x00":                        message(dhcpv4.MessageTypeRequest, class("PXEClient:Arch:00007:UNDI:003016"), arch(7), requested("10.99.99.100")),
+		"http://10.99.99.7/ipxe/" + FileUEFIHTTP: message(dhcpv4.MessageTypeDiscover, class("HTTPClient:Arch:00016:UNDI:003001"), arch(16)),
+		"http://10.99.99.7/boot/abcdefghijklmnopqrstuvwxyz/script.ipxe": message(dhcpv4.MessageTypeDiscover, class(pxe), ipxe(), arch(0)),
+	} {
+		out, err := settings.Handle(t.Context(), &deciderFunc{answer: full()}, m.ToBytes(), netip.AddrPort{}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(out.Reply.Options.Get(dhcpv4.OptionBootfileName)); got != want {
+			t.Errorf("option 67 %q, want %q", got, want)
+		}
+		if strings.Contains(out.BootFile, "\x00") {
+			t.Errorf("the boot file %q in logs holds the zero", out.BootFile)
 		}
 	}
 }

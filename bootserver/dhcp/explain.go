@@ -112,7 +112,8 @@ func (s Settings) message(r api.BootRequest) ([]byte, error) {
 	return m.ToBytes(), nil
 }
 
-// Lines prints a message as "number name: value", fields first, for people.
+// Lines prints a message as "number name: value", fields first, for people. A zero
+// byte is printed as \0.
 func Lines(m *dhcpv4.DHCPv4) []string {
 	lines := []string{"message: " + m.MessageType().String()}
 	for _, f := range []struct{ name, value string }{
@@ -129,7 +130,7 @@ func Lines(m *dhcpv4.DHCPv4) []string {
 			continue
 		}
 		one := dhcpv4.Options{uint8(code): v}
-		text := strings.TrimSpace(one.Summary(nil))
+		text := strings.ReplaceAll(strings.TrimSpace(one.Summary(nil)), "\x00", `\0`)
 		lines = append(lines, fmt.Sprintf("%d %s", code, strings.Join(strings.Fields(text), " ")))
 	}
 	return lines

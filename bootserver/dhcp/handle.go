@@ -225,7 +225,7 @@ func (s Settings) reply(r Request, a api.BootAnswer, file string) *dhcpv4.DHCPv4
 		m.ServerIPAddr = own.AsSlice()
 		m.ServerHostName = own.String()
 		m.UpdateOption(dhcpv4.OptTFTPServerName(own.String()))
-		m.UpdateOption(dhcpv4.OptBootFileName(file))
+		m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionBootfileName, bootFileOption(r.Boot, file)))
 		if len(file) < 128 { // the field holds a terminating zero
 			m.BootFileName = file
 		}
@@ -243,10 +243,19 @@ func (s Settings) reply(r Request, a api.BootAnswer, file string) *dhcpv4.DHCPv4
 	return m
 }
 
+// bootFileOption is option 67. PXE ROMs read it up to a zero byte, and ask TFTP for
+// the code of the next option too where there is none. HTTP boot takes it whole.
+func bootFileOption(r api.BootRequest, file string) []byte {
+	if strings.HasPrefix(r.VendorClass, "PXEClient") && !r.IPXE() {
+		file += "\x00"
+	}
+	return []byte(file)
+}
+
 // vendorOptions adds what particular firmware needs to take the boot file.
 func (s Settings) vendorOptions(m *dhcpv4.DHCPv4, r Request) {
 	switch {
-	case IsIPXE(r.Boot):
+	case r.Boot.IPXE():
 		// iPXE's own option space: no-pxedhcp (176) = 1, so that it does not
 		// wait for a ProxyDHCP answer.
 		m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.GenericOptionCode(175), []byte{176, 1, 1}))

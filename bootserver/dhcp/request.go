@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -162,20 +163,21 @@ func clientUUID(b []byte) string {
 		binary.LittleEndian.Uint16(b[4:]), binary.LittleEndian.Uint16(b[6:]), b[8:10], b[10:16])
 }
 
-// userClass reads option 77, which iPXE sends as bare text and RFC 3004 as a
-// list of strings with their lengths in front.
+// userClass reads option 77, which iPXE sends as bare text and RFC 3004 as a list of
+// strings with their lengths in front. Zeros that end a string, or fill the option,
+// are no part of it; a length that does not fit is none of the text either.
 func userClass(b []byte) string {
 	var list []string
 	rest := b
 	for len(rest) > 0 && rest[0] > 0 && len(rest) > int(rest[0]) {
 		n := int(rest[0])
-		list = append(list, string(rest[1:1+n]))
+		list = append(list, printable(string(rest[1:1+n])))
 		rest = rest[1+n:]
 	}
-	if len(rest) == 0 && len(list) > 0 {
+	if len(bytes.Trim(rest, "\x00")) == 0 && len(list) > 0 {
 		return printable(strings.Join(list, ","))
 	}
-	return printable(string(b))
+	return printable(strings.TrimFunc(string(b), func(r rune) bool { return r < ' ' || r > '~' }))
 }
 
 // clientArch reads option 93, or the vendor class of ROMs that leave it out

@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
 // pcap writes UDP payloads from 10.99.99.7:67 to 255.255.255.255:68 as a capture
@@ -50,7 +48,7 @@ func TestNetNSTshark(t *testing.T) {
 			t.Fatalf("%s: %v", s, err)
 		}
 		replies = append(replies, out.Reply.ToBytes())
-		files = append(files, string(out.Reply.Options.Get(dhcpv4.OptionBootfileName)))
+		files = append(files, out.BootFile)
 	}
 	path := filepath.Join(t.TempDir(), "answers.pcap")
 	if err := os.WriteFile(path, pcap(replies), 0o600); err != nil {

@@ -37,8 +37,16 @@ type Verdict struct {
 	Size bool
 }
 
-// Decide reads one datagram. known says which files there are. A zero Verdict
-// means silence: the datagram is not a request.
+// wanted is the name of the file a client means. Firmware writes what it was told
+// with a slash or backslash in front, in capitals, or with bytes behind it that were
+// never part of the name (the code of the DHCP option that followed).
+func wanted(asked []byte) string {
+	name := strings.TrimRightFunc(string(asked), func(r rune) bool { return r <= ' ' || r > '~' })
+	return strings.ToLower(strings.TrimPrefix(strings.ReplaceAll(name, `\`, "/"), "/"))
+}
+
+// Decide reads one datagram. known says which files there are, by names in lower
+// case. A zero Verdict means silence: the datagram is not a request.
 func Decide(packet []byte, known func(name string) bool) Verdict {
 	if len(packet) < 4 {
 		return Verdict{}
@@ -51,9 +59,8 @@ func Decide(packet []byte, known func(name string) bool) Verdict {
 	if len(fields) < 3 || len(fields[0]) == 0 {
 		return Verdict{Code: codeIllegal, Text: "malformed request: want a file name and a mode, each ended by a zero byte"}
 	}
-	// Some firmware puts a path or a slash in front of what it was told.
 	asked := printable(string(fields[0]))
-	name := strings.TrimPrefix(string(fields[0]), "/")
+	name := wanted(fields[0])
 	if op == opWrite {
 		return Verdict{Asked: asked, Code: codeAccess, Text: "this server is read only: nothing can be written here"}
 	}

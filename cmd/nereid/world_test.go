@@ -121,7 +121,7 @@ func (f *fake) explain(_ http.ResponseWriter, r *http.Request) (any, error) {
 	switch {
 	case in.Arch == 11:
 		e.Answer.Boot, e.Answer.Rule, e.Answer.Reason = false, "wrong architecture", "there is no iPXE for UEFI arm64 here"
-	case in.UserClass == "iPXE":
+	case in.IPXE():
 		e.BootFile, e.Script = "http://10.99.99.7/boot/EXPLAIN/script.ipxe", "#!ipxe\nkernel http://10.99.99.7/files/ab/vmlinuz\nboot\n"
 	case in.Arch == 7:
 		e.BootFile, e.Options = "ipxe.efi", []string{"51 lease time: 12h0m0s", "66 TFTP server: 10.99.99.7"}

@@ -74,9 +74,6 @@ func NewPending(max int) *Pending {
 	return p
 }
 
-// isIPXE says whether iPXE, and not firmware, sent the message.
-func isIPXE(r api.BootRequest) bool { return strings.HasPrefix(r.UserClass, "iPXE") }
-
 // Begin gives the boot that a DISCOVER or REQUEST of firmware or iPXE belongs to:
 // the MAC's current boot where that may be continued, else a new one, and then
 // fresh is true. known says that the MAC is a server's. It needs a read transaction
@@ -102,7 +99,7 @@ func (p *Pending) Begin(tx store.Tx, r api.BootRequest, known bool, now time.Tim
 	}
 	if r.Kind == api.KindDiscover {
 		ev := api.BootEvent{Time: now.UTC(), Stage: api.StageDiscover}
-		if isIPXE(r) {
+		if r.IPXE() {
 			ev.Stage = api.StageIPXEDiscover
 		}
 		b.Events = appendEvent(b.Events, ev)
@@ -165,7 +162,7 @@ func continues(b api.Boot, r api.BootRequest, now time.Time) bool {
 		switch ev.Stage {
 		case api.StageDiscover, api.StageAck, api.StageTFTP, api.StageRefused:
 		case api.StageIPXEDiscover, api.StageIPXEAck:
-			if !isIPXE(r) {
+			if !r.IPXE() {
 				return false
 			}
 		default:
