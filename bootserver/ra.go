@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/mdlayher/ndp"
@@ -17,7 +18,7 @@ import (
 const (
 	raInterval = 3 * time.Second // RFC 4861, section 6.2.1: MinRtrAdvInterval >= 3 s
 	raRetryMin = 250 * time.Millisecond
-	raRetryMax = 30 * time.Second
+	raRetryMax = 4 * time.Second
 )
 
 var (
@@ -64,6 +65,8 @@ func (s *Server) advertiseOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// By its number: package net remembers for a minute which number a name had.
+	ifi.Name = strconv.Itoa(ifi.Index)
 	conn, addr, err := ndp.Listen(ifi, ndp.LinkLocal)
 	if err != nil {
 		return err

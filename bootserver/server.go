@@ -53,6 +53,7 @@ type Server struct {
 	macs     recent[string, string]     // MAC to boot id
 	boots    recent[string, *bootFiles]
 	configs  inFlight
+	deaf     deaf
 }
 
 // Ready is closed when all sockets are open and served.
@@ -92,6 +93,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	if s.Interface != "" {
+		g.Go(func() error { return s.follow(ctx, ls.dhcp) })
 		g.Go(func() error { return s.advertise(ctx) })
 	}
 	s.log().Info("boot server ready", "interface", s.Interface, "address", s.Address.String(), "clients", s.clients(), "http", s.URL())

@@ -169,6 +169,9 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 		}
 		return nil
 	})
+	if s.BootAlerts != nil {
+		out.Alerts = append(out.Alerts, s.BootAlerts()...)
+	}
 	if text := s.fullAlert(); text != "" {
 		out.Alerts = append(out.Alerts, text)
 	}

@@ -52,6 +52,8 @@ type Server struct {
 	// Explain answers POST /v1/explain; cmd joins it with the boot server's. Set
 	// it before Run.
 	Explain func(context.Context, api.BootRequest) (api.Explanation, error)
+	// BootAlerts, when not nil, gives the boot server's alerts. Set it before Run.
+	BootAlerts func() []string
 
 	cfg     Config
 	log     *slog.Logger

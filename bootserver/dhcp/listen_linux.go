@@ -15,13 +15,25 @@ import (
 // without an address are heard only that way. An empty name means every
 // interface. bootService marks the socket of port 4011.
 func Listen(ctx context.Context, ifname string, port int, bootService bool) (*Conn, error) {
+	udp, index, err := bind(ctx, ifname, port)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{ifname: ifname, bootService: bootService, addr: udp.LocalAddr().(*net.UDPAddr).AddrPort(), udp: udp, index: index}, nil
+}
+
+// bind opens a socket and gives the number of the interface it is bound to.
+func bind(ctx context.Context, ifname string, port int) (*net.UDPConn, int, error) {
+	index := 0
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var opErr error
 		err := rc.Control(func(fd uintptr) {
 			if opErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1); opErr != nil || ifname == "" {
 				return
 			}
-			opErr = unix.BindToDevice(int(fd), ifname)
+			if opErr = unix.BindToDevice(int(fd), ifname); opErr == nil {
+				index, opErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+			}
 		})
 		if err == nil {
 			err = opErr
@@ -30,7 +42,7 @@ func Listen(ctx context.Context, ifname string, port int, bootService bool) (*Co
 	}}
 	pc, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(port)))
 	if err != nil {
-		return nil, fmt.Errorf("listen on UDP port %d of interface %q: %w", port, ifname, err)
+		return nil, 0, fmt.Errorf("listen on UDP port %d of interface %q: %w", port, ifname, err)
 	}
-	return &Conn{udp: pc.(*net.UDPConn), bootService: bootService}, nil
+	return pc.(*net.UDPConn), index, nil
 }

@@ -18,18 +18,6 @@ import (
 // (PXE 2.1, section 2.2.4), so a later answer is worth nothing.
 const decideTimeout = 4 * time.Second
 
-// Conn is a socket DHCP is answered on.
-type Conn struct {
-	udp         *net.UDPConn
-	bootService bool
-}
-
-// Close closes the socket.
-func (c *Conn) Close() error { return c.udp.Close() }
-
-// Addr is the address the socket is bound to.
-func (c *Conn) Addr() netip.AddrPort { return c.udp.LocalAddr().(*net.UDPAddr).AddrPort() }
-
 // Server answers DHCP on the sockets it is given.
 type Server struct {
 	Settings Settings
@@ -84,9 +72,13 @@ func (s *Server) Serve(ctx context.Context, conns ...*Conn) error {
 func (s *Server) read(ctx context.Context, c *Conn, q *queue) error {
 	buf := make([]byte, 4096)
 	for {
-		n, from, err := c.udp.ReadFromUDPAddrPort(buf)
+		udp := c.socket()
+		n, from, err := udp.ReadFromUDPAddrPort(buf)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if err != nil && udp != c.socket() {
+			continue // bound again
 		}
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
@@ -157,7 +149,7 @@ func (s *Server) logSilence(ctx context.Context, log *slog.Logger, out Outcome, 
 // has several.
 func (s *Server) send(c *Conn, b []byte, to netip.AddrPort) error {
 	cm := ipv4.ControlMessage{Src: s.Settings.Address.Addr().AsSlice()}
-	_, _, err := c.udp.WriteMsgUDPAddrPort(b, cm.Marshal(), to)
+	_, _, err := c.socket().WriteMsgUDPAddrPort(b, cm.Marshal(), to)
 	return err
 }
 

@@ -85,7 +85,7 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 	ready := []<-chan struct{}{head.Ready()}
 	if o.httpPort != 0 {
 		head.BootServer(boot.Address.Addr(), o.httpPort)
-		head.Explain = boot.Explain
+		head.Explain, head.BootAlerts = boot.Explain, boot.Alerts
 		under, err := head.BootsUnderWay(ctx)
 		if err != nil {
 			return err
