@@ -141,7 +141,7 @@ func (s *Server) open(ctx context.Context) (_ *listeners, err error) {
 	for i, p := range []int{port(s.Ports.DHCP, dhcp.ServerPort), port(s.Ports.BootService, dhcp.BootServicePort)} {
 		c, err := dhcp.Listen(ctx, s.Interface, p, i == 1)
 		if err != nil {
-			return nil, fmt.Errorf("start boot server: %w; is another DHCP server running here?", err)
+			return nil, fmt.Errorf("start boot server: %w", err)
 		}
 		ls.dhcp = append(ls.dhcp, c)
 		s.dhcpAddr[i] = c.Addr()
@@ -150,13 +150,13 @@ func (s *Server) open(ctx context.Context) (_ *listeners, err error) {
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort(host, strconv.Itoa(port(s.Ports.TFTP, 69))))
 	if err != nil {
-		return nil, fmt.Errorf("start boot server: listen for TFTP: %w; is another TFTP server running here, and is the address up?", err)
+		return nil, fmt.Errorf("start boot server: listen for TFTP: %w", err)
 	}
 	ls.tftp = pc.(*net.UDPConn)
 	s.tftpAddr = ls.tftp.LocalAddr().(*net.UDPAddr).AddrPort()
 	hl, err := lc.Listen(ctx, "tcp4", net.JoinHostPort(host, strconv.Itoa(port(s.Ports.HTTP, 80))))
 	if err != nil {
-		return nil, fmt.Errorf("start boot server: listen for HTTP: %w; is another web server running here?", err)
+		return nil, fmt.Errorf("start boot server: listen for HTTP: %w", err)
 	}
 	ls.http = hl.(*net.TCPListener)
 	s.httpAddr = ls.http.Addr().(*net.TCPAddr).AddrPort()

@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"time"
@@ -33,18 +31,25 @@ const (
 )
 
 // Run serves the API until ctx ends, and then nil is returned once the requests
-// in progress have ended. Both listeners are open before anything is served. It
+// in progress have ended. All listeners are open before anything is served. It
 // may be called once.
-func (s *Server) Run(ctx context.Context) error {
-	unix, err := listenUnix(ctx, s.cfg.Socket)
+func (s *Server) Run(ctx context.Context) (err error) {
+	sockets, err := s.sockets(ctx)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		for _, u := range sockets {
+			err = errors.Join(err, u.remove())
+		}
+	}()
 	var lc net.ListenConfig
 	tcp, err := lc.Listen(ctx, "tcp", s.cfg.Listen.String())
 	if err != nil {
-		_ = unix.Close()
-		return fmt.Errorf("listen for HTTPS: %w; is the address up, and no other program on the port?", err)
+		for _, u := range sockets {
+			_ = u.Close()
+		}
+		return fmt.Errorf("listen for HTTPS: %w", err)
 	}
 	s.https = tcp.Addr().(*net.TCPAddr).AddrPort()
 
@@ -64,7 +69,11 @@ func (s *Server) Run(ctx context.Context) error {
 		[]netip.Addr{s.answers.Admin.Address.Addr(), netip.MustParseAddr("127.0.0.1")}, []string{"nereid-headnode", "localhost"}))
 
 	g, gctx := errgroup.WithContext(ctx)
-	for _, l := range []net.Listener{unix, tcp} {
+	listeners := []net.Listener{tcp}
+	for _, u := range sockets {
+		listeners = append(listeners, u)
+	}
+	for _, l := range listeners {
 		g.Go(func() error {
 			if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve on %s: %w", l.Addr(), err)
@@ -90,13 +99,9 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	s.log.Info("head node ready", "datacenter", s.answers.Datacenter, "socket", s.cfg.Socket, "https", s.https.String(), "ca_sha256", s.ca.SHA256())
+	s.log.Info("head node ready", "datacenter", s.answers.Datacenter, "socket", sockets[len(sockets)-1].path, "https", s.https.String(), "ca_sha256", s.ca.SHA256())
 	close(s.ready)
-	err = g.Wait()
-	if rmErr := os.Remove(s.cfg.Socket); rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
-		err = errors.Join(err, rmErr)
-	}
-	return err
+	return g.Wait()
 }
 
 // stopKey holds the channel that ends long polls when the head node stops.
@@ -105,33 +110,6 @@ type stopKey struct{}
 func stopOf(ctx context.Context) <-chan struct{} {
 	c, _ := ctx.Value(stopKey{}).(<-chan struct{})
 	return c
-}
-
-// listenUnix opens the socket for this user and root alone. The store's lock
-// makes sure that a socket that is there is a dead one.
-func listenUnix(ctx context.Context, path string) (net.Listener, error) {
-	if len(path) > 107 {
-		return nil, fmt.Errorf("listen on %s: the path is longer than the 107 bytes a Unix socket may have; choose a shorter one", path)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("listen on socket: %w", err)
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("listen on socket: %w", err)
-		}
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on socket: %w", err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // removed when all is done
-	if err := os.Chmod(path, 0o600); err != nil {
-		_ = l.Close()
-		return nil, fmt.Errorf("listen on socket: %w", err)
-	}
-	return l, nil
 }
 
 // handler routes all requests.

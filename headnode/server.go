@@ -33,6 +33,7 @@ const (
 type Config struct {
 	Dir     string // data directory
 	Socket  string // Unix socket; empty: headnode.sock in Dir
+	Shared  string // Unix socket where the CLI looks, which another head node may have; empty: none
 	Version string
 
 	// Listen is the HTTPS address; zero: the admin address, port 8443. Port 0 is

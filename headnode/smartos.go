@@ -29,7 +29,7 @@ func (s *Server) RunSVP(ctx context.Context, at netip.AddrPort) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", at.String())
 	if err != nil {
-		return fmt.Errorf("listen for SVP: %w; is the address up, and no other program on the port?", err)
+		return fmt.Errorf("listen for SVP: %w", err)
 	}
 	server := &svp.Server{Lookup: svpLookup{s}, Log: s.log, Allow: func(a netip.Addr) bool { return s.mayAskSVP(ctx, a.Unmap()) }}
 	g, ctx := errgroup.WithContext(ctx)

@@ -16,7 +16,7 @@ import (
 
 func initCommand(dir *string, stdin io.Reader) *cobra.Command {
 	var file string
-	var sample bool
+	var sample, elsewhere bool
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Set up a head node, from an answers file or by asking",
@@ -33,9 +33,13 @@ func initCommand(dir *string, stdin io.Reader) *cobra.Command {
 					return err
 				}
 			}
-			a, err := read(ctx, file, stdin, out)
+			a, err := read(ctx, file, elsewhere, stdin, out)
 			if err != nil {
 				return err
+			}
+			warn := func(msg string, _ ...any) { fmt.Fprintln(c.ErrOrStderr(), "nereid-headnode:", msg) }
+			if err := here(a.Admin, warn); err != nil && !elsewhere {
+				return fmt.Errorf("%w\nNothing was written. --elsewhere sets the head node up all the same", err)
 			}
 			if err := headnode.Init(ctx, *dir, a); err != nil {
 				return err
@@ -45,12 +49,13 @@ func initCommand(dir *string, stdin io.Reader) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&file, "answers", "", "answers file; without it the questions are asked on the terminal")
+	c.Flags().BoolVar(&elsewhere, "elsewhere", false, "this machine need not have the interface and the address yet")
 	c.Flags().BoolVar(&sample, "sample", false, "print a commented answers file and do nothing else")
 	return c
 }
 
 // read takes the answers from a file, or from a person.
-func read(ctx context.Context, file string, stdin io.Reader, out io.Writer) (answers.Answers, error) {
+func read(ctx context.Context, file string, elsewhere bool, stdin io.Reader, out io.Writer) (answers.Answers, error) {
 	if file != "" {
 		f, err := os.Open(file)
 		if err != nil {
@@ -62,5 +67,12 @@ func read(ctx context.Context, file string, stdin io.Reader, out io.Writer) (ans
 	if f, ok := stdin.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		return answers.Answers{}, errors.New("standard input is not a terminal, so nobody can be asked; give --answers FILE (nereid-headnode init --sample prints one)")
 	}
-	return answers.Ask(ctx, stdin, out)
+	var ifs []answers.Interface
+	if !elsewhere {
+		var err error
+		if ifs, err = interfaces(); err != nil {
+			return answers.Answers{}, err
+		}
+	}
+	return answers.Ask(ctx, stdin, out, ifs)
 }

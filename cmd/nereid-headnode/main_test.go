@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -23,7 +24,19 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(isolated(m))
+}
+
+// isolated keeps the tests' head nodes, which root may run, from being where
+// nereid looks on this machine.
+func isolated(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "hnr")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	os.Setenv("RUNTIME_DIRECTORY", dir)
+	return m.Run()
 }
 
 // call runs the program in this process.
@@ -109,6 +122,72 @@ func child(t *testing.T, args ...string) *exec.Cmd {
 	cmd := exec.Command(exe, args...)
 	cmd.Env = append(os.Environ(), childEnv+"=1")
 	return cmd
+}
+
+// What this machine lacks is named before anything is written or opened, and not
+// as a port that cannot be listened on.
+func TestMissingNetwork(t *testing.T) {
+	noInterface := answersFile(t, strings.Replace(good, `"lo"`, `"admin0"`, 1))
+	noAddress := answersFile(t, strings.ReplaceAll(good, "127.78.0", "198.51.100"))
+	dir := filepath.Join(t.TempDir(), "data")
+	for file, want := range map[string]string{
+		noInterface: "admin.interface: this machine has no interface admin0; it has ",
+		noAddress:   "admin.address: lo does not have 198.51.100.7; give it the address with: ip address add 198.51.100.7/24 dev lo",
+	} {
+		if _, err := call("init", "--answers", file, "--data-dir", dir); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--elsewhere") {
+			t.Errorf("init: %v, want %q", err, want)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("init wrote something: %v", err)
+		}
+		there := t.TempDir()
+		if _, err := call("init", "--answers", file, "--data-dir", there, "--elsewhere"); err != nil {
+			t.Errorf("init --elsewhere: %v", err)
+		}
+		if _, err := call("run", "--data-dir", there); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "listen") {
+			t.Errorf("run: %v, want %q", err, want)
+		}
+	}
+}
+
+func TestSharedSocket(t *testing.T) {
+	for _, tt := range []struct {
+		asked   string
+		uid     int
+		runtime string
+		want    string
+	}{
+		{"", 0, "", "/run/nereid/headnode.sock"},
+		{"", 0, "/run/systemd-made", "/run/systemd-made/headnode.sock"},
+		{"/tmp/s", 0, "", ""},
+		{"", 1000, "", ""},
+	} {
+		if got := sharedSocket(tt.asked, tt.uid, tt.runtime); got != tt.want {
+			t.Errorf("%+v: %q", tt, got)
+		}
+	}
+}
+
+// An error of the system ends with what to do.
+func TestNext(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		uid  int
+		want string
+	}{
+		{syscall.EADDRINUSE, 0, "ss -lntup"},
+		{syscall.EACCES, 1000, "needs root"},
+		{syscall.EACCES, 0, ""},
+		{syscall.EADDRNOTAVAIL, 0, ""},
+	} {
+		err := next(fmt.Errorf("listen for HTTP: %w", tt.err), tt.uid)
+		if !errors.Is(err, tt.err) || !strings.Contains(err.Error(), tt.want) || tt.want == "" && strings.Contains(err.Error(), ";") {
+			t.Errorf("%v as %d: %v", tt.err, tt.uid, err)
+		}
+	}
+	if err := next(nil, 0); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestFlags(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -43,7 +45,7 @@ func runCommand(dir *string, stderr io.Writer) *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.socket, "socket", "", "Unix socket of the API (default headnode.sock in the data directory)")
+	f.StringVar(&o.socket, "socket", "", "Unix socket of the API (default headnode.sock in the data directory and, as root, also /run/nereid/headnode.sock, where nereid looks)")
 	f.StringVar(&o.listen, "listen", "", "address and port of HTTPS (default the admin address, port 8443)")
 	f.IntVar(&o.httpPort, "http-port", 80, "port of the boot files; 0 runs no boot server")
 	f.IntVar(&o.svpPort, "svp-port", svp.Port, "TCP port at which SmartOS nodes ask for the fabrics' maps; 0: none")
@@ -60,6 +62,7 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 		return err
 	}
 	cfg := headnode.Config{Dir: o.dir, Socket: o.socket, Version: version, Logger: log}
+	cfg.Shared = sharedSocket(o.socket, os.Geteuid(), os.Getenv("RUNTIME_DIRECTORY"))
 	if o.listen != "" {
 		if cfg.Listen, err = netip.ParseAddrPort(o.listen); err != nil {
 			return fmt.Errorf("--listen %q: want an address and a port, as 10.99.99.7:8443", o.listen)
@@ -78,6 +81,11 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, head.Close()) }()
 	admin := head.Answers().Admin
+	if o.listen == "" || o.httpPort != 0 || o.svpPort != 0 {
+		if err := here(admin, log.Warn); err != nil {
+			return err
+		}
+	}
 	boot.Interface, boot.Address, boot.Clients = admin.Interface, admin.Address, admin.Clients
 	boot.Booter, boot.Files = head, head.Files()
 
@@ -99,7 +107,27 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 	}
 	g.Go(func() error { return head.Run(ctx) })
 	g.Go(func() error { return tell(ctx, head, ready, log) })
-	return g.Wait()
+	return next(g.Wait(), os.Geteuid())
+}
+
+// next adds to an error of the system what to do about it.
+func next(err error, uid int) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w; another program listens there: ss -lntup shows which", err)
+	case errors.Is(err, os.ErrPermission) && uid != 0:
+		return fmt.Errorf("%w; a head node needs root: sudo nereid-headnode run, or systemctl start nereid-headnode", err)
+	}
+	return err
+}
+
+// sharedSocket is where nereid looks for a head node. Only root's is there, and
+// only when no other place was asked for; runtime is what systemd made for it.
+func sharedSocket(asked string, uid int, runtime string) string {
+	if asked != "" || uid != 0 {
+		return ""
+	}
+	return filepath.Join(cmp.Or(runtime, "/run/nereid"), headnode.SocketFile)
 }
 
 // tell keeps systemd informed: ready, alive, stopping.

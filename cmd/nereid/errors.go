@@ -125,7 +125,8 @@ func (a *app) next(err error) string {
 		case socket && errors.Is(err, fs.ErrPermission):
 			return "the socket is root's; run this as root, or use https://HOST:8443 and a token"
 		case socket && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)):
-			return "is the head node running on this machine? (systemctl status nereid-headnode); for one elsewhere give --server https://HOST:8443"
+			return "is the head node running on this machine? (systemctl status nereid-headnode); for one elsewhere give --server " +
+				"https://HOST:8443, for one here that is not root's, or not the first, --server DIR/headnode.sock"
 		case !socket && strings.Contains(err.Error(), "x509: certificate signed by unknown authority"):
 			return `give --ca-sha256; "nereid datacenter show" on the head node prints it`
 		case !socket && strings.Contains(err.Error(), "pinned digest"):

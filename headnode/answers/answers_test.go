@@ -105,7 +105,7 @@ func TestAskTakesDefaultsAndAsksAgain(t *testing.T) {
 	// Everything by default but a wrong lease, which is asked again alone.
 	in := strings.NewReader(strings.Repeat("\n", 4) + "10.99.99.20, 10.99.99.30\n" + "10.99.99.1\n" + "\n\n" + "soon\n" + "\n" + "6h\n")
 	var out bytes.Buffer
-	a, err := Ask(context.Background(), in, &out)
+	a, err := Ask(context.Background(), in, &out, nil)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
@@ -127,7 +127,7 @@ func TestAskTakesDefaultsAndAsksAgain(t *testing.T) {
 }
 
 func TestAskEndOfInput(t *testing.T) {
-	_, err := Ask(context.Background(), strings.NewReader("coal\n"), &bytes.Buffer{})
+	_, err := Ask(context.Background(), strings.NewReader("coal\n"), &bytes.Buffer{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "nothing was written") {
 		t.Errorf("got %v", err)
 	}

@@ -22,15 +22,17 @@ func (q *question) forget() { q.reply = q.dflt }
 
 // Ask puts the questions to a person, each with a default taken by Enter, and
 // shows what is wrong and asks those questions again until the answers are
-// good. The end of input is an error. It returns when in does; a cancelled ctx
+// good and this machine, whose interfaces are here, has what they name; without
+// here, nobody looks. The end of input is an error. It returns when in does; a cancelled ctx
 // is noticed between questions.
-func Ask(ctx context.Context, in io.Reader, out io.Writer) (Answers, error) {
+func Ask(ctx context.Context, in io.Reader, out io.Writer, here []Interface) (Answers, error) {
+	iface, address := suggest(here)
 	qs := []question{
 		{key: "datacenter", text: "Datacenter name", dflt: "coal"},
 		{key: "dns_domain", text: "DNS domain of the servers (empty: none)", dflt: ""},
-		{key: "admin.interface", text: "Network interface on the admin network", dflt: "admin0"},
-		{key: "admin.address", text: "Head node's address there, with prefix length", dflt: "10.99.99.7/24"},
-		{key: "admin.range", text: "First and last address for servers", dflt: "10.99.99.100 10.99.99.250", list: true},
+		{key: "admin.interface", text: "Network interface on the admin network", dflt: iface},
+		{key: "admin.address", text: "Head node's address there, with prefix length", dflt: address},
+		{key: "admin.range", text: "First and last address for servers", dflt: rangeBeside(address), list: true},
 		{key: "admin.gateway", text: "Gateway (empty: none)", dflt: ""},
 		{key: "admin.dns", text: "Name servers (empty: none)", dflt: "", list: true},
 		{key: "admin.ntp", text: "Time servers (empty: none)", dflt: "", list: true},
@@ -43,6 +45,7 @@ func Ask(ctx context.Context, in io.Reader, out io.Writer) (Answers, error) {
 		ask[qs[i].key] = true
 		qs[i].forget()
 	}
+	fmt.Fprintln(out, "Enter takes the answer in brackets; a single dash empties it.")
 	for {
 		for i := range qs {
 			q := &qs[i]
@@ -66,11 +69,19 @@ func Ask(ctx context.Context, in io.Reader, out io.Writer) (Answers, error) {
 			} else {
 				q.forget()
 			}
+			if i+1 < len(qs) && qs[i+1].key == "admin.range" {
+				qs[i+1].dflt = rangeBeside(q.reply)
+			}
 		}
 		a, err := Parse(strings.NewReader(render(qs)), "replies")
 		var f *Faults
-		if !errors.As(err, &f) {
+		if err == nil && len(here) > 0 {
+			f = &Faults{List: a.Admin.Missing(here)}
+		} else if !errors.As(err, &f) {
 			return a, err
+		}
+		if len(f.List) == 0 {
+			return a, nil
 		}
 		ask = map[string]bool{}
 		fmt.Fprintln(out)
@@ -78,7 +89,7 @@ func Ask(ctx context.Context, in io.Reader, out io.Writer) (Answers, error) {
 			fmt.Fprintf(out, "  %s: %s\n", x.Key, x.Text)
 			ask[x.Key] = true
 		}
-		fmt.Fprintf(out, "Please answer again (a single dash empties an answer).\n")
+		fmt.Fprintf(out, "Please answer again.\n")
 	}
 }
 

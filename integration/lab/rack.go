@@ -203,7 +203,7 @@ func (r *Rack) InitHeadnode(ctx context.Context) error {
 	if err := os.WriteFile(answers, []byte(r.opts.Answers), 0o600); err != nil {
 		return fmt.Errorf("init head node: %w", err)
 	}
-	return run(ctx, r.opts.Headnode, "init", "--answers", answers, "--data-dir", r.DataDir())
+	return run(ctx, r.opts.Headnode, "init", "--answers", answers, "--data-dir", r.DataDir(), "--elsewhere")
 }
 
 // StartHeadnode starts the daemon and waits until it answers.
@@ -217,7 +217,7 @@ func (r *Rack) StartHeadnode(ctx context.Context) error {
 	}
 	defer log.Close()
 	// "ip netns exec" replaces itself by the program, so signals reach it.
-	cmd := exec.Command("ip", "netns", "exec", r.Namespace, r.opts.Headnode, "run", "--data-dir", r.DataDir())
+	cmd := exec.Command("ip", "netns", "exec", r.Namespace, r.opts.Headnode, "run", "--data-dir", r.DataDir(), "--socket", r.Socket())
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p, err := start(cmd)
