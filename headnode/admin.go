@@ -17,17 +17,23 @@ import (
 // admin is the network that servers boot from, as it is now. Range, gateway and
 // name servers are those of network admin; the rest is what the answers say.
 func (s *Server) admin(tx store.Tx) (addresses.Network, error) {
-	a, found, err := networks.GetAdmin(tx)
-	if err == nil && !found {
-		err = errors.New("there is no network admin")
-	}
+	a, err := s.registry(tx)
 	if err != nil {
 		return addresses.Network{}, err
 	}
 	ad := s.answers.Admin
-	n := addresses.Network{Registry: a, Own: ad.Address, Gateway: a.Gateway(), DNS: a.Resolvers(), Lease: ad.Lease, Exclude: ad.NTP}
+	n := addresses.Network{Registry: a, Static: a, Own: ad.Address, Gateway: a.Gateway(), DNS: a.Resolvers(), Lease: ad.Lease, Exclude: ad.NTP}
 	n.First, n.Last = a.Range()
 	return n, nil
+}
+
+// registry knows who has the addresses of network admin.
+func (s *Server) registry(tx store.Tx) (networks.Admin, error) {
+	a, found, err := s.adminNet.Get(tx)
+	if err == nil && !found {
+		err = errors.New("there is no network admin")
+	}
+	return a, err
 }
 
 // takeOverAdmin makes network admin of the answers and of the leases there are, at
@@ -128,12 +134,15 @@ func (s *Server) createNIC(tx store.Tx, nic api.NetworkNIC, provided []string) (
 // makeRoom ends a lease that is over, for somebody else who wants its address, or
 // any address, of a network or pool.
 func (s *Server) makeRoom(tx store.Tx, network, ip string) error {
-	n, err := s.admin(tx)
+	reg, err := s.registry(tx)
 	if err != nil {
 		return err
 	}
-	admin, err := n.Registry.(networks.Admin).Has(tx, network)
-	if err != nil || !admin {
+	if is, err := reg.Has(tx, network); err != nil || !is {
+		return err
+	}
+	n, err := s.admin(tx)
+	if err != nil {
 		return err
 	}
 	if ip == "" {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -241,4 +242,86 @@ func TestBootNICProvidesAdmin(t *testing.T) {
 	if ip := must[api.IPAddress](t)(again.client.IPs("admin").Get(ctx, m.addr.String())); ip.MAC != m.mac || ip.BelongsTo != m.uuid {
 		t.Errorf("the server's address: %+v", ip)
 	}
+}
+
+// TestNICAsksDHCP: an instance on network admin that speaks DHCP, or boots, gets the
+// address of its NIC, and no other machine does.
+func TestNICAsksDHCP(t *testing.T) {
+	h := startHead(t)
+	ctx := context.Background()
+	h.platform("20261122T101500Z")
+	nic := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, adminNIC("127.77.0.120")))
+	m := h.machine(1)
+	m.mac = nic.MAC
+	m.nics = []string{m.mac}
+	if a := m.dhcp(""); a.Address.String() != "127.77.0.120/24" || a.Rule != "nic-address" {
+		t.Errorf("the instance's NIC: %+v", a)
+	}
+	if a := m.ask(api.KindRequest, "", netip.MustParseAddr("127.77.0.100")); a.Verdict != api.VerdictNAK || a.Rule != "wrong-address" {
+		t.Errorf("another address for the NIC: %+v", a)
+	}
+	if a := m.ask(api.KindInform, "", netip.Addr{}); a.Address.String() != "127.77.0.120/24" {
+		t.Errorf("inform: %+v", a)
+	}
+	m.ask(api.KindDecline, "", m.addr)
+	m.ask(api.KindRelease, "", m.addr)
+	m.powerOn() // from DHCP to its configuration
+	if m.cfg.Network.Address.String() != "127.77.0.120/24" {
+		t.Errorf("the configuration of its boot: %+v", m.cfg.Network)
+	}
+	if ip := must[api.IPAddress](t)(h.client.IPs("admin").Get(ctx, "127.77.0.120")); ip.BelongsToType != api.BelongsToZone || ip.MAC != nic.MAC {
+		t.Errorf("the address: %+v", ip)
+	}
+	h.consistent()
+}
+
+// TestAdminConcurrent: machines, NICs and reservations at once never share an address.
+func TestAdminConcurrent(t *testing.T) {
+	h := startHead(t)
+	ctx := context.Background()
+	var mu sync.Mutex
+	has := map[string]string{}
+	got := func(ip, who string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if other, twice := has[ip]; twice && other != who {
+			t.Errorf("%s went to %s and to %s", ip, other, who)
+		}
+		has[ip] = who
+	}
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() { // a machine asks until it gets what it was offered
+			r := api.BootRequest{MAC: fmt.Sprintf("00:16:3e:00:01:%02x", i), VendorClass: "PXEClient:Arch:00007"}
+			for {
+				r.Kind, r.Requested = api.KindDiscover, netip.Addr{}
+				o, err := h.Boot(ctx, r)
+				if err != nil || o.Verdict != api.VerdictAnswer {
+					t.Errorf("discover: %+v %v", o, err)
+					return
+				}
+				r.Kind, r.Requested = api.KindRequest, o.Address.Addr()
+				if a, err := h.Boot(ctx, r); err != nil {
+					t.Error(err)
+					return
+				} else if a.Verdict == api.VerdictAnswer {
+					got(a.Address.Addr().String(), r.MAC)
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			nic, err := h.client.NICs().Create(ctx, adminNIC(""))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got(nic.Addresses[0].IP, nic.MAC)
+		})
+	}
+	wg.Wait()
+	if len(has) != 80 {
+		t.Errorf("%d addresses for 80", len(has))
+	}
+	h.consistent()
 }

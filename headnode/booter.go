@@ -87,6 +87,8 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		switch {
 		case o.Reserved:
 			a.Rule = "reservation"
+		case o.Fixed:
+			a.Rule = "nic-address"
 		case o.Known:
 			a.Rule = "known-address"
 		}
@@ -147,6 +149,9 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		if server != "" {
 			a.Rule, a.Reason = "reservation", fmt.Sprintf("%s is reserved for server %s", lease.Address, rec.Hostname)
 		}
+		if lease.State == addresses.Fixed {
+			a.Rule, a.Reason = "nic-address", fmt.Sprintf("%s is the address of NIC %s", lease.Address, r.MAC)
+		}
 		b := api.Boot{}
 		if r.Boots() {
 			if b, _, err = s.pending.Begin(tx, r, found, now); err != nil {
@@ -194,7 +199,7 @@ func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAns
 		if err != nil {
 			return err
 		}
-		if l, err := addresses.ByMAC(tx, r.MAC); err == nil {
+		if l, err := addresses.Of(tx, n, r.MAC); err == nil {
 			a.Address = netip.PrefixFrom(l.Address, n.Own.Bits())
 		} else if !isNotFound(err) {
 			return err

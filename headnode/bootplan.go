@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"nereid/api"
-	"nereid/headnode/addresses"
 	"nereid/headnode/boots"
 	"nereid/headnode/inventory"
 	"nereid/headnode/platforms"
@@ -29,11 +28,15 @@ func (s *Server) boot(tx store.Tx, id string, from netip.Addr) (api.Boot, error)
 	if b.Address == "" || b.Address != from.String() {
 		return b, refuse(http.StatusForbidden, api.CodeForbidden, "boot from the network to get a boot of its own", "this boot belongs to the machine with another address than %s", from)
 	}
-	l, err := addresses.ByIP(tx, from)
-	if err != nil && !isNotFound(err) {
+	reg, err := s.registry(tx)
+	if err != nil {
 		return b, err
 	}
-	if err != nil || l.MAC != b.MAC {
+	holder, err := reg.Holder(tx, from)
+	if err != nil {
+		return b, err
+	}
+	if holder != b.MAC {
 		return b, refuse(http.StatusForbidden, api.CodeForbidden, "reboot the server", "the address %s is not leased to the machine of this boot any more", from)
 	}
 	newest, err := boots.ByMAC(tx, b.MAC, 1)

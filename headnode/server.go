@@ -18,6 +18,7 @@ import (
 	"nereid/headnode/boots"
 	"nereid/headnode/fabric"
 	"nereid/headnode/journal"
+	"nereid/headnode/networks"
 	"nereid/headnode/store"
 	"nereid/headnode/trust"
 	"nereid/images"
@@ -61,6 +62,8 @@ type Server struct {
 	now     func() time.Time
 	started time.Time
 	answers answers.Answers
+
+	adminNet networks.AdminCache
 
 	store  store.Store
 	images *images.Store

@@ -38,7 +38,7 @@ func newWorld(t *testing.T, first, last string) *world {
 	w := &world{t, storetest.Twice(b), Network{
 		Own: netip.MustParsePrefix("10.0.0.7/24"), First: ip(first), Last: ip(last), Gateway: ip("1"), Lease: time.Hour,
 	}, NewOffers(0)}
-	w.n.Registry = claims{w}
+	w.n.Registry, w.n.Static = claims{w}, claims{w}
 	return w
 }
 
@@ -221,7 +221,7 @@ func TestNeverOwn(t *testing.T) {
 
 func TestEndOfAddressSpace(t *testing.T) {
 	w := newWorld(t, "1", "1")
-	w.n = Network{Registry: w.n.Registry, Own: netip.MustParsePrefix("255.255.255.1/24"), First: netip.MustParseAddr("255.255.255.254"), Last: netip.MustParseAddr("255.255.255.255"), Lease: time.Hour}
+	w.n = Network{Registry: w.n.Registry, Static: w.n.Static, Own: netip.MustParsePrefix("255.255.255.1/24"), First: netip.MustParseAddr("255.255.255.254"), Last: netip.MustParseAddr("255.255.255.255"), Lease: time.Hour}
 	if got := w.get(1, t0); got != "255.255.255.254/24" {
 		t.Errorf("got %s", got)
 	}

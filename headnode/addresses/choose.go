@@ -8,16 +8,16 @@ import (
 	"nereid/headnode/store"
 )
 
-// known finds the lease a MAC can go on with.
+// known finds the lease a MAC can go on with. A NIC has its address without one.
 func known(tx store.Tx, n Network, mac string) (Lease, bool, error) {
-	l, err := ByMAC(tx, mac)
+	l, err := Of(tx, n, mac)
 	if errors.Is(err, store.ErrNotFound) {
 		return Lease{}, false, nil
 	}
 	if err != nil {
 		return Lease{}, false, err
 	}
-	ok := l.State == Reserved && n.usable(l.Address) || l.State == Leased && n.inRange(l.Address)
+	ok := l.State == Fixed || l.State == Reserved && n.usable(l.Address) || l.State == Leased && n.inRange(l.Address)
 	return l, ok, nil
 }
 

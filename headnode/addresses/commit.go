@@ -35,6 +35,9 @@ func Commit(tx store.Tx, n Network, mac string, addr netip.Addr, server string, 
 	if found && l.Address != addr {
 		return Lease{}, &WrongAddressError{MAC: mac, Asked: addr, Has: l.Address}
 	}
+	if l.State == Fixed {
+		return l, nil
+	}
 	if !found {
 		if !n.inRange(addr) {
 			return Lease{}, fmt.Errorf("commit lease: %v, range %v-%v: %w", addr, n.First, n.Last, ErrNotServers)
@@ -96,7 +99,7 @@ func Reserve(tx store.Tx, n Network, mac, server string, now time.Time) (Lease, 
 	if err != nil {
 		return Lease{}, fmt.Errorf("reserve address: %w", err)
 	}
-	if found && l.State == Reserved && l.Server == server {
+	if found && (l.State == Fixed || l.State == Reserved && l.Server == server) {
 		return l, nil
 	}
 	if !found {

@@ -6,6 +6,8 @@
 // is reserved and never expires. An offer lives in memory (Offers, bounded); what
 // an ACK promises was committed before (Commit).
 //
+// A MAC that is a NIC's of the network gets that NIC's address (Static).
+//
 // Who has an address is not decided here: the Registry is asked, which also knows
 // NICs and reservations, and told in the same transaction. An address that has a
 // record here, other than a freed one, is taken there.

@@ -35,7 +35,7 @@ func BenchmarkOfferLargeRange(b *testing.B) {
 	}
 	defer s.Close()
 	w := &world{}
-	n := Network{Registry: claims{w}, Own: netip.MustParsePrefix("10.0.0.1/16"), First: netip.MustParseAddr("10.0.1.0"), Last: netip.MustParseAddr("10.0.255.254"), Lease: time.Hour}
+	n := Network{Registry: claims{w}, Static: claims{w}, Own: netip.MustParsePrefix("10.0.0.1/16"), First: netip.MustParseAddr("10.0.1.0"), Last: netip.MustParseAddr("10.0.255.254"), Lease: time.Hour}
 	w.n = n
 	const leases = 60000
 	for at := 0; at < leases; at += 5000 {
@@ -134,4 +134,8 @@ func (c claims) Others(tx store.Tx) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+func (c claims) NIC(tx store.Tx, mac string) (netip.Addr, bool, error) {
+	return store.Lookup[netip.Addr](tx, "nic/"+mac)
 }

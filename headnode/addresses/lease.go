@@ -27,9 +27,15 @@ type Registry interface {
 	Others(tx store.Tx) (int, error)
 }
 
+// Static knows the NICs that have an address of the network without a lease.
+type Static interface {
+	NIC(tx store.Tx, mac string) (netip.Addr, bool, error)
+}
+
 // Network is the admin network.
 type Network struct {
 	Registry
+	Static
 	Own     netip.Prefix  // the head node's address, with the network's prefix length
 	First   netip.Addr    // first address for servers
 	Last    netip.Addr    // last address for servers
@@ -48,6 +54,7 @@ const (
 	Reserved State = "reserved" // belongs to a server of the inventory, for good
 	Bad      State = "bad"      // declined: somebody else answers there; until Expires
 	Freed    State = "freed"    // has no holder
+	Fixed    State = "fixed"    // a NIC's; there is no record
 )
 
 // Lease is the record of an address.
@@ -66,7 +73,7 @@ type Lease struct {
 
 // Active says whether the MAC may use the address now.
 func (l Lease) Active(now time.Time) bool {
-	return l.State == Reserved || l.State == Leased && now.Before(l.Expires)
+	return l.State == Reserved || l.State == Fixed || l.State == Leased && now.Before(l.Expires)
 }
 
 // Offer is the address chosen for a DISCOVER.
@@ -74,6 +81,7 @@ type Offer struct {
 	Address  netip.Prefix // with the network's prefix length
 	Known    bool         // the MAC had it before
 	Reserved bool         // it belongs to a server of the inventory
+	Fixed    bool         // it is a NIC's
 	Reason   string       // the rule that chose it, one sentence
 }
 

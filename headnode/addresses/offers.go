@@ -86,10 +86,13 @@ func (o *Offers) offer(tx store.Tx, n Network, mac string, requested netip.Addr,
 	}
 	if found {
 		reason := "the machine had this address before"
-		if l.State == Reserved {
+		switch l.State {
+		case Reserved:
 			reason = "reserved for server " + l.Server
+		case Fixed:
+			reason = "the address of the machine's NIC"
 		}
-		return Offer{Address: netip.PrefixFrom(l.Address, n.Own.Bits()), Known: true, Reserved: l.State == Reserved, Reason: reason}, nil
+		return Offer{Address: netip.PrefixFrom(l.Address, n.Own.Bits()), Known: true, Reserved: l.State == Reserved, Fixed: l.State == Fixed, Reason: reason}, nil
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

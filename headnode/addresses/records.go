@@ -84,6 +84,14 @@ func ByMAC(tx store.Tx, mac string) (Lease, error) {
 	return ByIP(tx, ip)
 }
 
+// Of is ByMAC that also knows the address of a NIC.
+func Of(tx store.Tx, n Network, mac string) (Lease, error) {
+	if a, found, err := n.NIC(tx, mac); err != nil || found {
+		return Lease{Address: a, MAC: mac, State: Fixed}, err
+	}
+	return ByMAC(tx, mac)
+}
+
 // put writes the record of an address with all its indexes, and tells the registry.
 // Whatever the MAC held before becomes free, and so does the address for whoever
 // held it.

@@ -1,10 +1,13 @@
 package networks
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"nereid/api"
@@ -73,6 +76,38 @@ func GetAdmin(tx store.Tx) (_ Admin, found bool, err error) {
 	return Admin{n}, true, err
 }
 
+// AdminCache is GetAdmin without reading the same network again: each DHCP message
+// asks for it. Safe for concurrent use; of one store.
+type AdminCache struct{ last atomic.Pointer[cachedAdmin] }
+
+type cachedAdmin struct {
+	key   string
+	value []byte
+	admin Admin
+}
+
+// Get is GetAdmin. The admin network's UUID never changes once there is one.
+func (c *AdminCache) Get(tx store.Tx) (_ Admin, found bool, err error) {
+	last := c.last.Load()
+	if last != nil {
+		b, err := tx.Get(last.key)
+		if err == nil && bytes.Equal(b, last.value) {
+			return last.admin, true, nil
+		}
+	}
+	a, found, err := GetAdmin(tx)
+	if err != nil || !found {
+		return a, found, err
+	}
+	key := netPrefix + a.n.UUID
+	b, err := tx.Get(key)
+	if err != nil {
+		return a, false, fmt.Errorf("read the admin network: %w", err)
+	}
+	c.last.Store(&cachedAdmin{key, bytes.Clone(b), a})
+	return a, true, nil
+}
+
 // Network is the admin network as the API has it.
 func (a Admin) Network() api.Network { return a.n.Network }
 
@@ -138,6 +173,27 @@ func (a Admin) Give(tx store.Tx, ip netip.Addr, now time.Time) error {
 		return err
 	}
 	return giveBack(tx, a.n, ip, now)
+}
+
+// NIC is the IPv4 address there of an instance's NIC with that MAC. A server's own
+// MAC has what it leases.
+func (a Admin) NIC(tx store.Tx, mac string) (netip.Addr, bool, error) {
+	n, found, err := store.Lookup[api.NetworkNIC](tx, nicPrefix+mac)
+	if err != nil || !found || n.BelongsToType == api.BelongsToServer {
+		return netip.Addr{}, false, err
+	}
+	for _, at := range n.Addresses {
+		if ip, err := parseAddr(at.IP); err == nil && ip.Is4() && at.Network == a.n.UUID {
+			return ip, true, nil
+		}
+	}
+	return netip.Addr{}, false, nil
+}
+
+// Holder is the MAC that has an address, as a NIC or by a lease; empty: none.
+func (a Admin) Holder(tx store.Tx, ip netip.Addr) (string, error) {
+	rec, _, err := store.Lookup[ipRecord](tx, ipKey(a.n.UUID, ip))
+	return cmp.Or(rec.MAC, rec.Holder), err
 }
 
 // Others counts the addresses of the range that NICs have or that are reserved.
