@@ -20,6 +20,9 @@ type SetupSpec struct {
 	Pool       string   `json:"pool" doc:"name of the pool, zones unless said otherwise"`
 	Layout     string   `json:"layout,omitempty" enum:",single,mirror,raidz1,raidz2,raidz3" doc:"empty: chosen by number, kind and size of the disks"`
 	Spares     *int     `json:"spares,omitempty" doc:"hot spares; absent: chosen"`
+	Width      int      `json:"width,omitempty" doc:"disks of a vdev, 2 to 24; absent: chosen"`
+	DataOn     string   `json:"data_on,omitempty" enum:",hdd,ssd" doc:"the kind of disk that carries the data; empty: the one that gives the larger pool"`
+	NoCache    bool     `json:"no_cache,omitempty" doc:"solid-state disks become no cache devices"`
 	Exclude    []string `json:"exclude,omitempty" doc:"kernel names or ids of disks to leave alone"`
 	Wipe       []string `json:"wipe,omitempty" doc:"kernel names or ids of disks whose foreign data may be destroyed"`
 	Distinct   []string `json:"distinct,omitempty" doc:"kernel names or ids of disks that are different ones although their WWN or serial number is the same"`
@@ -164,9 +167,27 @@ type PoolPlan struct {
 	Cache         []string `json:"cache,omitempty"`
 	Spares        []string `json:"spares,omitempty"`
 	CapacityBytes int64    `json:"capacity_bytes" doc:"usable, before ZFS's own reserve"`
+	Survives      int      `json:"survives" doc:"data disks, whichever they are, that may fail at once without loss"`
+	ReadIOPS      int      `json:"read_iops" doc:"random reads, as a multiple of one disk's"`
+	WriteIOPS     int      `json:"write_iops" doc:"random writes, as a multiple of one disk's"`
 	Skipped       []Skip   `json:"skipped,omitempty" doc:"disks left alone"`
 	Why           []string `json:"why" doc:"the rules that decided, in order"`
 	Digest        string   `json:"digest" doc:"SHA-256 over layout, vdevs, log, cache and spares"`
+
+	Alternatives []PoolOption `json:"alternatives,omitempty" doc:"the two next best pools of the same disks"`
+}
+
+// PoolOption is another pool that the same disks could make.
+type PoolOption struct {
+	Ask           string `json:"ask" doc:"options of nereid server setup that choose it"`
+	Layout        string `json:"layout" enum:"single,mirror,raidz1,raidz2,raidz3"`
+	Width         int    `json:"width" doc:"disks of a vdev"`
+	Vdevs         int    `json:"vdevs"`
+	Spares        int    `json:"spares"`
+	CapacityBytes int64  `json:"capacity_bytes"`
+	Survives      int    `json:"survives"`
+	ReadIOPS      int    `json:"read_iops"`
+	WriteIOPS     int    `json:"write_iops"`
 }
 
 // Vdev is one top-level vdev.

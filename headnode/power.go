@@ -93,6 +93,12 @@ func checkSetup(spec api.SetupSpec) error {
 	default:
 		return bad("layout %q; want single, mirror, raidz1, raidz2 or raidz3", spec.Layout)
 	}
+	if !slices.Contains([]string{"", "hdd", "ssd"}, spec.DataOn) {
+		return bad("data on %q; want hdd or ssd", spec.DataOn)
+	}
+	if spec.Width != 0 && (spec.Width < 2 || spec.Width > 24) {
+		return bad("vdevs of %d disks; want a width of 2 to 24", spec.Width)
+	}
 	if spec.Spares != nil && (*spec.Spares < 0 || *spec.Spares > 64) {
 		return bad("%d spares; want 0 to 64", *spec.Spares)
 	}

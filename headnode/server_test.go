@@ -103,14 +103,20 @@ func TestPowerOnToRunning(t *testing.T) {
 	if err := h.client.SetupServer(ctx, name, api.SetupSpec{Layout: "triangle"}); codeOf(err) != api.CodeInvalid {
 		t.Errorf("a layout there is none of: %v", err)
 	}
-	if err := h.client.SetupServer(ctx, name, api.SetupSpec{Distinct: []string{"a b"}}); codeOf(err) != api.CodeInvalid {
-		t.Errorf("a disk that is no name: %v", err)
+	for _, bad := range []api.SetupSpec{{Distinct: []string{"a b"}}, {DataOn: "tape"}, {Width: 1}, {Width: 25}} {
+		if err := h.client.SetupServer(ctx, name, bad); codeOf(err) != api.CodeInvalid {
+			t.Errorf("%+v: %v", bad, err)
+		}
 	}
-	if err := h.client.SetupServer(ctx, name, api.SetupSpec{Layout: "mirror", Distinct: []string{"sda", "sdb"}}); err != nil {
+	want := api.SetupSpec{Layout: "mirror", Width: 3, DataOn: "ssd", NoCache: true, Distinct: []string{"sda", "sdb"}}
+	if err := h.client.SetupServer(ctx, name, want); err != nil {
 		t.Fatal(err)
 	}
 	out = m.mustSync()
-	if out.Spec.Setup == nil || len(out.Spec.Setup.Distinct) != 2 || out.Spec.Setup.Pool != "zones" || out.Spec.Setup.Layout != "mirror" || out.Spec.Setup.ID == "" {
+	if got := out.Spec.Setup; got == nil || got.Width != 3 || got.DataOn != "ssd" || !got.NoCache || len(got.Distinct) != 2 {
+		t.Fatalf("setup %+v, asked for %+v", got, want)
+	}
+	if out.Spec.Setup == nil || out.Spec.Setup.Pool != "zones" || out.Spec.Setup.Layout != "mirror" || out.Spec.Setup.ID == "" {
 		t.Fatalf("spec %+v", out.Spec)
 	}
 	if sv = h.server(name); sv.State != api.StateSettingUp {

@@ -27,6 +27,7 @@ func (u *setup) create(ctx context.Context, disks []api.Disk) error {
 	if err != nil {
 		return fmt.Errorf("plan pool: %w", err)
 	}
+	plan.Alternatives = nil // They were for whoever chose.
 	u.phase("planning", &plan)
 	if u.spec.PlanDigest != "" && plan.Digest != u.spec.PlanDigest {
 		return fmt.Errorf("plan pool: %w: it is %s now (digest %.12s), and %.12s was approved; look at it with nereid server setup --plan and ask again",

@@ -128,16 +128,39 @@ func TestLayoutRefusals(t *testing.T) {
 
 // checkPlan reports what must hold for every plan.
 func checkPlan(disks []api.Disk, p api.PoolPlan) error {
-	bySize := map[string]int64{}
+	bySize, solid := map[string]int64{}, map[string]bool{}
 	for _, d := range disks {
-		bySize[d.Name] = d.SizeBytes
+		bySize[d.Name], solid[d.Name] = d.SizeBytes, d.SolidState
 	}
 	var used []string
 	for _, v := range append(slices.Clone(p.Vdevs), p.Log...) {
 		used = append(used, v.Disks...)
-		if sh, ok := shapes(v.Type); ok && (len(v.Disks) < sh.min || len(v.Disks) > sh.max) {
+		if sh, ok := shapes(v.Type); ok && (len(v.Disks) < sh.min || len(v.Disks) > maxWidth) {
 			return fmt.Errorf("%s of %d disks", v.Type, len(v.Disks))
 		}
+	}
+	// zpool create takes vdevs of one type and width only, without force.
+	for _, v := range p.Vdevs {
+		if v.Type != p.Vdevs[0].Type || len(v.Disks) != len(p.Vdevs[0].Disks) {
+			return fmt.Errorf("vdevs of unlike shape: %+v", p.Vdevs)
+		}
+		for _, name := range v.Disks {
+			if solid[name] != solid[p.Vdevs[0].Disks[0]] {
+				return fmt.Errorf("disk %s carries data with disks of the other kind", name)
+			}
+			// The two largest go together when no two are alike.
+			if a, b := bySize[v.Disks[0]], bySize[name]; len(p.Vdevs) > 1 && (a > b+b/10 || b > a+a/10) {
+				return fmt.Errorf("vdev %v mixes sizes", v.Disks)
+			}
+		}
+	}
+	for _, name := range slices.Concat(p.Cache, vdevDisks(p.Log)) {
+		if !solid[name] || solid[p.Vdevs[0].Disks[0]] {
+			return fmt.Errorf("disk %s is a log or cache device", name)
+		}
+	}
+	if len(p.Alternatives) > 2 {
+		return fmt.Errorf("%d alternatives", len(p.Alternatives))
 	}
 	used = slices.Concat(used, p.Cache, p.Spares)
 	for _, s := range p.Skipped {
@@ -165,6 +188,13 @@ func checkPlan(disks []api.Disk, p api.PoolPlan) error {
 		return errors.New("incomplete plan")
 	}
 	return nil
+}
+
+func vdevDisks(vs []api.Vdev) (names []string) {
+	for _, v := range vs {
+		names = append(names, v.Disks...)
+	}
+	return names
 }
 
 // TestLayoutProperties lays out random lists: every disk is used at most once,

@@ -395,7 +395,7 @@ func TestSetupKinds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.setup(t, api.SetupSpec{ID: testSetup, Pool: "data"}); err != nil {
+	if err := l.setup(t, api.SetupSpec{ID: testSetup, Pool: "data", Layout: "mirror"}); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.ReplaceAll("pool data ONLINE imported: mirror @sda @sdb mirror @sdc @sdd log mirror @nvme0n1 @nvme1n1 cache @nvme2n1 spare @sde", "@", "/dev/disk/by-id/wwn-")

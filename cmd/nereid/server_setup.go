@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,35 +12,43 @@ import (
 	"nereid/api"
 )
 
-// setupFlags are the flags of "server setup".
+// setupFlags are the flags of "server setup" that are no part of the spec.
 type setupFlags struct {
-	layout, hostname, pool string
-	spares                 int
-	exclude, wipe          []string
-	distinct               []string
-	plan, yes, wait        bool
+	hostname, pool  string
+	spares          int
+	plan, yes, wait bool
 }
 
 func (a *app) serverSetup() *cobra.Command {
-	var f setupFlags
+	var (
+		f    setupFlags
+		spec api.SetupSpec
+	)
 	cmd := &cobra.Command{
 		Use:   "setup SERVER",
 		Short: "Make a server's pool and make it a compute node",
 		Long: `Makes the system pool on an approved server's disks, and the datasets on it. Shows the plan and why it is that one, asks, and
 sends the plan's digest along: when the disks are no longer those of the plan, the server refuses and nothing is touched.
 
---plan only shows it. Disks that are removable or in use are left alone. A disk with foreign data is refused until --exclude
-leaves it alone or --wipe gives it up. Several paths to one disk are refused until --exclude leaves all but one alone. Setup needs no reboot; a power cut during it loses nothing, the next boot goes on.
+The kind of disk that gives the larger pool carries the data, and solid-state disks beside rotational ones become log and
+cache. 3 or 4 disks make a raidz1, more a raidz2, 8 or more rotational disks up to 1.5 TB mirrors. --plan only shows it, with
+the two next best: their capacity, the failures they survive and their IOPS as a multiple of one disk's, and what asks for them.
+
+Disks that are removable or in use are left alone. A disk with foreign data is refused until --exclude leaves it alone or
+--wipe gives it up. Several paths to one disk are refused until --exclude leaves all but one alone. Setup needs no reboot; a
+power cut during it loses nothing, the next boot goes on.
 
 ` + serverIDs,
 		Example: lines("nereid server setup cn0 --plan",
 			"nereid server setup cn0 --wait",
+			"nereid server setup cn0 --layout mirror --width 3 --plan   # three-way mirrors",
+			"nereid server setup cn0 --data-on ssd --plan",
 			"nereid server setup cn0 --layout raidz2 --spares 1 --exclude sda --yes --wait",
 			"nereid server setup cn0 --wipe sdb --hostname store0"),
 		Args:              wants("SERVER"),
 		ValidArgsFunction: a.completeServers(false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec := api.SetupSpec{Pool: f.pool, Layout: f.layout, Exclude: f.exclude, Wipe: f.wipe, Distinct: f.distinct}
+			spec.Pool = f.pool
 			if cmd.Flags().Changed("spares") {
 				spec.Spares = &f.spares
 			}
@@ -49,17 +56,21 @@ leaves it alone or --wipe gives it up. Several paths to one disk are refused unt
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.layout, "layout", "", "single, mirror, raidz1, raidz2 or raidz3 (default: chosen by number, kind and size of the disks)")
+	fl.StringVar(&spec.Layout, "layout", "", "single, mirror, raidz1, raidz2 or raidz3 (default: chosen by number, kind and size of the disks)")
+	fl.IntVar(&spec.Width, "width", 0, "disks of a vdev, 2 to 24 (default: chosen)")
 	fl.IntVar(&f.spares, "spares", 0, "hot spares (default: chosen)")
-	fl.StringSliceVar(&f.exclude, "exclude", nil, "disks to leave alone: kernel names or ids")
-	fl.StringSliceVar(&f.wipe, "wipe", nil, "disks whose foreign data may be destroyed: kernel names or ids")
-	fl.StringSliceVar(&f.distinct, "distinct", nil, "disks that are different ones although their WWN or serial number is the same")
+	fl.StringVar(&spec.DataOn, "data-on", "", "hdd or ssd: the kind of disk that carries the data (default: the one that gives the larger pool)")
+	fl.BoolVar(&spec.NoCache, "no-cache", false, "make no cache devices of solid-state disks")
+	fl.StringSliceVar(&spec.Exclude, "exclude", nil, "disks to leave alone: kernel names or ids")
+	fl.StringSliceVar(&spec.Wipe, "wipe", nil, "disks whose foreign data may be destroyed: kernel names or ids")
+	fl.StringSliceVar(&spec.Distinct, "distinct", nil, "disks that are different ones although their WWN or serial number is the same")
 	fl.StringVar(&f.hostname, "hostname", "", "name the server as well")
 	fl.StringVar(&f.pool, "pool", "zones", "name of the pool")
 	fl.BoolVar(&f.plan, "plan", false, "only show the pool it would make, and why")
 	fl.BoolVar(&f.wait, "wait", false, "wait until the server runs")
 	yesFlag(cmd, &f.yes)
 	_ = cmd.RegisterFlagCompletionFunc("layout", cobra.FixedCompletions([]string{"single", "mirror", "raidz1", "raidz2", "raidz3"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("data-on", cobra.FixedCompletions([]string{"hdd", "ssd"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("exclude", a.completeDisks)
 	_ = cmd.RegisterFlagCompletionFunc("wipe", a.completeDisks)
 	_ = cmd.RegisterFlagCompletionFunc("distinct", a.completeDisks)
@@ -172,61 +183,4 @@ func setupGoal(before api.Server) goal {
 		}
 		return false, status, stuck(s)
 	}}
-}
-
-// planCard shows a pool as zpool status would, and the rules that made it so.
-func (a *app) planCard(w io.Writer, s api.Server, pool string, p api.PoolPlan) error {
-	c := a.card(w)
-	disks := map[string]api.Disk{}
-	for _, d := range s.Sysinfo.Disks {
-		disks[d.Name] = d
-	}
-	c.printf("Pool %s on %s: %s, %s usable\n\n", bold.paint(oneLine(pool), c.colour), oneLine(named(s)), p.Layout, size(p.CapacityBytes))
-	disk := func(indent, name string) {
-		d := disks[name]
-		c.hang(fmt.Sprintf("%s%-*s %10s  ", indent, 20-len(indent), oneLine(name), size(d.SizeBytes)),
-			oneLine(strings.TrimSuffix(diskKind(d)+", "+d.Model, ", ")), plain)
-	}
-	vdevs := func(vs []api.Vdev) {
-		for _, v := range vs {
-			if v.Type == "disk" || v.Type == "single" || v.Type == "" {
-				for _, d := range v.Disks {
-					disk("    ", d)
-				}
-				continue
-			}
-			c.printf("    %s\n", v.Type)
-			for _, d := range v.Disks {
-				disk("      ", d)
-			}
-		}
-	}
-	c.printf("  %s\n", oneLine(pool))
-	vdevs(p.Vdevs)
-	if len(p.Log) > 0 {
-		c.printf("  log\n")
-		vdevs(p.Log)
-	}
-	for _, part := range []struct {
-		name  string
-		disks []string
-	}{{"cache", p.Cache}, {"spares", p.Spares}} {
-		if len(part.disks) > 0 {
-			c.printf("  %s\n", part.name)
-		}
-		for _, d := range part.disks {
-			disk("    ", d)
-		}
-	}
-	if len(p.Why) > 0 {
-		c.section("Why")
-		c.bullets(p.Why, plain)
-	}
-	if len(p.Skipped) > 0 {
-		c.section("Left alone")
-		for _, k := range p.Skipped {
-			c.line(k.Disk, k.Reason)
-		}
-	}
-	return c.err
 }

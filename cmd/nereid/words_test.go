@@ -18,8 +18,8 @@ import (
 var nouns = map[string]string{
 	"NIC": "NICs", "NIC tag": "NIC tags", "VNI": "VNIs", "account": "accounts", "address": "addresses", "bond": "bonds", "boot": "boots",
 	"core": "cores", "column": "columns", "disk": "disks", "fabric VLAN": "fabric VLANs", "fault": "faults", "file": "files", "firewall rule": "firewall rules", "network address": "network addresses",
-	"line": "lines", "more line": "more lines", "more fault": "more faults", "network": "networks", "network pool": "network pools", "object": "objects", "platform": "platforms",
-	"port forward": "port forwards", "rule": "rules", "second": "seconds", "server": "servers", "socket": "sockets", "thread": "threads",
+	"line": "lines", "mirror": "mirrors", "more line": "more lines", "more fault": "more faults", "network": "networks", "network pool": "network pools", "object": "objects", "platform": "platforms",
+	"port forward": "port forwards", "rule": "rules", "second": "seconds", "server": "servers", "socket": "sockets", "spare": "spares", "thread": "threads",
 	"fabric network": "fabric networks", "fabric port forward": "fabric port forwards", "package": "packages", "machine": "machines",
 }
 
