@@ -24,6 +24,16 @@ func main() {
 
 // run is the program; tests call it too.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	root := command(stdin, stderr)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}
+
+// command is the program's command line.
+func command(stdin io.Reader, stderr io.Writer) *cobra.Command {
 	dir := "/var/lib/nereid"
 	root := &cobra.Command{
 		Use:           "nereid-headnode",
@@ -45,9 +55,5 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			return err
 		},
 	})
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	return root
 }

@@ -28,7 +28,7 @@ func badOwner(owner string) error {
 }
 
 func noVLAN(owner string, vlan int) error {
-	return refuse(http.StatusNotFound, api.CodeNotFound, "list them with: nereid fabric list", "account %.64s has no fabric VLAN %d", owner, vlan)
+	return refuse(http.StatusNotFound, api.CodeNotFound, "list them with: nereid fabric vlan list OWNER", "account %.64s has no fabric VLAN %d", owner, vlan)
 }
 
 // checkVLAN says what is wrong with a fabric VLAN.
@@ -107,7 +107,7 @@ func FindVLAN(tx store.Tx, owner, name string) (api.FabricVLAN, error) {
 		return api.FabricVLAN{}, fmt.Errorf("find fabric VLAN: %w", err)
 	}
 	if !found {
-		return api.FabricVLAN{}, refuse(http.StatusNotFound, api.CodeNotFound, "list them with: nereid fabric list", "account %.64s has no fabric VLAN %.64q", owner, name)
+		return api.FabricVLAN{}, refuse(http.StatusNotFound, api.CodeNotFound, "list them with: nereid fabric vlan list OWNER", "account %.64s has no fabric VLAN %.64q", owner, name)
 	}
 	return GetVLAN(tx, owner, vlan)
 }
@@ -120,7 +120,7 @@ func ByVNI(tx store.Tx, vni uint32) (api.FabricVLAN, error) {
 		return api.FabricVLAN{}, fmt.Errorf("find fabric VLAN: %w", err)
 	}
 	if !found || u.Transit || !u.Freed.IsZero() {
-		return api.FabricVLAN{}, refuse(http.StatusNotFound, api.CodeNotFound, "list them with: nereid fabric list", "no fabric VLAN has VNI %d", vni)
+		return api.FabricVLAN{}, refuse(http.StatusNotFound, api.CodeNotFound, "list them with: nereid fabric vlan list OWNER", "no fabric VLAN has VNI %d", vni)
 	}
 	return GetVLAN(tx, u.Owner, u.VLAN)
 }

@@ -119,7 +119,7 @@ func inUse(tx store.Tx, vni uint32) error {
 		return err
 	}
 	if !found || !u.Freed.IsZero() {
-		return refuse(http.StatusNotFound, api.CodeNotFound, "list the fabrics with: nereid fabric list", "VNI %d is not in use", vni)
+		return refuse(http.StatusNotFound, api.CodeNotFound, "an account's VLANs have their VNIs: nereid fabric vlan list OWNER", "VNI %d is not in use", vni)
 	}
 	return nil
 }

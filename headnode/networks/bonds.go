@@ -93,7 +93,7 @@ func CreateBond(tx store.Tx, b api.Bond, physical []string, move bool) (_ api.Bo
 		return b, err
 	}
 	if has {
-		return b, conflict("take another name, or change it with: nereid bond update", "server %s has a bond %s", b.Server, b.Name)
+		return b, conflict("take another name, or change it with: nereid bond set SERVER NAME MAC...", "server %s has a bond %s", b.Server, b.Name)
 	}
 	return b, putBond(tx, api.Bond{Server: b.Server, Name: b.Name}, &b, move)
 }

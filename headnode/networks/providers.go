@@ -127,7 +127,7 @@ func SetNICTagUse(tx store.Tx, server string, use api.NICTagUse, physical []stri
 		return use, err
 	}
 	if p.Bond != "" && len(use.NICTags) > 0 {
-		return use, conflict("let the bond provide the tags: nereid bond update "+p.Bond, "NIC %s is a member of bond %s", use.MAC, p.Bond)
+		return use, conflict("let the bond provide the tags: nereid bond set "+server+" "+p.Bond+" MAC... --nic-tag TAG", "NIC %s is a member of bond %s", use.MAC, p.Bond)
 	}
 	if p.Boot && !slices.Contains(use.NICTags, AdminTag) {
 		use.NICTags = append(slices.Clone(use.NICTags), AdminTag)
