@@ -159,6 +159,15 @@ type request struct {
 	timeout      time.Duration
 }
 
+type confirmKey struct{}
+
+// WithConfirm is a context whose requests agree to side effects: to those that a
+// Problem with CodeSideEffects listed, by its Confirm, or with ConfirmAll to whatever
+// there are.
+func WithConfirm(ctx context.Context, confirm string) context.Context {
+	return context.WithValue(ctx, confirmKey{}, confirm)
+}
+
 // send gives the answer to a request that the head node granted; the caller
 // closes its body, which ends the request's timeout too.
 func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
@@ -169,7 +178,11 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	if r.timeout > 0 {
 		ctx, cancel = context.WithTimeoutCause(ctx, r.timeout, fmt.Errorf("no answer within %v", r.timeout))
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, r.body)
+	path := r.path
+	if confirm, _ := ctx.Value(confirmKey{}).(string); confirm != "" && r.method != http.MethodGet {
+		path += "?" + url.Values{"confirm": {confirm}}.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, c.base+path, r.body)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)

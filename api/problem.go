@@ -18,6 +18,7 @@ const (
 	CodeConflict      Code = "conflict"        // the present state does not allow it; 409
 	CodeStale         Code = "stale"           // If-Match does not match; 412
 	CodeInUse         Code = "in_use"          // 409
+	CodeSideEffects   Code = "side_effects"    // other things would change too, and the request does not agree to that; 409
 	CodeNotApproved   Code = "not_approved"    // the server waits for approval; 403
 	CodeTokenUsed     Code = "token_used"      // 403
 	CodeTokenExpired  Code = "token_expired"   // 403
@@ -42,8 +43,14 @@ type Problem struct {
 	Next   string   `json:"next,omitempty"`
 	Errors []string `json:"errors,omitempty"`
 
+	// Confirm agrees to the side effects that Errors lists (CodeSideEffects).
+	Confirm string `json:"confirm,omitempty" doc:"what to send as ?confirm= to agree to the side effects in errors"`
+
 	parts []*Problem // of one that Faults made
 }
+
+// ConfirmAll agrees to whatever side effects there are.
+const ConfirmAll = "yes"
 
 // severalFaults is the title of what Faults joined; each of its Errors says its own
 // next step.
@@ -62,7 +69,7 @@ func (p *Problem) Error() string {
 	switch {
 	case p.Next == "":
 		return s
-	case p.Title == severalFaults:
+	case p.Title == severalFaults, p.Code == CodeSideEffects:
 		return s + "\n" + p.Next
 	}
 	return s + "; " + p.Next

@@ -50,7 +50,7 @@ func (s *Server) routeFabrics(h huma.API) {
 			s.objectChanged("fabric settings", "/v1/fabric-settings")
 		}
 		return withTag(out), err
-	}, lenient, collects, conditional)
+	}, lenient, collects, conditional, confirms)
 	routeObjects(s, h, objects[api.FabricVLAN, api.FabricVLANUpdate]{
 		path: "/v1/accounts/{owner}/fabric/vlans", thing: "fabric VLAN", made: vlanMade(), fixed: vlanFixed(),
 		list: func(tx store.Tx, q listing) ([]api.FabricVLAN, string, error) {

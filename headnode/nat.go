@@ -137,6 +137,9 @@ func (s *Server) renatBy(tx store.Tx, owner string, w *ways) error {
 	}
 	for _, server := range was {
 		if !slices.Contains(gateways, server) {
+			if len(away) > 0 {
+				also(tx, "server %s is no longer a gateway of account %s, whose connections through it end", nameOf(tx, server), owner)
+			}
 			if err := dropGateway(tx, server, owner); err != nil {
 				return err
 			}

@@ -83,9 +83,10 @@ func TestFabric(t *testing.T) {
 	}
 	other := must[api.Network](t)(h.client.FabricNetworks(bob, 2).Create(ctx, api.Network{Name: "web", Subnet: net.Subnet, Gateway: net.Gateway}))
 
+	agreeing := api.WithConfirm(ctx, api.ConfirmAll) // one NIC of the instance is primary
 	nic := func(owner, network string, on *machine) api.NetworkNIC {
 		t.Helper()
-		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToZone, Server: on.uuid, Primary: true,
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(agreeing, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToZone, Server: on.uuid, Primary: true,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: network}}}))
 	}
 	a := nic(alice, net.UUID, one)
@@ -170,7 +171,7 @@ func TestFabric(t *testing.T) {
 	wantCode(t, "delete a network in use", h.client.Networks().Delete(ctx, net.UUID), api.CodeInUse)
 	wantCode(t, "delete a VLAN in use", h.client.FabricVLANs(alice).Delete(ctx, "2"), api.CodeInUse)
 	wantCode(t, "forget a server in use", h.client.ForgetServer(ctx, two.uuid), api.CodeInUse)
-	if err := h.client.NICs().Delete(ctx, b.MAC); err != nil {
+	if err := h.client.NICs().Delete(agreeing, b.MAC); err != nil {
 		t.Fatal(err)
 	}
 	if m := must[api.FabricMap](t)(h.client.FabricMap(ctx, net.VNI, "", 0)); len(m.Entries) != 1 {

@@ -103,11 +103,18 @@ func (s *Server) routeNetworks(h huma.API) {
 			return networks.CreateNICTag(tx, t)
 		},
 		update: func(tx store.Tx, a args, u api.NICTagUpdate) (api.NICTag, error) {
+			before, err := networks.GetNICTag(tx, a["id"])
+			if err != nil {
+				return before, err
+			}
 			t, err := networks.UpdateNICTag(tx, a["id"], u, "")
 			if err != nil {
 				return t, err
 			}
 			servers, err := networks.ServersProviding(tx, t.Name)
+			if len(servers) > 0 && t.MTU != before.MTU {
+				also(tx, "what provides it on %s gets MTU %d, not %d", api.Plural(len(servers), "server"), t.MTU, before.MTU)
+			}
 			return t, touched(tx, servers, err)
 		},
 		delete: func(tx store.Tx, a args) error { return networks.DeleteNICTag(tx, a["id"], "") },
@@ -187,7 +194,10 @@ func (s *Server) routeNetworks(h huma.API) {
 }
 
 func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate) (api.Network, error) {
-	_, n, err := networks.UpdateNetwork(tx, s.now(), id, u, "")
+	before, n, err := networks.UpdateNetwork(tx, s.now(), id, u, "")
+	if err == nil {
+		err = alsoOnNetwork(tx, before, n)
+	}
 	if err != nil {
 		return n, err
 	}
@@ -216,15 +226,23 @@ func physical(tx store.Tx, uuid string) ([]string, error) {
 }
 
 // onServer runs fn, which changes what a server provides, with a server that exists
-// and the MACs of its hardware, and does what follows.
-func (s *Server) onServer(tx store.Tx, id string, fn func(uuid string, macs []string) error) error {
+// and the MACs of its hardware, and does what follows. NIC tags that move from a
+// provider that the request does not name are side effects.
+func (s *Server) onServer(tx store.Tx, id string, fn func(uuid string, macs []string) error, named ...string) error {
 	r, err := inventory.Find(tx, id)
+	if err != nil {
+		return err
+	}
+	before, err := networks.Providers(tx, r.UUID)
 	if err != nil {
 		return err
 	}
 	macs, err := physical(tx, r.UUID)
 	if err == nil {
 		err = fn(r.UUID, macs)
+	}
+	if err == nil {
+		err = tagsMoved(tx, r, before, named)
 	}
 	if err == nil {
 		err = s.renatAll(tx)
@@ -258,13 +276,13 @@ func (s *Server) routeProviders(h huma.API) {
 				}
 				_, err := networks.SetNICTagUse(tx, uuid, in.Body, macs, true)
 				return err
-			})
+			}, nicNames(in.Body.MAC)...)
 		})
 		if err == nil {
 			s.serverChanged(server, "")
 		}
 		return nil, err
-	}, status(http.StatusNoContent), lenient, collects)
+	}, status(http.StatusNoContent), lenient, collects, confirms)
 
 	routeObjects(s, h, objects[api.Bond, api.Bond]{
 		path: "/v1/servers/{server}/bonds", thing: "bond",
@@ -297,7 +315,7 @@ func (s *Server) routeProviders(h huma.API) {
 					out, err = networks.UpdateBond(tx, b, b.Revision, macs, true)
 				}
 				return api.Faults(wrong, err)
-			})
+			}, append(nicNames(b.MACs...), "bond "+b.Name)...)
 		},
 		delete: func(tx store.Tx, a args) error {
 			return s.onServer(tx, a["server"], func(uuid string, _ []string) error { return networks.DeleteBond(tx, uuid, a["id"], "") })

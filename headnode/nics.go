@@ -86,6 +86,9 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	if c.After != nil {
 		out = *c.After
 	}
+	if err := alsoNICs(tx, c); err != nil {
+		return out, err
+	}
 	if err := keepsForwards(tx, c); err != nil {
 		return out, err
 	}

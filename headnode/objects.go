@@ -149,7 +149,7 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 				s.objectChanged(o.thing, in.at(o.path))
 			}
 			return withTag(out), err
-		}, described(o.path, nil), status(http.StatusCreated), lenient, collects, settable(nil, o.made))
+		}, described(o.path, nil), status(http.StatusCreated), lenient, collects, confirms, settable(nil, o.made))
 	}
 	// unchanged refuses a change that is meant for another revision.
 	unchanged := func(ctx context.Context, tx store.Tx, a args) error {
@@ -177,7 +177,7 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 				s.objectChanged(o.thing, in.at(one))
 			}
 			return withTag(out), err
-		}, described(one, nil), conditional, lenient, collects, settable(fixed, nil))
+		}, described(one, nil), conditional, lenient, collects, confirms, settable(fixed, nil))
 	}
 	if o.delete != nil {
 		route(s, h, operators, http.MethodDelete, one, "Delete a "+o.thing, func(ctx context.Context, in *objectQuery) (*none, error) {
@@ -192,7 +192,7 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 				s.objectChanged(o.thing, in.at(one))
 			}
 			return nil, err
-		}, described(one, nil), conditional, status(http.StatusNoContent))
+		}, described(one, nil), conditional, confirms, status(http.StatusNoContent))
 	}
 }
 

@@ -77,7 +77,7 @@ func (s *Server) routeServers(h huma.API) {
 		})
 		return withTag(sv), err
 	}, conditional, lenient, collects, settable(serverFixed(), nil))
-	route(s, h, operators, http.MethodDelete, "/v1/servers/{id}", "Forget a server", s.forget, conditional, status(http.StatusNoContent))
+	route(s, h, operators, http.MethodDelete, "/v1/servers/{id}", "Forget a server", s.forget, conditional, confirms, status(http.StatusNoContent))
 
 	type approval struct {
 		MAC string `json:"mac,omitempty" doc:"which machine it is, where two claim the UUID"`

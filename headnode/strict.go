@@ -90,6 +90,7 @@ func strict(h huma.API, f *form) func(huma.Context, func(huma.Context)) {
 			found = append(found, fault{"If-Match", "this request compares no revisions; leave it out", true})
 		}
 		ctx = huma.WithValue(ctx, preconditionKey{}, condition)
+		ctx = huma.WithValue(ctx, confirmKey{}, ctx.Query("confirm"))
 		if len(found) == 0 {
 			next(ctx)
 			return
@@ -107,15 +108,20 @@ func strict(h huma.API, f *form) func(huma.Context, func(huma.Context)) {
 type faultKey struct{}
 
 // update is store.Update for a request: what is wrong with its form is told with what
-// fn refuses, and then nothing is written.
+// fn refuses, and then nothing is written; nor when there are side effects that the
+// request does not agree to.
 func (s *Server) update(ctx context.Context, fn func(tx store.Tx) error) error {
 	form, _ := ctx.Value(faultKey{}).(error)
 	return s.store.Update(ctx, func(tx store.Tx) error {
-		err := fn(tx)
+		n := &noting{Tx: tx}
+		err := fn(n)
 		if p, expected := problemOf(err); form != nil && err != nil && expected {
 			err = p
 		}
-		return api.Faults(form, err)
+		if err := api.Faults(form, err); err != nil {
+			return err
+		}
+		return agreed(ctx, n.effects)
 	})
 }
 

@@ -29,9 +29,11 @@ func (a *app) bondCommand() *cobra.Command {
 
 func (a *app) bondSet() *cobra.Command {
 	var b api.Bond
+	var yes bool
 	cmd := &cobra.Command{
 		Use: "set SERVER NAME MAC...", Short: "Make a bond, or change it, without a reboot",
-		Long: `Makes a bond of physical NICs of a server, or replaces the one of that name. A NIC tag that the bond provides moves there from what provided it before.
+		Long: `Makes a bond of physical NICs of a server, or replaces the one of that name. A NIC tag that the bond provides moves there from what provided it before;
+when that is not one of the bond's NICs, the command shows what moves and asks.
 The server follows at once; when it loses the head node by
 it, it takes the change back after 30 s. State and counters: nereid server nics SERVER.` + "\n\n" + serverIDs,
 		Example: lines("nereid bond set cn0 bond0 52:54:00:00:00:11 52:54:00:00:00:12 --nic-tag external",
@@ -40,7 +42,11 @@ it, it takes the change back after 30 s. State and counters: nereid server nics 
 		ValidArgsFunction: a.completeServers(false),
 		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, args []string) error {
 			b.Server, b.Name, b.MACs = s.UUID, args[1], args[2:]
-			out, err := c.Bonds(s.UUID).Create(ctx, b)
+			var out api.Bond
+			err := a.agree(ctx, yes, func(ctx context.Context) (err error) {
+				out, err = c.Bonds(s.UUID).Create(ctx, b)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -50,6 +56,7 @@ it, it takes the change back after 30 s. State and counters: nereid server nics 
 	cmd.Flags().StringVar(&b.Mode, "mode", "active-backup", "active-backup or 802.3ad")
 	cmd.Flags().StringVar(&b.LACPRate, "lacp-rate", "", "802.3ad: slow or fast (default slow)")
 	cmd.Flags().StringSliceVar(&b.NICTags, "nic-tag", nil, "NIC tag it provides; can be repeated")
+	yesFlag(cmd, &yes)
 	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"active-backup", "802.3ad"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("lacp-rate", cobra.FixedCompletions([]string{"slow", "fast"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"os"
+	"nereid/api"
 )
 
 func yesFlag(cmd *cobra.Command, yes *bool) {
@@ -37,6 +38,35 @@ func (a *app) confirm(ctx context.Context, yes bool, format string, args ...any)
 		return nil
 	}
 	return refusedf("%s: not confirmed; nothing was done", what)
+}
+
+// agree runs a change of a thing. When other things would change with it, it shows
+// them and asks, and runs the change again with what was agreed to; with yes it
+// agrees beforehand to whatever there is.
+func (a *app) agree(ctx context.Context, yes bool, change func(context.Context) error) error {
+	if yes {
+		ctx = api.WithConfirm(ctx, api.ConfirmAll)
+	}
+	for {
+		err := change(ctx)
+		var p *api.Problem
+		if !errors.As(err, &p) || p.Code != api.CodeSideEffects {
+			return err
+		}
+		if !isTerminal(a.stdin) {
+			told := *p
+			told.Next = "there is no terminal to ask on; add --yes to agree to that"
+			return &told
+		}
+		fmt.Fprintf(a.stderr, "%s:\n", clean(p.Detail))
+		for _, e := range p.Errors {
+			fmt.Fprintf(a.stderr, "  %s\n", oneLine(e))
+		}
+		if err := a.confirm(ctx, false, "do that"); err != nil {
+			return err
+		}
+		ctx = api.WithConfirm(ctx, p.Confirm)
+	}
 }
 
 // ask shows a question and reads a line. Ctrl-C ends it.

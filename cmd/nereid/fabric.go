@@ -23,6 +23,7 @@ func (a *app) fabricCommand() *cobra.Command {
 
 func (a *app) fabricSettings() *cobra.Command {
 	var in api.FabricSettings
+	var yes bool
 	cmd := &cobra.Command{
 		Use: "settings", Short: "Show or change the datacenter's fabric settings",
 		Long:              "Shows the settings; with flags, changes those that are named.",
@@ -51,7 +52,14 @@ func (a *app) fabricSettings() *cobra.Command {
 				}
 			}
 			if changed {
-				if s, err = c.SetFabricSettings(cmd.Context(), s); err != nil {
+				err := a.agree(cmd.Context(), yes, func(ctx context.Context) error {
+					out, err := c.SetFabricSettings(ctx, s)
+					if err == nil {
+						s = out
+					}
+					return err
+				})
+				if err != nil {
 					return err
 				}
 			}
@@ -59,6 +67,7 @@ func (a *app) fabricSettings() *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
+	yesFlag(cmd, &yes)
 	fl.StringVar(&in.UnderlayTag, "underlay-nic-tag", "", "NIC tag that carries VXLAN")
 	fl.IntVar(&in.OverlayMTU, "overlay-mtu", 0, "MTU of fabric networks (0: what the underlay leaves)")
 	fl.StringVar(&in.NATNetwork, "nat-network", "", "network or pool whose addresses internet_nat uses")

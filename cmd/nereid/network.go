@@ -101,6 +101,7 @@ func (a *app) networkCreate() *cobra.Command {
 func (a *app) networkUpdate(k kind[api.Network, api.NetworkUpdate]) *cobra.Command {
 	var f networkFlags
 	var name string
+	var yes bool
 	cmd := &cobra.Command{
 		Use: "update NETWORK", Short: "Change a network; what is not named stays",
 		Example:           lines("nereid network update external --start 10.88.88.100 --end 10.88.88.200", "nereid network update external --gateway ''"),
@@ -115,12 +116,17 @@ func (a *app) networkUpdate(k kind[api.Network, api.NetworkUpdate]) *cobra.Comma
 			if err != nil {
 				return err
 			}
-			out, err := c.Networks().Update(cmd.Context(), args[0], api.NetworkUpdate{
+			u := api.NetworkUpdate{
 				Name: given(cmd, "name", name), ProvisionStart: given(cmd, "start", f.n.ProvisionStart), ProvisionEnd: given(cmd, "end", f.n.ProvisionEnd),
 				Gateway: given(cmd, "gateway", f.n.Gateway), Resolvers: given(cmd, "resolver", f.n.Resolvers), Routes: given(cmd, "route", routes),
 				Owners: given(cmd, "owner", f.n.Owners), MTU: given(cmd, "mtu", f.n.MTU), Description: given(cmd, "description", f.n.Description),
 				InternetNAT: given(cmd, "internet-nat", f.n.InternetNAT),
-			}, "")
+			}
+			var out api.Network
+			err = a.agree(cmd.Context(), yes, func(ctx context.Context) (err error) {
+				out, err = c.Networks().Update(ctx, args[0], u, "")
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -128,6 +134,7 @@ func (a *app) networkUpdate(k kind[api.Network, api.NetworkUpdate]) *cobra.Comma
 		},
 	}
 	f.add(cmd)
+	yesFlag(cmd, &yes)
 	cmd.Flags().StringVar(&name, "name", "", "another name")
 	cmd.Flags().StringSliceVar(&f.n.Owners, "owner", nil, "accounts that may use it, as a whole")
 	cmd.Flags().BoolVar(&f.n.InternetNAT, "internet-nat", false, "fabric networks: reach what is outside by NAT")

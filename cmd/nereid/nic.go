@@ -56,11 +56,13 @@ func spoofFlags(cmd *cobra.Command, f *api.SpoofFlags) {
 func (a *app) nicCreate() *cobra.Command {
 	var n api.NetworkNIC
 	var networks []string
+	var yes bool
 	cmd := &cobra.Command{
 		Use: "create", Short: "Make a NIC with an address on each of some networks",
 		Long: `Makes a NIC. --network is a network or a pool, by name or UUID, and may carry the address that is wanted, as NETWORK=ADDRESS; several
 networks, as one of IPv4 and one of IPv6, must be on one layer-2 segment. With --on it is there at once: until there are instances, a network
-namespace named nic-MAC stands in for one. --underlay makes it that server's address on the underlay, which VXLAN uses.`,
+namespace named nic-MAC stands in for one. --underlay makes it that server's address on the underlay, which VXLAN uses. The NICs of an instance have one
+set of firewall tags, and one of them is primary: before --tag or --primary changes others, they are shown, and so are the rules that would end.`,
 		Example: lines("nereid nic create --network external --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111",
 			"nereid nic create --network web=10.0.1.5 --network web6 --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111",
 			"nereid nic create --network underlay --on cn0 --underlay"),
@@ -85,7 +87,11 @@ namespace named nic-MAC stands in for one. --underlay makes it that server's add
 					in.BelongsToType, in.BelongsTo = api.BelongsToServer, in.Server
 				}
 			}
-			out, err := c.NICs().Create(ctx, in)
+			var out api.NetworkNIC
+			err := a.agree(ctx, yes, func(ctx context.Context) (err error) {
+				out, err = c.NICs().Create(ctx, in)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -104,6 +110,7 @@ namespace named nic-MAC stands in for one. --underlay makes it that server's add
 	fl.BoolVar(&n.NoFirewall, "no-firewall", false, "everything may come in and go out")
 	fl.BoolVar(&n.Underlay, "underlay", false, "it is the server's address on the underlay")
 	spoofFlags(cmd, &n.SpoofFlags)
+	yesFlag(cmd, &yes)
 	_ = cmd.MarkFlagRequired("network")
 	return cmd
 }
@@ -114,7 +121,7 @@ func (a *app) nicUpdate(k kind[api.NetworkNIC, api.NICUpdate]) *cobra.Command {
 	var owner, belongs, state string
 	var flags api.SpoofFlags
 	var tags map[string]string
-	var noFirewall bool
+	var noFirewall, yes bool
 	cmd := &cobra.Command{
 		Use: "update MAC", Short: "Change a NIC; what is not named stays",
 		Long:              "Changes a NIC. The five --allow flags are set as a whole when one of them is given.",
@@ -133,7 +140,11 @@ func (a *app) nicUpdate(k kind[api.NetworkNIC, api.NICUpdate]) *cobra.Command {
 					u.Flags = &flags
 				}
 			}
-			out, err := c.NICs().Update(cmd.Context(), args[0], u, "")
+			var out api.NetworkNIC
+			err = a.agree(cmd.Context(), yes, func(ctx context.Context) (err error) {
+				out, err = c.NICs().Update(ctx, args[0], u, "")
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -148,11 +159,13 @@ func (a *app) nicUpdate(k kind[api.NetworkNIC, api.NICUpdate]) *cobra.Command {
 	fl.BoolVar(&noFirewall, "no-firewall", false, "everything may come in and go out")
 	fl.BoolVar(&primary, "primary", false, "its gateway is the default route")
 	spoofFlags(cmd, &flags)
+	yesFlag(cmd, &yes)
 	return cmd
 }
 
 func (a *app) nicMove(k kind[api.NetworkNIC, api.NICUpdate]) *cobra.Command {
-	return &cobra.Command{
+	var yes bool
+	cmd := &cobra.Command{
 		Use: "move MAC SERVER", Short: "Move a NIC with its addresses to another server",
 		Long:              "Moves a NIC to another server. Within a second every server that hosts its VNI sends there.\n\n" + serverIDs,
 		Example:           lines("nereid nic move 02:4e:52:00:00:01 cn1"),
@@ -163,13 +176,19 @@ func (a *app) nicMove(k kind[api.NetworkNIC, api.NICUpdate]) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out, err := c.NICs().Update(ctx, args[0], api.NICUpdate{Server: &s.UUID}, "")
+			var out api.NetworkNIC
+			err = a.agree(ctx, yes, func(ctx context.Context) (err error) {
+				out, err = c.NICs().Update(ctx, args[0], api.NICUpdate{Server: &s.UUID}, "")
+				return err
+			})
 			if err != nil {
 				return err
 			}
 			return a.done(out, "NIC %s (%s) is on %s now", out.MAC, nicAddresses(out), named(s))
 		}),
 	}
+	yesFlag(cmd, &yes)
+	return cmd
 }
 
 func (a *app) nicSearch() *cobra.Command {

@@ -52,6 +52,7 @@ func (a *app) nictagCreate() *cobra.Command {
 func (a *app) nictagUpdate() *cobra.Command {
 	var mtu int
 	var description string
+	var yes bool
 	cmd := &cobra.Command{
 		Use: "update NAME", Short: "Change a NIC tag's MTU or description",
 		Example:           lines("nereid nictag update underlay --mtu 9000"),
@@ -62,24 +63,31 @@ func (a *app) nictagUpdate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out, err := c.NICTags().Update(cmd.Context(), args[0], api.NICTagUpdate{
-				MTU: given(cmd, "mtu", mtu), Description: given(cmd, "description", description)}, "")
+			var out api.NICTag
+			err = a.agree(cmd.Context(), yes, func(ctx context.Context) (err error) {
+				out, err = c.NICTags().Update(ctx, args[0], api.NICTagUpdate{
+					MTU: given(cmd, "mtu", mtu), Description: given(cmd, "description", description)}, "")
+				return err
+			})
 			if err != nil {
 				return err
 			}
 			return a.done(out, "NIC tag %s is changed; servers that provide it follow without a reboot", out.Name)
 		},
 	}
+	yesFlag(cmd, &yes)
 	cmd.Flags().IntVar(&mtu, "mtu", 0, "largest packet in bytes, 1500 to 9000")
 	cmd.Flags().StringVar(&description, "description", "", "what it is for")
 	return cmd
 }
 
 func (a *app) nictagProvide() *cobra.Command {
-	return &cobra.Command{
+	var yes bool
+	cmd := &cobra.Command{
 		Use: "provide SERVER MAC [TAG...]", Short: "Say which NIC tags a server's physical NIC provides",
 		Long: `Says which NIC tags a physical NIC of a server provides; without any, it provides none any more. The server follows at once, and
-takes the change back after 30 s when it loses the head node by it.` + "\n\n" + serverIDs,
+takes the change back after 30 s when it loses the head node by it. When a tag moves here from another NIC or a bond, the command shows what moves
+with it and asks.` + "\n\n" + serverIDs,
 		Example: lines("nereid nictag provide cn0 52:54:00:00:00:11 external underlay", "nereid nictag provide cn0 52:54:00:00:00:11"),
 		Args: func(cmd *cobra.Command, args []string) error {
 			return wants("SERVER", "MAC")(cmd, args[:min(len(args), 2)])
@@ -91,12 +99,15 @@ takes the change back after 30 s when it loses the head node by it.` + "\n\n" + 
 				return usagef("%q is no MAC address; see: nereid server nics %s", args[1], named(s))
 			}
 			use := api.NICTagUse{MAC: mac.String(), NICTags: append([]string{}, args[2:]...)}
-			if err := c.ProvideNICTags(ctx, s.UUID, use); err != nil {
+			err = a.agree(ctx, yes, func(ctx context.Context) error { return c.ProvideNICTags(ctx, s.UUID, use) })
+			if err != nil {
 				return err
 			}
 			return a.done(use, "%s of %s provides %s", use.MAC, named(s), firstOf(strings.Join(use.NICTags, ", "), "no NIC tag"))
 		}),
 	}
+	yesFlag(cmd, &yes)
+	return cmd
 }
 
 // serverNICs shows a server's physical NICs and bonds as the agent sees them,

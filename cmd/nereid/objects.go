@@ -136,7 +136,7 @@ func remove[T, U any](a *app, k kind[T, U]) *cobra.Command {
 			if err := a.confirm(ctx, yes, "delete %s %s", k.thing, k.name(v)); err != nil {
 				return err
 			}
-			if err := objs.Delete(ctx, id); err != nil {
+			if err := a.agree(ctx, yes, func(ctx context.Context) error { return objs.Delete(ctx, id) }); err != nil {
 				return err
 			}
 			return a.done(v, "%s %s is deleted", k.thing, k.name(v))

@@ -165,7 +165,7 @@ func (a *app) serverForget() *cobra.Command {
 			if err := a.confirm(ctx, yes, "forget %s (%s, %s)", s.Hostname, s.UUID, s.State); err != nil {
 				return err
 			}
-			if err := c.ForgetServer(ctx, s.UUID); err != nil {
+			if err := a.agree(ctx, yes, func(ctx context.Context) error { return c.ForgetServer(ctx, s.UUID) }); err != nil {
 				return err
 			}
 			return a.done(s, "%s (%s) is forgotten; its disks are as they were", s.Hostname, s.UUID)

@@ -115,6 +115,19 @@ func (r *Resolver) group(index map[selector]int, s selector) int {
 	return g
 }
 
+// About lists the rules that name an instance, by itself, its tags or its owner, on
+// either side.
+func (r *Resolver) About(instance string) []string {
+	var out []string
+	for _, g := range r.member[instance] {
+		for _, i := range r.groups[g].rules {
+			out = append(out, r.rules[i].uuid)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // entry is a FirewallEntry while it is made; ports are indexes of local.macs.
 type entry struct {
 	api.FirewallEntry

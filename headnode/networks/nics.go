@@ -14,6 +14,7 @@ import (
 type Change struct {
 	Before, After *api.NetworkNIC
 	Others        []api.NetworkNIC // of the same instance that changed with it, as they are now
+	Were          []api.NetworkNIC // the same, as they were
 }
 
 // CreateNIC makes a NIC and gives it its addresses, all or none. provided are the
@@ -58,7 +59,7 @@ func CreateNIC(tx store.Tx, now time.Time, nic api.NetworkNIC, provided []string
 	if err := hostsFabric(tx, nic); err != nil {
 		return Change{}, err
 	}
-	others, err := align(tx, &nic, nic.Primary, nic.Tags != nil)
+	others, were, err := align(tx, &nic, nic.Primary, nic.Tags != nil)
 	if err != nil {
 		return Change{}, err
 	}
@@ -70,7 +71,7 @@ func CreateNIC(tx store.Tx, now time.Time, nic api.NetworkNIC, provided []string
 			return Change{}, err
 		}
 	}
-	return Change{After: &nic, Others: others}, withMTU(tx, &nic)
+	return Change{After: &nic, Others: others, Were: were}, withMTU(tx, &nic)
 }
 
 // claim gives the NIC its addresses, those it names first.

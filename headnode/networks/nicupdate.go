@@ -14,23 +14,22 @@ import (
 
 // align makes the other NICs of an instance fit one of them: none of them is
 // primary when this one becomes it, and all have its firewall tags when those were
-// named; otherwise it has theirs. It gives those that changed. Only what changes
-// others reads all of them.
-func align(tx store.Tx, nic *api.NetworkNIC, primary, tags bool) ([]api.NetworkNIC, error) {
+// named; otherwise it has theirs. It gives those that changed, and as they were. Only
+// what changes others reads all of them.
+func align(tx store.Tx, nic *api.NetworkNIC, primary, tags bool) (changed, were []api.NetworkNIC, err error) {
 	var all []api.NetworkNIC
-	err := eachNICOf(tx, 'b', nic.BelongsTo, func(o api.NetworkNIC) bool {
+	err = eachNICOf(tx, 'b', nic.BelongsTo, func(o api.NetworkNIC) bool {
 		if o.MAC != nic.MAC {
 			all = append(all, o)
 		}
 		return primary || tags || len(all) == 0
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !tags && len(all) > 0 {
 		nic.Tags = all[0].Tags // all have the same
 	}
-	var changed []api.NetworkNIC
 	for _, o := range all {
 		after := o
 		after.Primary = o.Primary && !primary
@@ -39,14 +38,14 @@ func align(tx store.Tx, nic *api.NetworkNIC, primary, tags bool) ([]api.NetworkN
 			continue
 		}
 		if err := putNIC(tx, &o, &after); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := withMTU(tx, &after); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		changed = append(changed, after)
+		changed, were = append(changed, after), append(were, o)
 	}
-	return changed, nil
+	return changed, were, nil
 }
 
 // UpdateNIC changes a NIC. A change of server moves it with its addresses;
@@ -84,7 +83,7 @@ func UpdateNIC(tx store.Tx, mac string, u api.NICUpdate, ifMatch string, provide
 			return Change{}, err
 		}
 	}
-	others, err := align(tx, &n, n.Primary && (!before.Primary || n.BelongsTo != before.BelongsTo), u.Tags != nil)
+	others, were, err := align(tx, &n, n.Primary && (!before.Primary || n.BelongsTo != before.BelongsTo), u.Tags != nil)
 	if err != nil {
 		return Change{}, err
 	}
@@ -94,7 +93,7 @@ func UpdateNIC(tx store.Tx, mac string, u api.NICUpdate, ifMatch string, provide
 	if err := withMTU(tx, &before); err != nil {
 		return Change{}, err
 	}
-	return Change{Before: &before, After: &n, Others: others}, withMTU(tx, &n)
+	return Change{Before: &before, After: &n, Others: others, Were: were}, withMTU(tx, &n)
 }
 
 // staysUsable checks a new owner against the NIC's networks, and their tags

@@ -254,6 +254,31 @@ func ProvidedTags(tx store.Tx, server string) (_ []string, err error) {
 	return out, nil
 }
 
+// Providers says what provides each NIC tag that a server has, as people name it:
+// "NIC " and a MAC, or "bond " and a name.
+func Providers(tx store.Tx, server string) (_ map[string]string, err error) {
+	defer named(&err, "list providers of server %s", server)
+	out := map[string]string{}
+	uses, err := NICTagUses(tx, server)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range uses {
+		for _, tag := range u.NICTags {
+			out[tag] = provider(u.MAC).String()
+		}
+	}
+	for e, err := range store.Each[api.Bond](tx, bondPrefix+server+"/") {
+		if err != nil {
+			return nil, err
+		}
+		for _, tag := range e.Value.NICTags {
+			out[tag] = bondProvider(e.Value.Name).String()
+		}
+	}
+	return out, nil
+}
+
 // ServersProviding lists the servers that provide a NIC tag, by UUID.
 func ServersProviding(tx store.Tx, tag string) (_ []string, err error) {
 	defer named(&err, "list servers with NIC tag %s", tag)
