@@ -34,7 +34,7 @@ func (s *Server) clients() string {
 }
 
 func (s *Server) dhcpServer() *dhcp.Server {
-	return &dhcp.Server{Settings: s.dhcpSettings(), Decider: s.Booter, Answered: s.answered,
+	return &dhcp.Server{Settings: s.dhcpSettings(), Decider: s.Booter, Answered: s.answered, Known: s.Known,
 		Logger: s.log().With(slog.String("leg", "dhcp"))}
 }
 

@@ -33,7 +33,10 @@ type Server struct {
 	// Address is the boot server's own, with the admin network's prefix length.
 	Address netip.Prefix
 	Booter  Booter
-	Files   Files
+	// Known reports, from memory, whether a MAC is one of a server of the inventory:
+	// those go before others. nil: none is.
+	Known func(mac string) bool
+	Files Files
 	// IPXEDir holds iPXE's programs; empty means where Debian has them.
 	IPXEDir string
 	// Clients is whom DHCP answers: "pxe" (also when empty) or "all".

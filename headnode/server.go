@@ -72,6 +72,7 @@ type Server struct {
 	offers  *addresses.Offers
 	pending *boots.Pending
 	live    live
+	known   atomic.Pointer[map[string]bool] // MACs of servers
 	probes  probes
 	hub     hub
 	shed    shed

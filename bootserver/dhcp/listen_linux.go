@@ -22,13 +22,21 @@ func Listen(ctx context.Context, ifname string, port int, bootService bool) (*Co
 	return &Conn{ifname: ifname, bootService: bootService, addr: udp.LocalAddr().(*net.UDPAddr).AddrPort(), udp: udp, index: index}, nil
 }
 
+// receiveBuffer holds about a thousand messages, as the kernel counts.
+const receiveBuffer = 1 << 20
+
 // bind opens a socket and gives the number of the interface it is bound to.
 func bind(ctx context.Context, ifname string, port int) (*net.UDPConn, int, error) {
 	index := 0
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var opErr error
 		err := rc.Control(func(fd uintptr) {
-			if opErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1); opErr != nil || ifname == "" {
+			if opErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1); opErr != nil {
+				return
+			}
+			// Room for a burst; without the right to it the socket has what it has.
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+			if ifname == "" {
 				return
 			}
 			if opErr = unix.BindToDevice(int(fd), ifname); opErr == nil {

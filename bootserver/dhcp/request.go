@@ -100,6 +100,16 @@ type key struct {
 	boot bool
 }
 
+// finishes reports whether the message finishes what an earlier one began; such a
+// message writes. The others only ask.
+func (k key) finishes() bool {
+	switch dhcpv4.MessageType(k.kind) {
+	case dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
+		return !k.boot
+	}
+	return false
+}
+
 // retransmissionKey reads a message's key without parsing it; ok is false when
 // the packet is too short to have one. The type is found by walking the options.
 func retransmissionKey(p []byte, bootService bool) (k key, ok bool) {

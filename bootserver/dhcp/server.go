@@ -1,12 +1,14 @@
 package dhcp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -24,11 +26,15 @@ type Server struct {
 	Decider  Decider
 	// Answered is called after each decided message, from several goroutines.
 	Answered func(ctx context.Context, out Outcome)
-	// Queue is the number of messages that may wait; 0 means 512.
+	// Known reports whether a MAC, in lower case with colons, is one of a server of
+	// the inventory, from memory. Known machines go before others. nil: none is.
+	Known func(mac string) bool
+	// Queue is the number of messages of a kind that may wait; 0 means 256.
 	Queue int
-	// Workers is the number of messages decided at once; 0 means 4.
-	Workers int
-	Logger  *slog.Logger
+	// Asked is the number of messages decided at once that only read, and Finished of
+	// those that write, which share a commit; 0 means two for each CPU, and 512.
+	Asked, Finished int
+	Logger          *slog.Logger
 
 	notices notices
 }
@@ -38,15 +44,8 @@ func (s *Server) Serve(ctx context.Context, conns ...*Conn) error {
 	if s.Logger == nil {
 		s.Logger = slog.New(slog.DiscardHandler)
 	}
-	size, workers := s.Queue, s.Workers
-	if size <= 0 {
-		size = 512
-	}
-	if workers <= 0 {
-		workers = 4
-	}
-	q := newQueue(size)
 	g, ctx := errgroup.WithContext(ctx)
+	q := newQueue(ctx, cmp.Or(s.Queue, 256))
 	for _, c := range conns {
 		g.Go(func() error { return s.read(ctx, c, q) })
 		g.Go(func() error {
@@ -54,19 +53,22 @@ func (s *Server) Serve(ctx context.Context, conns ...*Conn) error {
 			return c.Close()
 		})
 	}
-	for range workers {
-		g.Go(func() error {
-			for {
-				p, ok := q.pop(ctx)
-				if !ok {
-					return nil
-				}
-				s.work(ctx, p)
-				q.done(p)
-			}
-		})
+	for range cmp.Or(s.Asked, 2*runtime.GOMAXPROCS(0)) {
+		g.Go(func() error { return s.answer(ctx, q, q.popAsk) })
+	}
+	for range cmp.Or(s.Finished, 512) {
+		g.Go(func() error { return s.answer(ctx, q, q.popFinish) })
 	}
 	return g.Wait()
+}
+
+// answer answers the messages that pop gives, one after another.
+func (s *Server) answer(ctx context.Context, q *queue, pop func() (packet, bool)) error {
+	for p, ok := pop(); ok; p, ok = pop() {
+		s.work(ctx, p)
+		q.done(p)
+	}
+	return nil
 }
 
 func (s *Server) read(ctx context.Context, c *Conn, q *queue) error {
@@ -98,11 +100,15 @@ func (s *Server) read(ctx context.Context, c *Conn, q *queue) error {
 			s.Logger.Debug("DHCP message dropped", "from", from.String(), "why", "shorter than a DHCP message", "bytes", n)
 			continue
 		}
-		p := packet{data: append([]byte(nil), buf[:n]...), from: from, conn: c, key: k}
-		if _, dropped := q.push(p); dropped > 0 && s.notices.first("overload", time.Now()) {
-			s.Logger.Warn("DHCP queue is full: the oldest messages are dropped, their senders will ask again", "queue", cap(q.items))
+		p := packet{data: buf[:n], from: from, conn: c, key: k, lane: laneOf(k, s.known(k))}
+		if _, shed := q.push(p); shed && s.notices.first("overload", time.Now()) {
+			s.Logger.Warn("more DHCP messages come than can be answered: the newest are dropped, their senders will ask again", "queue", q.size)
 		}
 	}
+}
+
+func (s *Server) known(k key) bool {
+	return s.Known != nil && s.Known(net.HardwareAddr(k.mac[:]).String())
 }
 
 func (s *Server) work(ctx context.Context, p packet) {

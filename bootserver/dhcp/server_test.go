@@ -16,34 +16,88 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestQueueDropsOldest(t *testing.T) {
-	q := newQueue(2)
+// TestQueueSheds: what finds its lane full goes before anything is spent on it, and
+// takes nobody's place: neither of those that wait, nor in another lane.
+func TestQueueSheds(t *testing.T) {
+	q := newQueue(t.Context(), 2)
 	for i := range 4 {
-		added, dropped := q.push(packet{key: key{kind: byte(i)}})
-		if want := max(0, min(1, i-1)); !added || dropped != want {
-			t.Errorf("push %d: added %v, dropped %d, want %d", i, added, dropped, want)
+		added, shed := q.push(packet{key: key{xid: dhcpv4.TransactionID{byte(i)}}, lane: ask})
+		if added != (i < 2) || shed != (i >= 2) {
+			t.Errorf("push %d: added %v, shed %v", i, added, shed)
 		}
 	}
-	for _, want := range []byte{2, 3} {
-		if p, ok := q.pop(t.Context()); !ok || p.key.kind != want {
-			t.Errorf("pop gave %d, want %d", p.key.kind, want)
+	for _, l := range []lane{knownAsk, finish, knownFinish} {
+		if added, shed := q.push(packet{key: key{kind: byte(l) + 1}, lane: l}); !added || shed {
+			t.Errorf("lane %d: added %v, shed %v", l, added, shed)
 		}
 	}
-	if len(q.pending) != 2 {
-		t.Errorf("%d pending, want the two that are worked on", len(q.pending))
+	if len(q.pending) != 5 {
+		t.Errorf("%d pending, want 5", len(q.pending))
+	}
+}
+
+// TestQueueOrder: servers of the inventory go first, then what finishes an exchange;
+// a stranger's question waits until nothing waits to be finished.
+func TestQueueOrder(t *testing.T) {
+	const request, discover = byte(dhcpv4.MessageTypeRequest), byte(dhcpv4.MessageTypeDiscover)
+	q := newQueue(t.Context(), 8)
+	for i, p := range []struct {
+		kind  byte
+		known bool
+	}{{discover, false}, {request, false}, {request, false}, {discover, true}, {request, true}} {
+		k := key{kind: p.kind, xid: dhcpv4.TransactionID{byte(i)}}
+		q.push(packet{key: k, lane: laneOf(k, p.known)})
+	}
+	if p, ok := q.takeAsk(); ok {
+		t.Errorf("message %d is asked while a server's REQUEST waits", p.key.xid[0])
+	}
+	want := func(take func() (packet, bool), n byte) {
+		t.Helper()
+		if p, ok := take(); !ok || p.key.xid[0] != n {
+			t.Errorf("got %d %v, want %d", p.key.xid[0], ok, n)
+		}
+	}
+	want(q.popFinish, 4)
+	want(q.popAsk, 3)
+	if p, ok := q.takeAsk(); ok {
+		t.Errorf("message %d is asked while REQUESTs wait", p.key.xid[0])
+	}
+	want(q.popFinish, 1)
+	want(q.popFinish, 2)
+	want(q.popAsk, 0)
+}
+
+// TestLanes: the messages that write are those that finish what another began.
+func TestLanes(t *testing.T) {
+	for kind, want := range map[dhcpv4.MessageType]lane{
+		dhcpv4.MessageTypeDiscover: ask, dhcpv4.MessageTypeInform: ask,
+		dhcpv4.MessageTypeRequest: finish, dhcpv4.MessageTypeRelease: finish, dhcpv4.MessageTypeDecline: finish,
+	} {
+		for _, boot := range []bool{false, true} {
+			k, ok := retransmissionKey(message(kind, class(pxe)).ToBytes(), boot)
+			if !ok {
+				t.Fatalf("%s has no key", kind)
+			}
+			if boot {
+				want = ask // port 4011 leases nothing
+			}
+			if got := laneOf(k, false); got != want {
+				t.Errorf("%s, boot service %v: lane %d, want %d", kind, boot, got, want)
+			}
+		}
 	}
 }
 
 func TestQueueCoalesces(t *testing.T) {
-	q := newQueue(4)
-	p := packet{key: key{kind: 1}}
+	q := newQueue(t.Context(), 4)
+	p := packet{key: key{kind: 1}, lane: ask}
 	if added, _ := q.push(p); !added {
 		t.Fatal("first was not added")
 	}
-	if added, _ := q.push(p); added {
+	if added, shed := q.push(p); added || shed {
 		t.Error("the same message is queued twice")
 	}
-	got, _ := q.pop(t.Context())
+	got, _ := q.popAsk()
 	if added, _ := q.push(p); added {
 		t.Error("the same message is queued while it is worked on")
 	}
@@ -130,6 +184,80 @@ func TestServerCoalesces(t *testing.T) {
 	}
 	if d.calls[testMAC] != 1 || d.calls["52:54:00:00:00:01"] != 1 {
 		t.Errorf("decided %v times", d.calls)
+	}
+}
+
+// writesWait is a Decider whose REQUESTs wait to be written, as for a slow disk.
+type writesWait struct {
+	begun chan string
+	goOn  chan struct{}
+}
+
+func (d writesWait) Boot(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
+	a := full()
+	a.Address = netip.MustParsePrefix("127.0.0.9/8")
+	if r.Kind == api.KindRequest {
+		d.begun <- r.MAC
+		select {
+		case <-d.goOn:
+		case <-ctx.Done():
+			return api.BootAnswer{}, ctx.Err()
+		}
+	}
+	return a, nil
+}
+
+// TestReadsDoNotWait: hundreds of REQUESTs wait for the disk at once, so that they
+// share a commit, and a DISCOVER is answered meanwhile.
+func TestReadsDoNotWait(t *testing.T) {
+	conn, err := Listen(t.Context(), "", 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := writesWait{begun: make(chan string), goOn: make(chan struct{})}
+	answered := make(chan Outcome, 256)
+	s := &Server{Settings: Settings{Address: netip.MustParsePrefix("127.0.0.1/8"), Clients: "all", URL: "http://127.0.0.1"},
+		Decider: d, Answered: func(_ context.Context, o Outcome) { answered <- o }}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, conn) }()
+	c, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), conn.Addr().Port()).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	send := func(kind dhcpv4.MessageType, n byte) {
+		m := message(kind, class(pxe), ciaddr("127.0.0.9"))
+		m.ClientHWAddr = []byte{0x52, 0x54, 0, 0, 0, n}
+		if _, err := c.Write(m.ToBytes()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const writes = 200
+	for n := range writes {
+		send(dhcpv4.MessageTypeRequest, byte(n))
+		select {
+		case <-d.begun:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("REQUEST %d waits until others are written", n)
+		}
+	}
+	send(dhcpv4.MessageTypeDiscover, 255)
+	select {
+	case o := <-answered:
+		if o.Request.Type != dhcpv4.MessageTypeDiscover {
+			t.Errorf("%s was answered before it was written", o.Request.Type)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("a DISCOVER waits for REQUESTs to be written")
+	}
+	close(d.goOn)
+	for range writes {
+		<-answered
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Serve: %v", err)
 	}
 }
 

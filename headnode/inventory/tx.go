@@ -11,11 +11,12 @@ import (
 )
 
 // The key prefixes of this package. ServerPrefix+UUID changes with what is
-// wanted of a server and with the operator's decisions about it.
+// wanted of a server and with the operator's decisions about it, MACPrefix+MAC with
+// whose the MAC is.
 const (
 	ServerPrefix   = "server/"
 	observedPrefix = "observed/"
-	macPrefix      = "mac/"
+	MACPrefix      = "mac/"
 	hostnamePrefix = "hostname/"
 )
 
@@ -61,11 +62,25 @@ func Find(tx store.Tx, id string) (Record, error) {
 
 // OwnerOf says which server a MAC belongs to.
 func OwnerOf(tx store.Tx, mac string) (Owner, bool, error) {
-	o, found, err := store.Lookup[Owner](tx, macPrefix+mac)
+	o, found, err := store.Lookup[Owner](tx, MACPrefix+mac)
 	if err != nil {
 		err = fmt.Errorf("read owner of %s: %w", mac, err)
 	}
 	return o, found, err
+}
+
+// Owned gives the MACs that belong to a server.
+func Owned(tx store.Tx) (map[string]bool, error) {
+	owned := map[string]bool{}
+	for e, err := range store.Each[Owner](tx, MACPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("read owners of MACs: %w", err)
+		}
+		if e.Value.Role == RoleOwned {
+			owned[strings.TrimPrefix(e.Key, MACPrefix)] = true
+		}
+	}
+	return owned, nil
 }
 
 // ByFirmware finds the server of a DHCP message: by MAC, which decides. A UUID
@@ -119,7 +134,7 @@ func All(tx store.Tx) iter.Seq2[store.Entry[Record], error] {
 
 // own makes a MAC belong to a server.
 func own(tx store.Tx, mac, uuid string, role Role) error {
-	return store.Put(tx, macPrefix+mac, Owner{UUID: uuid, Role: role})
+	return store.Put(tx, MACPrefix+mac, Owner{UUID: uuid, Role: role})
 }
 
 // disown frees a MAC if it belongs to the server.
@@ -128,7 +143,7 @@ func disown(tx store.Tx, mac, uuid string) error {
 	if err != nil || !found || o.UUID != uuid {
 		return err
 	}
-	return tx.Delete(macPrefix + mac)
+	return tx.Delete(MACPrefix + mac)
 }
 
 // takeHostname gives a name to a server and frees its old one.

@@ -12,7 +12,7 @@ import (
 // A batch is committed without waiting for more once it has this many Updates or
 // bytes; it bounds how long an Update waits and the memory a batch takes.
 const (
-	batchUpdates = 256
+	batchUpdates = 1024
 	batchBytes   = 8 << 20
 )
 
