@@ -20,7 +20,11 @@ func clientNS(t *testing.T, mac string) string {
 	t.Helper()
 	ns := fmt.Sprintf("nereid-bs-%d-%s", os.Getpid(), strings.ReplaceAll(mac[12:], ":", ""))
 	ip(t, "netns add "+ns)
-	t.Cleanup(func() { ip(t, "netns del "+ns) })
+	t.Cleanup(func() {
+		// dhcpcd's helpers outlive it; SIGTERM does not end them.
+		end(t, ns, "-KILL")
+		ip(t, "netns del "+ns)
+	})
 	port := "p" + strings.ReplaceAll(mac[9:], ":", "")
 	ip(t, "link add "+port+" type veth peer name c0 netns "+ns)
 	t.Cleanup(func() { ip(t, "link del "+port) }) // at once; a namespace ends later
@@ -161,7 +165,7 @@ func TestNetNSForeignDHCPClients(t *testing.T) {
 					t.Logf("%s printed:\n%s", name, out)
 				}
 				if name == "dhclient" {
-					stop(t, ns)
+					end(t, ns, "-TERM")
 				}
 				<-ended
 			})
@@ -169,16 +173,16 @@ func TestNetNSForeignDHCPClients(t *testing.T) {
 	}
 }
 
-// stop ends what still runs in a namespace.
-func stop(t *testing.T, ns string) {
+// end sends a signal to what still runs in a namespace.
+func end(t *testing.T, ns, signal string) {
 	t.Helper()
 	out, err := exec.Command("ip", "netns", "pids", ns).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, pid := range strings.Fields(string(out)) {
-		if err := exec.Command("kill", pid).Run(); err != nil {
-			t.Logf("kill %s: %v", pid, err)
+		if err := exec.Command("kill", signal, pid).Run(); err != nil {
+			t.Logf("kill %s %s: %v", signal, pid, err)
 		}
 	}
 }
@@ -203,7 +207,7 @@ func TestNetNSInitReboot(t *testing.T) {
 			}
 			// Without -d dhclient goes to the background once it has a lease.
 			out, err := inNS(t, ns, 30*time.Second, "dhclient", "-4", "-1", "-v", "-sf", script, "-cf", conf, "-lf", leases, "-pf", filepath.Join(dir, "pid"), "c0")
-			t.Cleanup(func() { stop(t, ns) })
+			t.Cleanup(func() { end(t, ns, "-TERM") })
 			if err != nil {
 				t.Fatalf("dhclient: %v\n%s", err, out)
 			}
@@ -228,7 +232,7 @@ func TestNetNSRelease(t *testing.T) {
 		}
 	}
 	files := []string{"-4", "-v", "-sf", script, "-cf", conf, "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid")}
-	t.Cleanup(func() { stop(t, ns) })
+	t.Cleanup(func() { end(t, ns, "-TERM") })
 	for _, what := range []string{"-1", "-r"} {
 		out, err := inNS(t, ns, 20*time.Second, "dhclient", append(append([]string{what}, files...), "c0")...)
 		if err != nil {
