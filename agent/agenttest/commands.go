@@ -38,10 +38,6 @@ func (w *World) command(words []string) (do func() (string, error), changes bool
 		return func() (string, error) { return w.get(rest[2], rest[3:], false) }, false
 	case strings.HasPrefix(line, "zfs mount -R ") && len(rest) == 2:
 		return func() (string, error) { return "", w.mountAll(rest[1]) }, true
-	case strings.HasPrefix(line, "zfs create "):
-		return func() (string, error) { return "", w.createSet(rest) }, true
-	case strings.HasPrefix(line, "zfs set ") && len(rest) == 2:
-		return func() (string, error) { return "", w.set(rest[0], rest[1]) }, true
 	}
 	return nil, false
 }
@@ -283,37 +279,5 @@ func (w *World) mountAll(name string) error {
 			}
 		}
 	}
-	return nil
-}
-
-func (w *World) createSet(args []string) error {
-	props := map[string]string{}
-	for len(args) > 2 && args[0] == "-o" {
-		k, v, _ := strings.Cut(args[1], "=")
-		props[k] = v
-		args = args[2:]
-	}
-	if len(args) != 1 {
-		return fmt.Errorf("invalid arguments: %s", strings.Join(args, " "))
-	}
-	name, _, _ := strings.Cut(args[0], "/")
-	p := w.imported(name)
-	if p == nil {
-		return fmt.Errorf("cannot create '%s': no such pool", args[0])
-	}
-	if p.sets[args[0]] != nil {
-		return fmt.Errorf("cannot create '%s': dataset already exists", args[0])
-	}
-	p.sets[args[0]] = &dataset{props: props}
-	return w.mount(p, args[0])
-}
-
-func (w *World) set(assign, name string) error {
-	p := w.imported(name)
-	k, v, ok := strings.Cut(assign, "=")
-	if p == nil || !ok {
-		return fmt.Errorf("cannot open '%s': dataset does not exist", name)
-	}
-	p.sets[name].props[k] = v
 	return nil
 }

@@ -12,7 +12,8 @@ import (
 	"sync"
 )
 
-// World is a server's ZFS. It implements storage.Runner. Its files are below
+// World is a server's ZFS. It implements storage's Runner, Datasets, Snapshots,
+// Streams and Lister. Its files are below
 // Root: dev, sys/block and proc/spl as the kernel would show them, and the
 // mounted datasets.
 type World struct {
@@ -43,6 +44,15 @@ type pool struct {
 type dataset struct {
 	props   map[string]string
 	mounted bool
+	guid    uint64
+	volume  uint64      // size in bytes; 0: a file system
+	origin  string      // of a clone: its snapshot
+	snaps   []*snapshot // oldest first
+}
+
+type snapshot struct {
+	name string // without the dataset's
+	guid uint64
 }
 
 // New makes a server with disks of the given sizes in bytes, all blank.
@@ -186,7 +196,7 @@ func (w *World) mountpoint(p *pool, set string) string {
 func (w *World) mount(p *pool, set string) error {
 	d := p.sets[set]
 	at := w.mountpoint(p, set)
-	back := filepath.Join(w.Root, "pools", fmt.Sprint(p.guid), strings.ReplaceAll(set, "/", "-"))
+	back := w.back(p, set, "")
 	d.mounted = true
 	if set == p.name {
 		// The root holds the mountpoints of the others: a plain folder.
@@ -220,6 +230,12 @@ func (w *World) String() string {
 				mounted = " mounted"
 			}
 			fmt.Fprintf(&b, "  %s%s %s\n", name, mounted, strings.Join(props, " "))
+			if d.origin != "" {
+				fmt.Fprintf(&b, "    clone of %s\n", d.origin)
+			}
+			for _, s := range d.snaps {
+				fmt.Fprintf(&b, "    @%s\n", s.name)
+			}
 		}
 	}
 	return b.String()

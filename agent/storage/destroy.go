@@ -56,7 +56,7 @@ func (s *Storage) destroy(ctx context.Context, p poolState) error {
 	if err := s.step(ctx, "remember reset"); err != nil {
 		return err
 	}
-	if _, err := s.run(ctx, "zfs", "set", propReset+"="+p.GUID, p.Name); err != nil {
+	if err := s.sets().Set(ctx, p.Name, map[string]string{propReset: p.GUID}); err != nil {
 		return fmt.Errorf("destroy pool %s: %w", p.Name, err)
 	}
 	for _, name := range s.poolDisks(p.Name) {

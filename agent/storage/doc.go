@@ -6,6 +6,17 @@
 // reset (Destroy). ZFS is driven through the zpool and zfs commands, whose JSON
 // (zfs 2.3 and later) is parsed; a Runner runs them.
 //
+// # What runs zfs
+//
+// Datasets, Snapshots and Streams are what the agent does to datasets; ZFS does it
+// on the system, through go-zfs where go-zfs v3.0.1 can express it: create, clone,
+// snapshot, rollback, rename, set, send, destroy of one, volumes. ZFS itself runs
+// what go-zfs cannot: a receive with a deadline and options (-s -u -o -x), the
+// destruction of a list of snapshots, and the one listing with GUIDs and user
+// properties. The pool half (import, status, properties of a new root, JSON) is not
+// in go-zfs either; a Runner runs it. go-zfs has no contexts: a call that hangs in
+// the kernel holds the one who made it, and nobody else.
+//
 // # What may be overwritten
 //
 // A disk is written to only when one of these holds, checked immediately before

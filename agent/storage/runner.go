@@ -46,3 +46,11 @@ func (s *Storage) run(ctx context.Context, name string, args ...string) ([]byte,
 	s.log().DebugContext(ctx, "ran", "command", name, "args", args, "took", time.Since(start), "error", err)
 	return out, err
 }
+
+// sets is what makes datasets.
+func (s *Storage) sets() Datasets {
+	if s.Datasets == nil {
+		return ZFS{}
+	}
+	return s.Datasets
+}

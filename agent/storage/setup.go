@@ -18,13 +18,13 @@ import (
 // a compute node.
 var layoutDatasets = []struct {
 	name  string
-	props []string
+	props map[string]string
 	mode  os.FileMode
 }{
 	// Keys and the last spec: kept twice, and not a place to run programs from.
-	{configDataset, []string{"copies=2", "exec=off", "setuid=off", "devices=off"}, 0o700},
+	{configDataset, map[string]string{"copies": "2", "exec": "off", "setuid": "off", "devices": "off"}, 0o700},
 	// Core dumps must not fill the pool.
-	{"cores", []string{"quota=10G", "exec=off", "setuid=off", "devices=off"}, 0o700},
+	{"cores", map[string]string{"quota": "10G", "exec": "off", "setuid": "off", "devices": "off"}, 0o700},
 }
 
 // poolNameRE is what zpool accepts as a name, without the characters that need
@@ -158,7 +158,7 @@ func (u *setup) run(ctx context.Context, disks []api.Disk) error {
 	if err := u.step(ctx, "complete"); err != nil {
 		return err
 	}
-	if _, err := u.Storage.run(ctx, "zfs", "set", propComplete+"="+u.spec.ID, u.spec.Pool); err != nil {
+	if err := u.sets().Set(ctx, u.spec.Pool, map[string]string{propComplete: u.spec.ID}); err != nil {
 		return fmt.Errorf("complete setup: %w", err)
 	}
 	return nil
@@ -246,7 +246,7 @@ func (u *setup) adopt(ctx context.Context, p poolState) error {
 	if err := u.step(ctx, "take over setup "+p.SetupID); err != nil {
 		return err
 	}
-	if _, err := u.Storage.run(ctx, "zfs", "set", propSetup+"="+u.spec.ID, p.Name); err != nil {
+	if err := u.sets().Set(ctx, p.Name, map[string]string{propSetup: u.spec.ID}); err != nil {
 		return fmt.Errorf("take over setup %s: %w", p.SetupID, err)
 	}
 	return nil
@@ -267,11 +267,7 @@ func (u *setup) makeDatasets(ctx context.Context) error {
 		if err := u.step(ctx, "create dataset "+name); err != nil {
 			return err
 		}
-		args := []string{"create"}
-		for _, p := range d.props {
-			args = append(args, "-o", p)
-		}
-		if _, err := u.Storage.run(ctx, "zfs", append(args, name)...); err != nil {
+		if err := u.sets().Create(ctx, name, d.props); err != nil {
 			return fmt.Errorf("create dataset %s: %w", name, err)
 		}
 	}

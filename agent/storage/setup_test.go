@@ -54,10 +54,13 @@ func newLab(t *testing.T, names ...string) *lab {
 // reboot forgets what the agent had in memory and what the kernel knew.
 func (l *lab) reboot() {
 	l.PowerCut()
-	l.Storage = &Storage{UUID: testUUID, Runner: l.World, Root: l.World.Root, BeforeComplete: func(_ context.Context, dir string) error {
+	l.Storage = &Storage{UUID: testUUID, Runner: l.World, Datasets: l.World, Root: l.World.Root, BeforeComplete: func(_ context.Context, dir string) error {
 		return WriteFile(filepath.Join(dir, "agent.key"), []byte("secret"))
 	}}
 }
+
+// Destroy is that of the Storage, not of the World.
+func (l *lab) Destroy(ctx context.Context, guid string) error { return l.Storage.Destroy(ctx, guid) }
 
 // observed is the list of disks as an inventory taken now would have it.
 func (l *lab) observed(t *testing.T) []api.Disk {

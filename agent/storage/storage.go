@@ -25,6 +25,8 @@ type Storage struct {
 	UUID string
 	// Runner runs zpool and zfs; nil: the system's.
 	Runner Runner
+	// Datasets makes datasets; nil: ZFS{}.
+	Datasets Datasets
 	// Root is put before every path but those given to commands: empty on a
 	// running system, a folder in tests.
 	Root string

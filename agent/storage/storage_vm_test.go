@@ -372,3 +372,15 @@ func TestRealContinue(t *testing.T) {
 		r.check(t, testSetup)
 	}
 }
+
+// TestRealDatasets: the system's zfs does what the suite wants of every backend.
+func TestRealDatasets(t *testing.T) {
+	r := newReal(t)
+	if err := r.setup(t, testSetup); err != nil {
+		t.Fatal(err)
+	}
+	if err := (ZFS{}).Create(t.Context(), "zones/suite", nil); err != nil {
+		t.Fatal(err)
+	}
+	testDatasets(t, ZFS{}, "zones/suite", "/zones/suite")
+}

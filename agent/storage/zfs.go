@@ -1,0 +1,204 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	zfs "github.com/mistifyio/go-zfs/v3"
+)
+
+// ZFS is the system's zfs: Datasets, Snapshots, Streams and Lister. Its zero value
+// is ready.
+type ZFS struct{}
+
+// call runs what go-zfs does and says what it meant.
+func call(ctx context.Context, verb, name string, fn func() error) error {
+	err := ctx.Err()
+	if err == nil {
+		err = supported()
+	}
+	if err == nil {
+		err = fn()
+	}
+	var said *zfs.Error
+	if errors.As(err, &said) {
+		err = meaning(said.Stderr, said.Err)
+	}
+	if err != nil {
+		return fmt.Errorf("zfs %s %s: %w", verb, name, err)
+	}
+	return nil
+}
+
+// meanings are parts of what zfs prints (libzfs_util.c, zfs_main.c), and the error
+// that each is.
+var meanings = []struct {
+	text string
+	err  error
+}{
+	{"dataset already exists", fs.ErrExist},
+	{"does not exist", fs.ErrNotExist},
+	{"no such pool", fs.ErrNotExist},
+	{"could not find any snapshots to destroy", fs.ErrNotExist},
+	{"dataset is busy", syscall.EBUSY},
+	{"pool or dataset is busy", syscall.EBUSY},
+	{"has dependent clones", syscall.EBUSY},
+	{"has children", syscall.EBUSY},
+	{"more recent snapshots or bookmarks exist", syscall.EBUSY},
+}
+
+// meaning is an error with what zfs printed, and what that means where it is known.
+func meaning(printed string, err error) error {
+	text := strings.Join(strings.Fields(printed), " ")
+	if strings.Contains(text, "cannot receive") && strings.Contains(text, "exists") {
+		return fmt.Errorf("%w: %s (%w)", fs.ErrExist, text, err)
+	}
+	for _, m := range meanings {
+		if strings.Contains(text, m.text) {
+			return fmt.Errorf("%w: %s (%w)", m.err, text, err)
+		}
+	}
+	if text == "" {
+		return err
+	}
+	return fmt.Errorf("%s (%w)", text, err)
+}
+
+// snapshotOf is a snapshot as go-zfs wants it, without a look at it.
+func snapshotOf(name string) *zfs.Dataset {
+	return &zfs.Dataset{Name: name, Type: zfs.DatasetSnapshot}
+}
+
+// Create implements Datasets.
+func (ZFS) Create(ctx context.Context, name string, props map[string]string) error {
+	return call(ctx, "create", name, func() error { _, err := zfs.CreateFilesystem(name, props); return err })
+}
+
+// CreateVolume implements Datasets.
+func (ZFS) CreateVolume(ctx context.Context, name string, bytes uint64, props map[string]string) error {
+	return call(ctx, "create -V", name, func() error { _, err := zfs.CreateVolume(name, bytes, props); return err })
+}
+
+// Set implements Datasets.
+func (ZFS) Set(ctx context.Context, name string, props map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(props)) {
+		if err := call(ctx, "set "+k, name, func() error { return (&zfs.Dataset{Name: name}).SetProperty(k, props[k]) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rename implements Datasets.
+func (ZFS) Rename(ctx context.Context, from, to string) error {
+	return call(ctx, "rename", from, func() error { _, err := (&zfs.Dataset{Name: from}).Rename(to, false, false); return err })
+}
+
+// Destroy implements Datasets.
+func (ZFS) Destroy(ctx context.Context, name string) error {
+	return call(ctx, "destroy", name, func() error { return (&zfs.Dataset{Name: name}).Destroy(zfs.DestroyDefault) })
+}
+
+// Snapshot implements Snapshots.
+func (ZFS) Snapshot(ctx context.Context, dataset, snapshot string, recursive bool) error {
+	return call(ctx, "snapshot", dataset+"@"+snapshot, func() error {
+		_, err := (&zfs.Dataset{Name: dataset}).Snapshot(snapshot, recursive)
+		return err
+	})
+}
+
+// Clone implements Snapshots.
+func (ZFS) Clone(ctx context.Context, snapshot, name string, props map[string]string) error {
+	return call(ctx, "clone", snapshot, func() error { _, err := snapshotOf(snapshot).Clone(name, props); return err })
+}
+
+// Rollback implements Snapshots.
+func (ZFS) Rollback(ctx context.Context, snapshot string, newer bool) error {
+	return call(ctx, "rollback", snapshot, func() error { return snapshotOf(snapshot).Rollback(newer) })
+}
+
+// Send implements Streams.
+func (ZFS) Send(ctx context.Context, snapshot, base string, w io.Writer) error {
+	return call(ctx, "send", snapshot, func() error {
+		if base == "" {
+			return snapshotOf(snapshot).SendSnapshot(w)
+		}
+		return snapshotOf(snapshot).IncrementalSend(snapshotOf(base), w)
+	})
+}
+
+// Receive implements Streams. go-zfs's has no options and no context.
+func (z ZFS) Receive(ctx context.Context, name string, r io.Reader, props map[string]string, resumable bool) error {
+	args := []string{"receive", "-u"}
+	if resumable {
+		args = append(args, "-s")
+	}
+	for _, k := range slices.Sorted(maps.Keys(props)) {
+		if v := props[k]; v != "" {
+			args = append(args, "-o", k+"="+v)
+		} else {
+			args = append(args, "-x", k)
+		}
+	}
+	_, err := z.run(ctx, r, append(args, name)...)
+	return err
+}
+
+// DestroySnapshots implements Snapshots. go-zfs destroys one at a time.
+func (z ZFS) DestroySnapshots(ctx context.Context, dataset string, snapshots ...string) error {
+	if len(snapshots) == 0 {
+		return nil
+	}
+	_, err := z.run(ctx, nil, "destroy", dataset+"@"+strings.Join(snapshots, ","))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // zfs destroys those that are there, and says so only when none is
+	}
+	return err
+}
+
+// List implements Lister. go-zfs's lists have neither GUIDs nor user properties.
+func (z ZFS) List(ctx context.Context, root string, props ...string) (map[string]map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, listLimit)
+	defer cancel()
+	out, err := z.run(ctx, nil, "get", "-j", "-p", "-r", "-t", "filesystem,volume,snapshot", strings.Join(props, ","), root)
+	if err != nil {
+		return nil, err
+	}
+	sets, err := parseProperties(out)
+	if err != nil {
+		return nil, err
+	}
+	for _, values := range sets {
+		maps.DeleteFunc(values, func(_, v string) bool { return v == "-" || v == "" })
+	}
+	return sets, nil
+}
+
+// run runs what go-zfs cannot express.
+func (ZFS) run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
+	if err := supported(); err != nil {
+		return nil, fmt.Errorf("zfs %s: %w", args[0], err)
+	}
+	cmd := exec.CommandContext(ctx, "zfs", args...)
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
+	cmd.WaitDelay = 5 * time.Second
+	var out, printed bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &printed
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
+		}
+		return nil, fmt.Errorf("zfs %s %s: %w", args[0], args[len(args)-1], meaning(printed.String(), err))
+	}
+	return out.Bytes(), nil
+}
