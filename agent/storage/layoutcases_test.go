@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -148,6 +149,40 @@ func TestLayoutCases(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestPlanObeysSpec: whatever an operator can say of a plan reaches the agent by
+// the property of the same name, and changes the plan.
+func TestPlanObeysSpec(t *testing.T) {
+	disks := shelf(group{6, "hdd", 8 * tb}, group{6, "ssd", 400 * gb})
+	disks[0].Content = "an ext4 file system"
+	disks[1].WWN, disks[2].WWN = "naa.5000c500a1b20001", "naa.5000c500a1b20001"
+	base := Options{Wipe: []string{"h1"}, Distinct: []string{"h2", "h3"}}
+	settings := map[string]any{
+		"Layout": "mirror", "Width": 3, "Spares": intp(2), "DataOn": "ssd", "NoCache": true, "Exclude": []string{"h4"},
+		"Wipe": []string(nil), "Distinct": []string(nil),
+	}
+	zero, err := Layout(disks, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range reflect.TypeFor[Options]().NumField() {
+		name := reflect.TypeFor[Options]().Field(i).Name
+		o, spec := base, api.SetupSpec{Wipe: base.Wipe, Distinct: base.Distinct}
+		in := reflect.ValueOf(&spec).Elem().FieldByName(name)
+		if settings[name] == nil || !in.IsValid() {
+			t.Errorf("option %s: no property of the setup or no value in this test", name)
+			continue
+		}
+		v := reflect.ValueOf(settings[name])
+		reflect.ValueOf(&o).Elem().Field(i).Set(v)
+		in.Set(v)
+		want, err1 := Layout(disks, o)
+		got, err2 := Plan(spec, disks)
+		if got.Digest != want.Digest || (err1 == nil) != (err2 == nil) || got.Digest == zero.Digest {
+			t.Errorf("option %s: planned %s %v, want %s %v", name, line(got), err2, line(want), err1)
+		}
 	}
 }
 

@@ -20,5 +20,5 @@ func TestVMStorageOnRealZFS(t *testing.T) {
 	r.PowerOn(m)
 	r.WaitState(m, api.StatePending)
 	r.Shell(m, "systemctl stop nereid-agent")
-	labtest.RunTests(t, m, "NEREID_TEST_DISKS=vda,vdb", program, 6, 34*time.Minute)
+	labtest.RunTests(t, m, "NEREID_TEST_DISKS=vda,vdb", program, 7, 34*time.Minute)
 }
