@@ -106,15 +106,16 @@ func showForward(tx store.Tx, f *api.FabricForward) error {
 }
 
 func (s *Server) createForward(tx store.Tx, a args, f api.FabricForward) (api.FabricForward, error) {
-	if err := agrees("owner_uuid", f.Owner, a["owner"]); err != nil {
-		return f, err
-	}
+	faults := []error{agrees("owner_uuid", f.Owner, a["owner"])}
 	f.Owner = a["owner"]
 	if f.Protocol != "tcp" && f.Protocol != "udp" {
-		return f, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "choose one of those", "protocol %.20q of a port forward: want tcp or udp", f.Protocol)
+		faults = append(faults, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "choose one of those", "protocol %.20q of a port forward: want tcp or udp", f.Protocol))
 	}
 	if f.Port > lastForwardPort {
-		return f, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "choose a lower one", "port %d cannot be forwarded: those above %d are for outgoing connections", f.Port, lastForwardPort)
+		faults = append(faults, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "choose a lower one", "port %d cannot be forwarded: those above %d are for outgoing connections", f.Port, lastForwardPort))
+	}
+	if err := api.Faults(append(faults, checkForward(&f))...); err != nil {
+		return f, err
 	}
 	all, err := forwardsOf(tx, f.Owner)
 	if err == nil && len(all) >= maxForwardsOwner {
@@ -176,19 +177,33 @@ func (s *Server) updateForward(tx store.Tx, a args, u api.FabricForwardUpdate) (
 	return s.putForward(tx, f)
 }
 
+// checkForward checks of a forward what can be judged by itself, and puts its address
+// in canonical form.
+func checkForward(f *api.FabricForward) error {
+	var faults []error
+	if len(f.Description) > 1024 {
+		faults = append(faults, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "shorten it", "the description has %d bytes, at most 1024 are allowed", len(f.Description)))
+	}
+	ip, err := netip.ParseAddr(f.IP)
+	if err != nil {
+		faults = append(faults, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "give an address of a NIC; list them with: nereid nic list", "%.64q is not an IP address", f.IP))
+	}
+	f.IP = ip.Unmap().String()
+	return api.Faults(faults...)
+}
+
 // putForward checks where a forward goes to and writes it.
 func (s *Server) putForward(tx store.Tx, f api.FabricForward) (api.FabricForward, error) {
-	if len(f.Description) > 1024 {
-		return f, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "shorten it", "the description has %d bytes, at most 1024 are allowed", len(f.Description))
+	if err := checkForward(&f); err != nil {
+		return f, err
 	}
 	if f.ToPort == 0 {
 		f.ToPort = f.Port
 	}
 	ip, err := netip.ParseAddr(f.IP)
 	if err != nil {
-		return f, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "give an address of a NIC; list them with: nereid nic list", "%.64q is not an IP address", f.IP)
+		return f, err
 	}
-	f.IP = ip.Unmap().String()
 	if err := natFamily(tx, ip); err != nil {
 		return f, err
 	}

@@ -85,32 +85,33 @@ func (s *Server) setup(tx store.Tx, r *inventory.Record, spec api.SetupSpec) err
 // checkSetup says what is wrong with a setup as far as it can be said here; the
 // agent checks it against the disks.
 func checkSetup(spec api.SetupSpec) error {
-	bad := func(format string, args ...any) error {
-		return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "see: nereid server setup --help", format, args...)
+	var faults []error
+	bad := func(format string, args ...any) {
+		faults = append(faults, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "see: nereid server setup --help", format, args...))
 	}
 	switch spec.Layout {
 	case "", "single", "mirror", "raidz1", "raidz2", "raidz3":
 	default:
-		return bad("layout %q; want single, mirror, raidz1, raidz2 or raidz3", spec.Layout)
+		bad("layout %q; want single, mirror, raidz1, raidz2 or raidz3", spec.Layout)
 	}
 	if !slices.Contains([]string{"", "hdd", "ssd"}, spec.DataOn) {
-		return bad("data on %q; want hdd or ssd", spec.DataOn)
+		bad("data on %q; want hdd or ssd", spec.DataOn)
 	}
 	if spec.Width != 0 && (spec.Width < 2 || spec.Width > 24) {
-		return bad("vdevs of %d disks; want a width of 2 to 24", spec.Width)
+		bad("vdevs of %d disks; want a width of 2 to 24", spec.Width)
 	}
 	if spec.Spares != nil && (*spec.Spares < 0 || *spec.Spares > 64) {
-		return bad("%d spares; want 0 to 64", *spec.Spares)
+		bad("%d spares; want 0 to 64", *spec.Spares)
 	}
 	if !poolName(spec.Pool) {
-		return bad("pool %q; want a letter, then up to 63 letters, digits, and - _ . characters, and no name ZFS keeps for itself", spec.Pool)
+		bad("pool %q; want a letter, then up to 63 letters, digits, and - _ . characters, and no name ZFS keeps for itself", spec.Pool)
 	}
 	for _, d := range slices.Concat(spec.Exclude, spec.Wipe, spec.Distinct) {
 		if d == "" || len(d) > 255 || strings.ContainsAny(d, " \t\n\x00") {
-			return bad("disk %q is no kernel name or id", d)
+			bad("disk %q is no kernel name or id", d)
 		}
 	}
-	return nil
+	return api.Faults(faults...)
 }
 
 // poolName checks a pool's name as zpool-create(8) does; empty is the default.

@@ -62,18 +62,16 @@ func (s *Server) routeServers(h huma.API) {
 	})
 	route(s, h, operators, http.MethodPatch, "/v1/servers/{id}", "Rename a server or assign it a platform", func(ctx context.Context, in *serverBody[api.ServerUpdate]) (*tagged[api.Server], error) {
 		sv, err := s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
+			var name, platform error
 			if in.Body.Hostname != nil {
-				if err := inventory.Rename(tx, r, *in.Body.Hostname); err != nil {
-					return err
-				}
+				name = inventory.Rename(tx, r, *in.Body.Hostname)
 			}
 			if in.Body.Platform != nil {
-				if err := platforms.Assign(tx, r.UUID, *in.Body.Platform); err != nil {
-					return err
+				if platform = platforms.Assign(tx, r.UUID, *in.Body.Platform); platform == nil {
+					platform = inventory.Touch(tx, r)
 				}
-				return inventory.Touch(tx, r)
 			}
-			return nil
+			return api.Faults(name, platform)
 		})
 		return withTag(sv), err
 	}, conditional, lenient, collects, settable(serverFixed(), nil))

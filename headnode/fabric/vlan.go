@@ -33,17 +33,20 @@ func noVLAN(owner string, vlan int) error {
 
 // checkVLAN says what is wrong with a fabric VLAN.
 func checkVLAN(v api.FabricVLAN) error {
-	switch {
-	case !uuidRE.MatchString(v.Owner):
-		return badOwner(v.Owner)
-	case v.VLAN < 0 || v.VLAN == 1 || v.VLAN > 4094:
-		return invalid("take another number", "VLAN %d: it can be 0 (untagged) or 2 to 4094", v.VLAN)
-	case !nameRE.MatchString(v.Name):
-		return invalid("take another name", "name %.80q of fabric VLAN %d: want 1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first", v.Name, v.VLAN)
-	case len(v.Description) > maxDescription:
-		return invalid("shorten it", "the description of fabric VLAN %d has %d bytes, at most %d are allowed", v.VLAN, len(v.Description), maxDescription)
+	var faults []error
+	if !uuidRE.MatchString(v.Owner) {
+		faults = append(faults, badOwner(v.Owner))
 	}
-	return nil
+	if v.VLAN < 0 || v.VLAN == 1 || v.VLAN > 4094 {
+		faults = append(faults, invalid("take another number", "VLAN %d: it can be 0 (untagged) or 2 to 4094", v.VLAN))
+	}
+	if !nameRE.MatchString(v.Name) {
+		faults = append(faults, invalid("take another name", "name %.80q of fabric VLAN %d: want 1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first", v.Name, v.VLAN))
+	}
+	if len(v.Description) > maxDescription {
+		faults = append(faults, invalid("shorten it", "the description of fabric VLAN %d has %d bytes, at most %d are allowed", v.VLAN, len(v.Description), maxDescription))
+	}
+	return api.Faults(faults...)
 }
 
 // CreateVLAN makes a fabric VLAN and gives it a VNI; VNI and Revision of v are not

@@ -48,10 +48,7 @@ func countKey(r api.FirewallRule) string {
 // Create adds a rule. An empty UUID is made up, Created and Revision are. A rule
 // that is not valid, known already, or one too many is an *api.Problem.
 func Create(tx store.Tx, r api.FirewallRule, now time.Time) (api.FirewallRule, error) {
-	if err := identify(&r); err != nil {
-		return r, err
-	}
-	if err := settle(&r); err != nil {
+	if err := api.Faults(identify(&r), settle(&r)); err != nil {
 		return r, err
 	}
 	known, err := store.Has(tx, rulePrefix+r.UUID)
@@ -196,24 +193,25 @@ func put(tx store.Tx, r *api.FirewallRule) error {
 
 // identify checks whose a new rule is, and its UUID.
 func identify(r *api.FirewallRule) error {
+	var faults []error
 	switch {
 	case r.Global && r.Owner != "":
-		return problem(http.StatusUnprocessableEntity, api.CodeInvalid, "a rule has an owner or is global, not both", "leave out one of owner_uuid and global")
+		faults = append(faults, problem(http.StatusUnprocessableEntity, api.CodeInvalid, "a rule has an owner or is global, not both", "leave out one of owner_uuid and global"))
 	case !r.Global && r.Owner == "":
-		return problem(http.StatusUnprocessableEntity, api.CodeInvalid, "the rule has no owner", "give owner_uuid, or global for a rule about everybody's instances")
+		faults = append(faults, problem(http.StatusUnprocessableEntity, api.CodeInvalid, "the rule has no owner", "give owner_uuid, or global for a rule about everybody's instances"))
 	case !r.Global:
 		owner, ok := parseUUID(r.Owner)
 		if !ok {
-			return badOwner(r.Owner)
+			faults = append(faults, badOwner(r.Owner))
 		}
 		r.Owner = owner
 	}
 	uuid, ok := parseUUID(cmp.Or(r.UUID, newUUID()))
 	if !ok {
-		return problem(http.StatusUnprocessableEntity, api.CodeInvalid, fmt.Sprintf("%.64q is no UUID", r.UUID), "leave it out to get a new one")
+		faults = append(faults, problem(http.StatusUnprocessableEntity, api.CodeInvalid, fmt.Sprintf("%.64q is no UUID", r.UUID), "leave it out to get a new one"))
 	}
 	r.UUID = uuid
-	return nil
+	return api.Faults(faults...)
 }
 
 func badOwner(owner string) error {
@@ -222,16 +220,17 @@ func badOwner(owner string) error {
 
 // settle checks what can be changed of a rule and brings it into canonical form.
 func settle(r *api.FirewallRule) error {
-	parsed, err := Parse(r.Rule)
-	if err != nil {
-		return invalid(err)
+	var rule, description error
+	if parsed, err := Parse(r.Rule); err != nil {
+		rule = invalid(err)
+	} else {
+		r.Rule = Format(parsed)
 	}
-	r.Rule = Format(parsed)
 	if len(r.Description) > MaxDescription || !utf8.ValidString(r.Description) {
-		return problem(http.StatusUnprocessableEntity, api.CodeInvalid,
+		description = problem(http.StatusUnprocessableEntity, api.CodeInvalid,
 			fmt.Sprintf("the description has %d bytes; it may have %d, of UTF-8", len(r.Description), MaxDescription), "shorten it")
 	}
-	return nil
+	return api.Faults(rule, description)
 }
 
 // invalid is the problem of a rule's text, with the place in it.

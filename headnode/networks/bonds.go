@@ -42,40 +42,46 @@ func ListBonds(tx store.Tx, server, after string, limit int) (_ []api.Bond, next
 
 // checkBond checks a bond by itself and puts it in canonical form.
 func checkBond(b *api.Bond, physical []string) error {
+	var faults []error
+	fault := func(next, format string, args ...any) { faults = append(faults, invalid(next, format, args...)) }
 	server, ok := parseUUID(b.Server)
+	if !ok {
+		fault("give the server's UUID", "%.64q is not a UUID", b.Server)
+	}
+	if !bondRE.MatchString(b.Name) || slices.Contains([]string{"lo", "all", "default"}, b.Name) {
+		fault("take another name, like bond0", "bond name %.64q: want 1 to 15 letters a-z and digits, a letter first, and no name that Linux keeps", b.Name)
+	}
+	if len(b.MACs) == 0 || len(b.MACs) > maxBond {
+		fault("name its NICs", "bond %s has %d NICs; want 1 to %d", b.Name, len(b.MACs), maxBond)
+	}
 	switch {
-	case !ok:
-		return invalid("give the server's UUID", "%.64q is not a UUID", b.Server)
-	case !bondRE.MatchString(b.Name) || slices.Contains([]string{"lo", "all", "default"}, b.Name):
-		return invalid("take another name, like bond0", "bond name %.64q: want 1 to 15 letters a-z and digits, a letter first, and no name that Linux keeps", b.Name)
-	case len(b.MACs) == 0 || len(b.MACs) > maxBond:
-		return invalid("name its NICs", "bond %s has %d NICs; want 1 to %d", b.Name, len(b.MACs), maxBond)
 	case b.Mode != modeActiveBackup && b.Mode != mode8023ad:
-		return invalid("choose one of those", "mode %.64q of bond %s: want %s or %s", b.Mode, b.Name, modeActiveBackup, mode8023ad)
+		fault("choose one of those", "mode %.64q of bond %s: want %s or %s", b.Mode, b.Name, modeActiveBackup, mode8023ad)
 	case b.Mode == modeActiveBackup && b.LACPRate != "":
-		return invalid("leave the rate out, or take mode 802.3ad", "bond %s: an active-backup bond has no LACP rate", b.Name)
+		fault("leave the rate out, or take mode 802.3ad", "bond %s: an active-backup bond has no LACP rate", b.Name)
 	case b.Mode == mode8023ad && b.LACPRate == "":
 		b.LACPRate = lacpSlow
 	case b.Mode == mode8023ad && b.LACPRate != lacpSlow && b.LACPRate != lacpFast:
-		return invalid("choose one of those", "LACP rate %.64q of bond %s: want %s or %s", b.LACPRate, b.Name, lacpSlow, lacpFast)
+		fault("choose one of those", "LACP rate %.64q of bond %s: want %s or %s", b.LACPRate, b.Name, lacpSlow, lacpFast)
 	}
 	b.Server = server
 	macs := make([]string, 0, len(b.MACs))
 	for _, m := range b.MACs {
 		mac, err := parseMAC(m)
+		if err == nil && slices.Contains(macs, mac) {
+			err = invalid("name each once", "NIC %s is in bond %s twice", mac, b.Name)
+		}
+		if err == nil {
+			err = checkPhysical(server, mac, physical)
+		}
 		if err != nil {
-			return err
-		}
-		if slices.Contains(macs, mac) {
-			return invalid("name each once", "NIC %s is in bond %s twice", mac, b.Name)
-		}
-		if err := checkPhysical(server, mac, physical); err != nil {
-			return err
+			faults = append(faults, err)
+			continue
 		}
 		macs = append(macs, mac)
 	}
 	b.MACs = macs
-	return nil
+	return api.Faults(faults...)
 }
 
 // CreateBond makes a bond. Its members are physical NICs, and in no other bond, so

@@ -1,6 +1,7 @@
 package networks
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -17,36 +18,34 @@ const (
 )
 
 // normal checks a network by itself and gives it in canonical form, with what was
-// left empty filled in. What depends on others is checked elsewhere.
+// left empty filled in; the error has all that is wrong with it. What depends on
+// others is checked elsewhere.
 func normal(a api.Network) (n network, err error) {
 	n.Network = a
+	var faults []error
 	if n.UUID != "" {
 		var ok bool
 		if n.UUID, ok = parseUUID(n.UUID); !ok {
-			return n, invalid("leave it out, and one is made", "%.64q is not a UUID", a.UUID)
+			faults = append(faults, invalid("leave it out, and one is made", "%.64q is not a UUID", a.UUID))
 		}
 	}
-	if err := checkName("network", n.Name); err != nil {
-		return n, err
-	}
-	if err := checkDescription(n.Description); err != nil {
-		return n, err
-	}
+	faults = append(faults, checkName("network", n.Name), checkDescription(n.Description))
 	if n.Owners, err = parseUUIDs("owners of network "+n.Name, n.Owners); err != nil {
-		return n, err
+		faults = append(faults, err)
 	}
 	if len(n.Owners) > maxOwners {
-		return n, invalid("name fewer, or none for all accounts", "network %s has %d owners; at most %d are allowed", n.Name, len(n.Owners), maxOwners)
+		faults = append(faults, invalid("name fewer, or none for all accounts", "network %s has %d owners; at most %d are allowed", n.Name, len(n.Owners), maxOwners))
 	}
-	if err := checkVLAN(n.VLAN); err != nil {
-		return n, err
+	faults = append(faults, checkVLAN(n.VLAN))
+	checks := []func() error{n.readRange, n.readGateway, n.readResolvers, n.readRoutes, n.checkMTU, n.checkFabric}
+	if err := n.readSubnet(); err != nil {
+		faults = append(faults, err)
+		checks = []func() error{n.readResolvers, n.checkPlace} // the others compare with it
 	}
-	for _, check := range []func() error{n.readSubnet, n.readRange, n.readGateway, n.readResolvers, n.readRoutes, n.checkMTU, n.checkFabric} {
-		if err := check(); err != nil {
-			return n, err
-		}
+	for _, check := range checks {
+		faults = append(faults, check())
 	}
-	return n, nil
+	return n, api.Faults(faults...)
 }
 
 // checkVLAN checks a VLAN id: 0 is untagged, 1 is what switches use untagged
@@ -90,15 +89,15 @@ func (n *network) host(what, s string) (netip.Addr, error) {
 
 func (n *network) readRange() (err error) {
 	n.first, n.last = hosts(n.subnet)
+	var first, last error
 	if n.ProvisionStart != "" {
-		if n.first, err = n.host("provision start", n.ProvisionStart); err != nil {
-			return err
-		}
+		n.first, first = n.host("provision start", n.ProvisionStart)
 	}
 	if n.ProvisionEnd != "" {
-		if n.last, err = n.host("provision end", n.ProvisionEnd); err != nil {
-			return err
-		}
+		n.last, last = n.host("provision end", n.ProvisionEnd)
+	}
+	if err := api.Faults(first, last); err != nil {
+		return err
 	}
 	if n.last.Less(n.first) {
 		return invalid("give the lower address first", "provision range %s to %s of network %s is the wrong way round", n.first, n.last, n.Name)
@@ -133,21 +132,23 @@ func (n *network) readResolvers() error {
 		return invalid("name fewer", "network %s has %d resolvers; at most %d are allowed", n.Name, len(n.Resolvers), maxResolvers)
 	}
 	var out []string
+	var faults []error
 	for _, s := range n.Resolvers {
 		a, err := parseAddr(s)
 		switch {
 		case err != nil:
-			return invalid("correct it", "resolver of network %s: %v", n.Name, err)
+			faults = append(faults, invalid("correct it", "resolver of network %s: %v", n.Name, err))
+			continue
 		case a.IsUnspecified(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}), n.subnet.Contains(a) && !isHost(n.subnet, a):
-			return invalid("give a host's address", "resolver %s of network %s is no host's address", a, n.Name)
+			faults = append(faults, invalid("give a host's address", "resolver %s of network %s is no host's address", a, n.Name))
 		case slices.Contains(out, a.String()):
-			return invalid("name each once", "resolver %s of network %s is there twice", a, n.Name)
+			faults = append(faults, invalid("name each once", "resolver %s of network %s is there twice", a, n.Name))
 		}
 		out = append(out, a.String())
 		n.hold(a)
 	}
 	n.Resolvers = out
-	return nil
+	return api.Faults(faults...)
 }
 
 func (n *network) readRoutes() error {
@@ -160,24 +161,29 @@ func (n *network) readRoutes() error {
 	}
 	out := make(map[string]string, len(n.Routes))
 	hops := make([]netip.Addr, 0, len(n.Routes))
-	for dst, via := range n.Routes {
+	var faults []error
+	for _, dst := range slices.Sorted(maps.Keys(n.Routes)) {
+		via := n.Routes[dst]
 		p, err := parseCIDR(dst)
 		switch {
 		case err != nil:
-			return invalid("correct it", "route of network %s: %v", n.Name, err)
+			err = invalid("correct it", "route of network %s: %v", n.Name, err)
 		case p.Addr().BitLen() != n.subnet.Addr().BitLen():
-			return invalid("give it to a network of that family", "route to %s of network %s is of another family than %s", p, n.Name, n.subnet)
+			err = invalid("give it to a network of that family", "route to %s of network %s is of another family than %s", p, n.Name, n.subnet)
 		case p == n.subnet:
-			return invalid("leave it out", "route to %s of network %s is to the network itself", p, n.Name)
+			err = invalid("leave it out", "route to %s of network %s is to the network itself", p, n.Name)
 		case p.Bits() == 0 && n.Gateway != "":
-			return invalid("leave it out, or the gateway", "network %s has a gateway and a route to %s", n.Name, p)
+			err = invalid("leave it out, or the gateway", "network %s has a gateway and a route to %s", n.Name, p)
+		case out[p.String()] != "":
+			err = invalid("name each once", "route to %s of network %s is there twice", p, n.Name)
 		}
-		hop, err := n.host("next hop of the route to "+p.String()+",", via)
+		var hop netip.Addr
+		if err == nil {
+			hop, err = n.host("next hop of the route to "+p.String()+",", via)
+		}
 		if err != nil {
-			return err
-		}
-		if out[p.String()] != "" {
-			return invalid("name each once", "route to %s of network %s is there twice", p, n.Name)
+			faults = append(faults, err)
+			continue
 		}
 		out[p.String()] = hop.String()
 		hops = append(hops, hop)
@@ -187,7 +193,7 @@ func (n *network) readRoutes() error {
 		n.hold(hop)
 	}
 	n.Routes = out
-	return nil
+	return api.Faults(faults...)
 }
 
 func (n *network) checkMTU() error {
@@ -201,17 +207,30 @@ func (n *network) checkMTU() error {
 	return nil
 }
 
+// checkPlace checks what only one of the two kinds of networks has.
+func (n *network) checkPlace() error {
+	if n.Fabric {
+		return nil
+	}
+	var faults []error
+	if n.InternetNAT {
+		faults = append(faults, invalid("leave internet_nat out", "network %s is no fabric network; only those have internet_nat", n.Name))
+	}
+	if n.VNI != 0 {
+		faults = append(faults, invalid("leave the VNI out", "network %s is no fabric network; only those have a VNI", n.Name))
+	}
+	switch {
+	case n.NICTag == "":
+		faults = append(faults, invalid("name the NIC tag it is on", "network %s has no NIC tag", n.Name))
+	case !tagRE.MatchString(n.NICTag):
+		faults = append(faults, invalid("name the NIC tag it is on", "network %s is on NIC tag %.64q", n.Name, n.NICTag))
+	}
+	return api.Faults(faults...)
+}
+
 func (n *network) checkFabric() error {
 	if !n.Fabric {
-		switch {
-		case n.InternetNAT:
-			return invalid("leave internet_nat out", "network %s is no fabric network; only those have internet_nat", n.Name)
-		case n.VNI != 0:
-			return invalid("leave the VNI out", "network %s is no fabric network; only those have a VNI", n.Name)
-		case !tagRE.MatchString(n.NICTag):
-			return invalid("name the NIC tag it is on", "network %s is on NIC tag %.64q", n.Name, n.NICTag)
-		}
-		return nil
+		return n.checkPlace()
 	}
 	switch {
 	case len(n.Owners) != 1:

@@ -1,6 +1,7 @@
 package networks
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -105,21 +106,18 @@ func ListNetworks(tx store.Tx, f NetworkFilter, after string, limit int) (_ []ap
 // caller fills in VNI and VLAN of the fabric's, and Owners with its one owner.
 func CreateNetwork(tx store.Tx, in api.Network) (_ api.Network, err error) {
 	defer named(&err, "create network %s", in.Name)
-	limit, why, err := mtuLimit(tx, in)
-	if err != nil {
-		return in, err
+	limit, why, below := mtuLimit(tx, in)
+	if below != nil {
+		limit, in.MTU = MaxMTU, cmp.Or(in.MTU, DefaultMTU)
 	}
 	if in.MTU == 0 {
 		in.MTU = limit
 	}
 	n, err := normal(in)
-	if err != nil {
-		return in, err
+	if err == nil {
+		err = api.Faults(mtuFits(n, limit, why), subnetUsable(n))
 	}
-	if err := mtuFits(n, limit, why); err != nil {
-		return in, err
-	}
-	if err := subnetUsable(n); err != nil {
+	if err := api.Faults(below, err); err != nil {
 		return in, err
 	}
 	if err := apartFromAdmin(tx, n); err != nil {
@@ -133,10 +131,7 @@ func CreateNetwork(tx store.Tx, in api.Network) (_ api.Network, err error) {
 		}
 		return in, err
 	}
-	if err := takeNetworkName(tx, n); err != nil {
-		return in, err
-	}
-	if err := placeFits(tx, n); err != nil {
+	if err := api.Faults(takeNetworkName(tx, n), placeFits(tx, n)); err != nil {
 		return in, err
 	}
 	if err := placeNetwork(tx, n); err != nil {
@@ -158,8 +153,8 @@ func mtuLimit(tx store.Tx, n api.Network) (int, string, error) {
 		}
 		return limit, "the overlay", err
 	}
-	if n.NICTag == "" {
-		return 0, "", invalid("name the NIC tag it is on", "network %s has no NIC tag", n.Name)
+	if !tagRE.MatchString(n.NICTag) {
+		return MaxMTU, "no NIC tag", nil // normal says so
 	}
 	t, err := GetNICTag(tx, n.NICTag)
 	return t.MTU, "NIC tag " + n.NICTag, err

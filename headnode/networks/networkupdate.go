@@ -35,21 +35,16 @@ func UpdateNetwork(tx store.Tx, now time.Time, id string, u api.NetworkUpdate, i
 		changed.MTU = limit
 	}
 	n, err := normal(changed)
+	if n.MTU != old.MTU && n.MTU <= MaxMTU {
+		err = api.Faults(err, mtuFits(n, limit, why))
+	}
 	if err != nil {
 		return before, after, err
-	}
-	if n.MTU != old.MTU {
-		if err := mtuFits(n, limit, why); err != nil {
-			return before, after, err
-		}
 	}
 	if n.Fabric && n.owner() != old.owner() {
 		return before, after, conflict("make a network in the other account's fabric", "fabric network %s is in the fabric of %s and stays there", n.Name, old.owner())
 	}
-	if err := rename(tx, old, n); err != nil {
-		return before, after, err
-	}
-	if err := gatewayFits(tx, old, n); err != nil {
+	if err := api.Faults(rename(tx, old, n), gatewayFits(tx, old, n)); err != nil {
 		return before, after, err
 	}
 	if err := moveFree(tx, old, n, now); err != nil {

@@ -21,6 +21,7 @@ const (
 // checkNIC checks what of a NIC can be judged by itself, and puts it in canonical
 // form.
 func checkNIC(n *api.NetworkNIC) error {
+	var faults []error
 	for _, f := range []struct {
 		what     string
 		value    *string
@@ -32,24 +33,22 @@ func checkNIC(n *api.NetworkNIC) error {
 	} {
 		u, ok := parseUUID(*f.value)
 		if !ok && (f.required || *f.value != "") {
-			return invalid("give it", "%s of the NIC: %.64q is not a UUID", f.what, *f.value)
+			faults = append(faults, invalid("give it", "%s of the NIC: %.64q is not a UUID", f.what, *f.value))
 		}
 		*f.value = u
 	}
 	switch {
 	case !slices.Contains([]string{api.BelongsToZone, api.BelongsToServer, api.BelongsToOther}, n.BelongsToType):
-		return invalid("choose one of those", "the NIC belongs to a %.64q; want zone, server or other", n.BelongsToType)
+		faults = append(faults, invalid("choose one of those", "the NIC belongs to a %.64q; want zone, server or other", n.BelongsToType))
 	case n.BelongsToType == api.BelongsToServer && n.BelongsTo != n.Server:
-		return invalid("name the same server twice", "the NIC belongs to server %s and is on server %s", n.BelongsTo, n.Server)
+		faults = append(faults, invalid("name the same server twice", "the NIC belongs to server %s and is on server %s", n.BelongsTo, n.Server))
 	case n.Underlay && n.BelongsToType != api.BelongsToServer:
-		return invalid("let it belong to a server", "an underlay NIC belongs to a server, not to a %s", n.BelongsToType)
-	case !slices.Contains([]string{"", "provisioning", "stopped", "running"}, n.State):
-		return invalid("choose one of those", "state %.64q of the NIC: want provisioning, stopped or running", n.State)
+		faults = append(faults, invalid("let it belong to a server", "an underlay NIC belongs to a server, not to a %s", n.BelongsToType))
 	}
-	if err := checkFirewallTags(n.Tags); err != nil {
-		return err
+	if !slices.Contains([]string{"", "provisioning", "stopped", "running"}, n.State) {
+		faults = append(faults, invalid("choose one of those", "state %.64q of the NIC: want provisioning, stopped or running", n.State))
 	}
-	return checkFlags(&n.SpoofFlags)
+	return api.Faults(append(faults, checkFirewallTags(n.Tags), checkFlags(&n.SpoofFlags))...)
 }
 
 // checkFirewallTags checks what a rule can name.

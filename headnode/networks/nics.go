@@ -1,6 +1,8 @@
 package networks
 
 import (
+	"errors"
+	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -24,7 +26,11 @@ type Change struct {
 func CreateNIC(tx store.Tx, now time.Time, nic api.NetworkNIC, provided []string) (_ Change, err error) {
 	defer named(&err, "create NIC")
 	if err := checkNIC(&nic); err != nil {
-		return Change{}, err
+		_, more := wishes(tx, nic, provided)
+		if p := (*api.Problem)(nil); errors.As(more, &p) && p.Status == http.StatusForbidden {
+			more = nil // it is not known who asks
+		}
+		return Change{}, api.Faults(err, more)
 	}
 	ws, err := wishes(tx, nic, provided)
 	if err != nil {

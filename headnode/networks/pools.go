@@ -57,17 +57,12 @@ func members(tx store.Tx, p *api.NetworkPool) ([]network, error) {
 
 // checkPool checks a pool and puts its networks' UUIDs for their names.
 func checkPool(tx store.Tx, p *api.NetworkPool) (err error) {
-	if err := checkName("pool", p.Name); err != nil {
-		return err
-	}
-	if err := checkDescription(p.Description); err != nil {
-		return err
-	}
+	faults := []error{checkName("pool", p.Name), checkDescription(p.Description)}
 	if p.Owners, err = parseUUIDs("owners of pool "+p.Name, p.Owners); err != nil {
-		return err
+		faults = append(faults, err)
 	}
 	if len(p.Networks) == 0 || len(p.Networks) > maxPool {
-		return invalid("name the networks, in the order in which they are tried", "pool %s has %d networks; want 1 to %d", p.Name, len(p.Networks), maxPool)
+		faults = append(faults, invalid("name the networks, in the order in which they are tried", "pool %s has %d networks; want 1 to %d", p.Name, len(p.Networks), maxPool))
 	}
 	uuids := make([]string, 0, len(p.Networks))
 	fam := ""
@@ -75,19 +70,22 @@ func checkPool(tx store.Tx, p *api.NetworkPool) (err error) {
 		n, err := GetNetwork(tx, id)
 		switch {
 		case err != nil:
-			return err
 		case n.Fabric:
-			return invalid("leave it out", "network %s is a fabric network; those are in no pool", n.Name)
+			err = invalid("leave it out", "network %s is a fabric network; those are in no pool", n.Name)
 		case fam != "" && n.Family != fam:
-			return invalid("make one pool for each family", "pool %s has networks of both families: %s is %s", p.Name, n.Name, n.Family)
+			err = invalid("make one pool for each family", "pool %s has networks of both families: %s is %s", p.Name, n.Name, n.Family)
 		case slices.Contains(uuids, n.UUID):
-			return invalid("name each once", "network %s is in pool %s twice", n.Name, p.Name)
+			err = invalid("name each once", "network %s is in pool %s twice", n.Name, p.Name)
+		}
+		if err != nil {
+			faults = append(faults, err)
+			continue
 		}
 		fam = n.Family
 		uuids = append(uuids, n.UUID)
 	}
 	p.Networks = uuids
-	return nil
+	return api.Faults(faults...)
 }
 
 // CreatePool makes a pool.

@@ -149,12 +149,19 @@ func provide(tx store.Tx, server string, self provider, before, after []string, 
 	if len(slices.Compact(slices.Clone(after))) != len(after) {
 		return nil, invalid("name each once", "a NIC tag is there twice: %s", strings.Join(after, ", "))
 	}
+	var unknown []error
+	for _, tag := range after {
+		if !slices.Contains(before, tag) {
+			_, err := GetNICTag(tx, tag)
+			unknown = append(unknown, err)
+		}
+	}
+	if err := api.Faults(unknown...); err != nil {
+		return nil, err
+	}
 	for _, tag := range after {
 		if slices.Contains(before, tag) {
 			continue
-		}
-		if _, err := GetNICTag(tx, tag); err != nil {
-			return nil, err
 		}
 		key := providerPrefix + tag + "/" + server
 		b, found, err := lookup(tx, key)

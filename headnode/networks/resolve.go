@@ -86,19 +86,19 @@ func wishes(tx store.Tx, nic api.NetworkNIC, provided []string) ([]wish, error) 
 		return nil, err
 	}
 	var out []wish
+	var faults []error
 	for _, a := range nic.Addresses {
 		w := wish{id: a.Network}
 		if a.IP != "" {
 			if w.ip, err = parseAddr(a.IP); err != nil {
-				return nil, invalid("correct it, or leave it out and one is chosen", "address of the NIC: %v", err)
-			}
-			if slices.ContainsFunc(out, func(o wish) bool { return o.ip == w.ip }) {
-				return nil, invalid("name each once", "%s is there twice", w.ip)
+				faults = append(faults, invalid("correct it, or leave it out and one is chosen", "address of the NIC: %v", err))
+			} else if slices.ContainsFunc(out, func(o wish) bool { return o.ip == w.ip }) {
+				faults = append(faults, invalid("name each once", "%s is there twice", w.ip))
 			}
 		}
 		t, err := resolve(tx, nic.Owner, a.Network)
-		if err != nil {
-			return nil, err
+		if faults = append(faults, err); api.Faults(faults...) != nil {
+			continue
 		}
 		if t.pool != nil && !permits(t.pool.Owners, nic) {
 			return nil, forbidden("use another network", "pool %s is not for account %q", t.pool.Name, nic.Owner)
@@ -120,7 +120,7 @@ func wishes(tx store.Tx, nic api.NetworkNIC, provided []string) ([]wish, error) 
 		}
 		out = append(out, w)
 	}
-	return out, nil
+	return out, api.Faults(faults...)
 }
 
 // permits says whether a list of owners lets the NIC's owner in. What belongs to

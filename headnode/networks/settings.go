@@ -72,21 +72,23 @@ func UpdateSettings(tx store.Tx, s api.FabricSettings, ifMatch string) (_ api.Fa
 	if err := match("the", "fabric settings", old.Revision, ifMatch); err != nil {
 		return s, err
 	}
+	var faults []error
 	if s.MACPrefix, err = parseMACPrefix(s.MACPrefix); err != nil {
-		return s, err
+		faults = append(faults, err)
 	}
 	if s.UnderlayTag != old.UnderlayTag {
-		if err := underlayMayChange(tx, old, s); err != nil {
-			return s, err
-		}
+		faults = append(faults, underlayMayChange(tx, old, s))
 	}
 	if s.OverlayMTU != 0 && (s.OverlayMTU < minMTU4 || s.OverlayMTU > MaxMTU-overhead4) {
-		return s, invalid("choose one in that range, or 0 for what the underlay allows", "overlay MTU %d: want %d to %d", s.OverlayMTU, minMTU4, MaxMTU-overhead4)
+		faults = append(faults, invalid("choose one in that range, or 0 for what the underlay allows", "overlay MTU %d: want %d to %d", s.OverlayMTU, minMTU4, MaxMTU-overhead4))
 	}
 	if s.NATNetwork != "" {
 		if s.NATNetwork, err = natNetwork(tx, s.NATNetwork); err != nil {
-			return s, err
+			faults = append(faults, err)
 		}
+	}
+	if err := api.Faults(faults...); err != nil {
+		return s, err
 	}
 	s.Revision = newRevision()
 	if err := store.Put(tx, settingsKey, s); err != nil {

@@ -83,15 +83,17 @@ func ListNICTags(tx store.Tx, after string, limit int) (_ []api.NICTag, next str
 
 // checkTag is what a tag must be by itself.
 func checkTag(t api.NICTag) error {
-	switch {
-	case !tagRE.MatchString(t.Name):
-		return invalid("take another name", "NIC tag name %.64q: want 1 to 31 letters, digits and underscores", t.Name)
-	case t.Name == AdminTag && t.MTU != DefaultMTU:
-		return invalid("use another NIC tag for larger packets", "the MTU of NIC tag admin is always %d: servers boot from it", DefaultMTU)
-	case t.MTU < DefaultMTU || t.MTU > MaxMTU:
-		return invalid("choose one in that range", "MTU %d of NIC tag %s: want %d to %d", t.MTU, t.Name, DefaultMTU, MaxMTU)
+	var name, mtu error
+	if !tagRE.MatchString(t.Name) {
+		name = invalid("take another name", "NIC tag name %.64q: want 1 to 31 letters, digits and underscores", t.Name)
 	}
-	return checkDescription(t.Description)
+	switch {
+	case t.Name == AdminTag && t.MTU != DefaultMTU:
+		mtu = invalid("use another NIC tag for larger packets", "the MTU of NIC tag admin is always %d: servers boot from it", DefaultMTU)
+	case t.MTU < DefaultMTU || t.MTU > MaxMTU:
+		mtu = invalid("choose one in that range", "MTU %d of NIC tag %s: want %d to %d", t.MTU, t.Name, DefaultMTU, MaxMTU)
+	}
+	return api.Faults(name, mtu, checkDescription(t.Description))
 }
 
 // CreateNICTag makes a NIC tag.
