@@ -38,7 +38,7 @@ func (b *build) modules(ctx context.Context) (made, error) {
 		}
 	}
 	st := stage{
-		name: "modules", what: fmt.Sprintf("ZFS %s for Linux %s, compiled once (about 6 minutes on two cores)", b.zfs, b.list.Kernel),
+		name: "modules", what: fmt.Sprintf("ZFS %s for Linux %s, compiled once; the next build takes it from the cache", b.zfs, b.list.Kernel),
 		inputs: inputs, packages: pkgs,
 	}
 	st.run = func(ctx context.Context, r *runner, scratch, out string) error {
@@ -46,12 +46,28 @@ func (b *build) modules(ctx context.Context) (made, error) {
 			return err
 		}
 		root := filepath.Join(scratch, "root")
+		w := b.watchCompile(root, len(pkgs))
+		b.show.follow(w.look)
 		if err := b.debs.bootstrap(ctx, r, b.Suite, scratch, root, pkgs, moduleRoots(h.Name), nil); err != nil {
+			return err
+		}
+		b.show.follow(nil) // nobody looks any more
+		if err := w.keep(b.Cache); err != nil {
 			return err
 		}
 		return b.takeModules(ctx, r, root, out)
 	}
 	return b.stages.do(ctx, st)
+}
+
+// watchCompile follows what the packages do in the chroot, whose time an earlier
+// build may forecast.
+func (b *build) watchCompile(root string, packages int) *compileWatch {
+	earlier, err := readFigures(b.Cache)
+	if err != nil {
+		b.show.say("%-12s   %v; it is made again", "", err)
+	}
+	return &compileWatch{root: root, packages: packages, now: b.Now, earlier: earlier}
 }
 
 // takeModules copies the compiled modules out of the builder chroot, without

@@ -11,7 +11,7 @@ import (
 const (
 	liveEvery  = 500 * time.Millisecond // how often a terminal's live line changes
 	plainEvery = 30 * time.Second       // how often a log file gets a line
-	liveWidth  = 79                     // of the live line: one less than the least terminal has
+	lineWidth  = 79                     // one less than the least terminal has
 )
 
 // progress shows people what a build does. It is safe for concurrent use: the
@@ -23,7 +23,8 @@ type progress struct {
 	now   func() time.Time
 	stage string
 	begun time.Time
-	last  string // latest line of output
+	last  string        // latest line of output
+	far   func() string // says how far the stage is, where its output does not
 	dirty bool
 }
 
@@ -32,7 +33,7 @@ func (p *progress) begin(stage, what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stage, p.begun = stage, p.now()
-	p.last = ""
+	p.last, p.far = "", nil
 	fmt.Fprintf(p.w, "%-12s %s\n", stage, what)
 }
 
@@ -41,6 +42,14 @@ func (p *progress) tick(line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = line
+}
+
+// follow has far say how far the stage is, instead of the output. It is called
+// by one goroutine at a time.
+func (p *progress) follow(far func() string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.far = far
 }
 
 // watch shows elapsed time and the latest line of output now and then, until the
@@ -73,13 +82,17 @@ func (p *progress) watch() (stop func()) {
 func (p *progress) refresh() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	text := fmt.Sprintf("%-12s   %s  %s", p.stage, round(p.now().Sub(p.begun)), printable(p.last))
+	last := p.last
+	if p.far != nil {
+		last = p.far()
+	}
+	text := fmt.Sprintf("%-12s   %s  %s", p.stage, round(p.now().Sub(p.begun)), printable(last))
+	if r := []rune(text); len(r) > lineWidth {
+		text = string(r[:lineWidth])
+	}
 	if !p.live {
 		fmt.Fprintln(p.w, text)
 		return
-	}
-	if r := []rune(text); len(r) > liveWidth {
-		text = string(r[:liveWidth])
 	}
 	fmt.Fprintf(p.w, "\r\x1b[K%s", text)
 	p.dirty = true
