@@ -36,7 +36,7 @@ vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m -v ./integration/... ./bootserver
 
 bench: build platform ## speed and memory, against the alternatives, in one run
-	@$(PACKAGES) test
+	@$(PACKAGES) test bench
 	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run Bench -count=1 -p 1 -timeout 60m -v ./integration/bench
 	go test -run '^$$' -bench . ./headnode/... ./bootserver/... ./images/... ./agent/...
 	go test -tags netns -run '^$$' -bench NetNS -benchtime 1x ./agent/network ./agent/firewall

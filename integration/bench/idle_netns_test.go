@@ -50,25 +50,11 @@ func TestBenchIdleServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seconds := func() float64 { // on a CPU, of all threads
-		sum := 0.0
-		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range tasks {
-			if b, err := os.ReadFile(name); err == nil {
-				ns, _ := strconv.ParseFloat(strings.Fields(string(b))[0], 64)
-				sum += ns / 1e9
-			}
-		}
-		return sum
-	}
 	const idle = 5 * time.Minute
 	<-time.After(time.Minute) // what the start left to do is not idleness
-	before := seconds()
+	before := cpuSeconds(t, pid)
 	<-time.After(idle) // what is measured is the passing of time
-	after := seconds()
+	after := cpuSeconds(t, pid)
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
@@ -77,4 +63,21 @@ func TestBenchIdleServer(t *testing.T) {
 	rss, _, _ = strings.Cut(rss, "\n")
 	fmt.Printf("agent over %v idle, not emulated: %.4f %% of a core (%.3f s), RSS %s\n",
 		idle, (after-before)/idle.Seconds()*100, after-before, strings.TrimSpace(rss))
+}
+
+// cpuSeconds is what all threads of a process have had of a CPU.
+func cpuSeconds(t *testing.T, pid int) float64 {
+	t.Helper()
+	sum := 0.0
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range tasks {
+		if b, err := os.ReadFile(name); err == nil {
+			ns, _ := strconv.ParseFloat(strings.Fields(string(b))[0], 64)
+			sum += ns / 1e9
+		}
+	}
+	return sum
 }

@@ -3,13 +3,14 @@
 # nothing that is there already. Root is needed only where something is missing.
 # Can be run again at any time.
 #
-#   packages.sh [build|lab|headnode|test|vagrant]...     (default: build lab)
+#   packages.sh [build|lab|headnode|test|bench|vagrant]...     (default: build lab)
 set -eu
 
 build="mmdebstrap squashfs-tools zstd xz-utils cpio kmod ca-certificates"
 lab="qemu-system-x86 qemu-utils seabios ovmf ipxe iproute2 procps"
 headnode="ipxe ca-certificates"
 test="iputils-ping iproute2 procps udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables"
+bench="kea-dhcp4-server kea-admin"
 vagrant="vagrant vagrant-libvirt"
 
 [ $# -gt 0 ] || set -- build lab
@@ -20,9 +21,10 @@ for set in "$@"; do
 	build) want="$want $build" ;;
 	lab) want="$want $lab" ;;
 	test) want="$want $test" ;;
+	bench) want="$want $bench" ;;
 	vagrant) want="$want $vagrant" ;;
 	headnode) want="$want $headnode" ;;
-	*) echo "packages.sh: unknown set $set: want build, lab, headnode, test or vagrant" >&2; exit 2 ;;
+	*) echo "packages.sh: unknown set $set: want build, lab, headnode, test, bench or vagrant" >&2; exit 2 ;;
 	esac
 done
 
