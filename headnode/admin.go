@@ -131,6 +131,22 @@ func (s *Server) createNIC(tx store.Tx, nic api.NetworkNIC, provided []string) (
 	return networks.CreateNIC(tx, s.now(), nic, provided)
 }
 
+// namedAddresses are those that a network is to hold: gateway, resolvers, next hops.
+func namedAddresses(u api.NetworkUpdate) (out []string) {
+	if u.Gateway != nil && *u.Gateway != "" {
+		out = append(out, *u.Gateway)
+	}
+	if u.Resolvers != nil {
+		out = append(out, *u.Resolvers...)
+	}
+	if u.Routes != nil {
+		for _, hop := range *u.Routes {
+			out = append(out, hop)
+		}
+	}
+	return out
+}
+
 // makeRoom ends a lease that is over, for somebody else who wants its address, or
 // any address, of a network or pool.
 func (s *Server) makeRoom(tx store.Tx, network, ip string) error {

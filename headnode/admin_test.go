@@ -95,6 +95,15 @@ func TestAdminUpdate(t *testing.T) {
 	if _, err := h.client.Networks().Update(ctx, "admin", api.NetworkUpdate{Gateway: &other}, ""); codeOf(err) != api.CodeInUse || !strings.Contains(err.Error(), m.mac) {
 		t.Errorf("a leased address as gateway: %v", err)
 	}
+	h.advance(13 * time.Hour) // the lease is over
+	must[api.Network](t)(h.client.Networks().Update(ctx, "admin", api.NetworkUpdate{Gateway: &other}, ""))
+	if a := m.ask(api.KindDiscover, "", netip.Addr{}); a.Address.Addr().String() != last || a.Gateway.String() != other {
+		t.Errorf("after its former address became the gateway: %+v", a)
+	}
+	must[api.Network](t)(h.client.Networks().Update(ctx, "admin", api.NetworkUpdate{Gateway: &gw}, ""))
+	if m.dhcp(""); m.addr.String() != last {
+		t.Errorf("the former gateway was given out: %s", m.addr)
+	}
 	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, adminNIC("")))
 	full := h.machine(3).ask(api.KindDiscover, "", netip.Addr{})
 	if full.Rule != "range-full" || !strings.Contains(full.Reason, "1 by NICs and reservations") ||
@@ -106,7 +115,7 @@ func TestAdminUpdate(t *testing.T) {
 		t.Errorf("a NIC in a full network: %v", err)
 	}
 	h.advance(13 * time.Hour)
-	if nic := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, adminNIC(""))); nic.Addresses[0].IP != first {
+	if nic := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, adminNIC(""))); nic.Addresses[0].IP != last {
 		t.Errorf("the NIC got %+v", nic.Addresses)
 	}
 	if a := m.ask(api.KindRequest, "", m.addr); a.Verdict != api.VerdictNAK {

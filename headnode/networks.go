@@ -194,6 +194,11 @@ func (s *Server) routeNetworks(h huma.API) {
 }
 
 func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate) (api.Network, error) {
+	for _, a := range namedAddresses(u) {
+		if err := s.makeRoom(tx, id, a); err != nil {
+			return api.Network{}, err
+		}
+	}
 	before, n, err := networks.UpdateNetwork(tx, s.now(), id, u, "")
 	if err == nil {
 		err = alsoOnNetwork(tx, before, n)

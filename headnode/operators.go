@@ -10,6 +10,7 @@ import (
 	"nereid/api"
 	"nereid/headnode/addresses"
 	"nereid/headnode/inventory"
+	"nereid/headnode/networks"
 	"nereid/headnode/platforms"
 	"nereid/headnode/store"
 	"nereid/headnode/trust"
@@ -151,6 +152,11 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 		if out.Default == "" {
 			out.Alerts = append(out.Alerts, "No platform is the default, so no server can boot; import one with: nereid platform import DIR")
 		}
+		over, err := networks.Overlapping(tx)
+		if err != nil {
+			return err
+		}
+		out.Alerts = append(out.Alerts, over...)
 		text, err := quarantineAlert(tx, s.now())
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,9 @@ func (r ipRecord) usedBy() string {
 		return "is kept back: a machine found another one answering there"
 	case r.Use != "":
 		return "is the address of the " + string(r.Use)
+	}
+	if r.Owner != "" {
+		return "is reserved for account " + r.Owner
 	}
 	return "is reserved"
 }
@@ -299,7 +303,7 @@ func TakeOverAdmin(tx store.Tx, now time.Time, in api.Network, held []Held) (cla
 }
 
 // adopted finds a network that is where the admin network is to be, and gives its
-// UUID, owners and description to it. Others that overlap it are told.
+// UUID, owners and description to it.
 func adopted(tx store.Tx, n *network) (old network, told []string, err error) {
 	var same []network
 	err = eachOnTag(tx, AdminTag, func(o network) bool {
@@ -319,18 +323,46 @@ func adopted(tx store.Tx, n *network) (old network, told []string, err error) {
 		}
 		told = append(told, fmt.Sprintf("network %s was made over the admin network and is the network %s now", old.Name, n.Name))
 	}
-	others, _, err := ListNetworks(tx, NetworkFilter{Fabric: new(bool)}, "", 0)
-	for _, a := range others {
-		o, err := normal(a)
-		if err != nil {
-			return old, nil, err
-		}
-		if o.UUID != n.UUID && o.subnet.Overlaps(n.subnet) {
-			told = append(told, fmt.Sprintf("network %s overlaps %s of the admin network: move its NICs to network %s, and delete it",
-				o.Name, n.Subnet, n.Name))
-		}
+	return old, told, nil
+}
+
+// Overlapping says which networks overlap the admin network or the transit VNIs, one
+// sentence each: they were made before that was refused.
+func Overlapping(tx store.Tx) (_ []string, err error) {
+	defer named(&err, "compare networks with the admin network")
+	a, found, err := GetAdmin(tx)
+	if err != nil || !found {
+		return nil, err
 	}
-	return old, told, err
+	var out []string
+	prefix := segmentPrefix + "tag/"
+	for it, err := range tx.Scan(prefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		p, err := netip.ParsePrefix(string(it.Value))
+		if err != nil {
+			return nil, fmt.Errorf("read %q: %w", it.Key, err)
+		}
+		uuid := it.Key[strings.LastIndexByte(it.Key, '/')+1:]
+		what := ""
+		switch {
+		case uuid == a.n.UUID:
+			continue
+		case p.Overlaps(a.n.subnet):
+			what = fmt.Sprintf("%s of network %s, which servers boot from", a.n.Subnet, a.n.Name)
+		case p.Overlaps(Transit):
+			what = fmt.Sprintf("%s, which the routers of accounts use among themselves", Transit)
+		default:
+			continue
+		}
+		n, err := load(tx, uuid)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, fmt.Sprintf("Network %s (%s) overlaps %s; make a network elsewhere and move its NICs there.", n.Name, p, what))
+	}
+	return out, nil
 }
 
 // freeName makes the admin network's name its own. A network or pool that had it is

@@ -133,7 +133,18 @@ func TestAdminStays(t *testing.T) {
 	}
 	w.refused(api.CodeConflict, "keeps its name", w.update(AdminName, api.NetworkUpdate{Name: ptr("boot")}))
 	w.refused(api.CodeConflict, "stays", func(tx store.Tx) error { _, err := DeleteNetwork(tx, AdminName, ""); return err })
-	w.refused(api.CodeInUse, "10.99.99.4 cannot be the gateway|00:16:3e:00:00:04", w.update(AdminName, api.NetworkUpdate{Gateway: ptr("10.99.99.4")}))
+	for words, u := range map[string]api.NetworkUpdate{
+		"10.99.99.4 cannot be the gateway|00:16:3e:00:00:04":  {Gateway: ptr("10.99.99.4")},
+		"10.99.99.4 cannot be a resolver|00:16:3e:00:00:04":   {Resolvers: &[]string{"10.99.99.4"}},
+		"10.99.99.200 cannot be a resolver|00:16:3e:00:00:c8": {Routes: &map[string]string{"192.0.2.0/24": "10.99.99.200"}},
+	} {
+		w.refused(api.CodeInUse, words, w.update(AdminName, u))
+	}
+	w.must(func(tx store.Tx) error {
+		_, err := UpdateIP(tx, w.now, AdminName, "10.99.99.9", api.IPUpdate{Reserved: ptr(true), Owner: ptr(alice)})
+		return err
+	})
+	w.refused(api.CodeInUse, "10.99.99.9 cannot be the gateway|reserved for account "+alice, w.update(AdminName, api.NetworkUpdate{Gateway: ptr("10.99.99.9")}))
 	for _, n := range []api.Network{
 		{Name: "twin", NICTag: AdminTag, Subnet: "10.99.99.0/25"},
 		{Name: "twin", NICTag: external, VLAN: 5, Subnet: "10.99.0.0/16"},
@@ -154,6 +165,31 @@ func TestAdminTakeOver(t *testing.T) {
 	w.network(api.Network{Name: "admin", NICTag: external, Subnet: "10.0.0.0/24"})
 	w.network(api.Network{Name: "boot", NICTag: AdminTag, Subnet: "10.99.99.0/24"})
 	w.network(api.Network{Name: "wide", NICTag: external, VLAN: 9, Subnet: "10.99.0.0/16"})
+	cgn := w.network(api.Network{Name: "cgn", NICTag: external, VLAN: 10, Subnet: "192.0.2.0/24"})
+	w.must(func(tx store.Tx) error { // as it was possible before
+		n, err := normal(cgn)
+		if err == nil {
+			err = unplaceNetwork(tx, n)
+		}
+		n.subnet, n.Subnet = netip.MustParsePrefix("100.64.1.0/24"), "100.64.1.0/24"
+		n.first, n.last = hosts(n.subnet)
+		n.ProvisionStart, n.ProvisionEnd = n.first.String(), n.last.String()
+		if err == nil {
+			err = placeNetwork(tx, n)
+		}
+		if err == nil {
+			err = store.Put(tx, netPrefix+n.UUID, n.Network)
+		}
+		for s, serr := range tx.Scan(freePrefix+n.UUID+"/", "") {
+			if err == nil && serr == nil {
+				err = tx.Delete(s.Key)
+			}
+		}
+		if err == nil {
+			err = addFree(tx, n, n.first, n.last)
+		}
+		return err
+	})
 	var nics []api.NetworkNIC
 	for range 8 { // .1 to .8: the gateway's address, and the head node's
 		nics = append(nics, w.nic(on("boot")))
@@ -168,8 +204,12 @@ func TestAdminTakeOver(t *testing.T) {
 		t.Errorf("clashes %v, want %v", got, want)
 	}
 	all := strings.Join(told, "\n")
-	for _, want := range []string{"network boot was made over the admin network", "network wide overlaps 10.99.99.0/24",
-		"named admin-1 now", "10.99.99.7 is the address of the head node, and is the address of NIC " + nics[6].MAC} {
+	over := do(w, func(tx store.Tx) ([]string, error) { return Overlapping(tx) })
+	if len(over) != 2 || !strings.Contains(over[0]+over[1], "Network wide (10.99.0.0/16) overlaps 10.99.99.0/24 of network admin") ||
+		!strings.Contains(over[0]+over[1], "Network cgn (100.64.1.0/24) overlaps 100.64.0.0/10") {
+		t.Errorf("overlapping: %q", over)
+	}
+	for _, want := range []string{"network boot was made over the admin network", "named admin-1 now", "10.99.99.7 is the address of the head node, and is the address of NIC " + nics[6].MAC} {
 		if !strings.Contains(all, want) {
 			t.Errorf("told %q, want %q in it", all, want)
 		}

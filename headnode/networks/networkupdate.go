@@ -3,6 +3,7 @@ package networks
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"nereid/api"
@@ -44,7 +45,7 @@ func UpdateNetwork(tx store.Tx, now time.Time, id string, u api.NetworkUpdate, i
 	if n.Fabric && n.owner() != old.owner() {
 		return before, after, conflict("make a network in the other account's fabric", "fabric network %s is in the fabric of %s and stays there", n.Name, old.owner())
 	}
-	if err := api.Faults(rename(tx, old, n), gatewayFits(tx, old, n)); err != nil {
+	if err := api.Faults(rename(tx, old, n), heldFit(tx, old, n)); err != nil {
 		return before, after, err
 	}
 	if err := moveFree(tx, old, n, now); err != nil {
@@ -98,16 +99,34 @@ func rename(tx store.Tx, old, n network) error {
 	return dropNetworkName(tx, old)
 }
 
+// heldFit refuses a new gateway, resolver or next hop that a machine leases: it would
+// lose its address. A new gateway is no NIC's address, and no account's.
+func heldFit(tx store.Tx, old, n network) error {
+	for _, h := range n.held {
+		if slices.Contains(old.held, h) {
+			continue
+		}
+		rec, _, err := store.Lookup[ipRecord](tx, ipKey(n.UUID, h))
+		if err != nil {
+			return err
+		}
+		what := "a resolver or next hop"
+		if h == n.gateway {
+			what = "the gateway"
+		}
+		if rec.Use == UseLease || h == n.gateway && rec.Owner != "" && rec.MAC == "" {
+			return refuse(409, api.CodeInUse, "take another address", "%s cannot be %s of network %s: it %s", h, what, n.Name, rec.usedBy())
+		}
+	}
+	return gatewayFits(tx, old, n)
+}
+
 // gatewayFits refuses a new gateway that is the address of a NIC.
 func gatewayFits(tx store.Tx, old, n network) error {
 	if n.gateway == old.gateway || !n.gateway.IsValid() {
 		return nil
 	}
 	rec, _, err := store.Lookup[ipRecord](tx, ipKey(n.UUID, n.gateway))
-	if err == nil && rec.Use == UseLease {
-		return refuse(409, api.CodeInUse, "take another address for the gateway",
-			"%s cannot be the gateway of network %s: it %s", n.gateway, n.Name, rec.usedBy())
-	}
 	if err != nil || rec.MAC == "" {
 		return err
 	}
