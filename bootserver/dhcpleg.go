@@ -34,8 +34,12 @@ func (s *Server) clients() string {
 }
 
 func (s *Server) dhcpServer() *dhcp.Server {
-	return &dhcp.Server{Settings: s.dhcpSettings(), Decider: s.Booter, Answered: s.answered, Known: s.Known,
+	d := &dhcp.Server{Settings: s.dhcpSettings(), Decider: s.Booter, Answered: s.answered, Known: s.Known,
 		Logger: s.log().With(slog.String("leg", "dhcp"))}
+	if s.Shed != nil {
+		d.Shed = func(mac string) { s.Shed("DHCP messages beyond what can be answered, which were dropped unread", mac) }
+	}
+	return d
 }
 
 // answered remembers whose address it is, for TFTP, and records refusals with the

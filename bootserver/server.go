@@ -37,6 +37,9 @@ type Server struct {
 	// those go before others. nil: none is.
 	Known func(mac string) bool
 	Files Files
+	// Shed, when not nil, hears of what is not done for a client because too much is
+	// asked: what, in the plural, and of whom the last was.
+	Shed func(what, who string)
 	// IPXEDir holds iPXE's programs; empty means where Debian has them.
 	IPXEDir string
 	// Clients is whom DHCP answers: "pxe" (also when empty) or "all".

@@ -29,6 +29,9 @@ type Server struct {
 	// Known reports whether a MAC, in lower case with colons, is one of a server of
 	// the inventory, from memory. Known machines go before others. nil: none is.
 	Known func(mac string) bool
+	// Shed, when not nil, hears of the sender of each message that is dropped because
+	// too many wait.
+	Shed func(mac string)
 	// Queue is the number of messages of a kind that may wait; 0 means 256.
 	Queue int
 	// Asked is the number of messages decided at once that only read, and Finished of
@@ -100,15 +103,17 @@ func (s *Server) read(ctx context.Context, c *Conn, q *queue) error {
 			s.Logger.Debug("DHCP message dropped", "from", from.String(), "why", "shorter than a DHCP message", "bytes", n)
 			continue
 		}
-		p := packet{data: buf[:n], from: from, conn: c, key: k, lane: laneOf(k, s.known(k))}
-		if _, shed := q.push(p); shed && s.notices.first("overload", time.Now()) {
-			s.Logger.Warn("more DHCP messages come than can be answered: the newest are dropped, their senders will ask again", "queue", q.size)
+		mac := net.HardwareAddr(k.mac[:]).String()
+		p := packet{data: buf[:n], from: from, conn: c, key: k, lane: laneOf(k, s.Known != nil && s.Known(mac))}
+		if _, shed := q.push(p); shed {
+			if s.notices.first("overload", time.Now()) {
+				s.Logger.Warn("more DHCP messages come than can be answered: the newest are dropped, their senders will ask again", "queue", q.size)
+			}
+			if s.Shed != nil {
+				s.Shed(mac)
+			}
 		}
 	}
-}
-
-func (s *Server) known(k key) bool {
-	return s.Known != nil && s.Known(net.HardwareAddr(k.mac[:]).String())
 }
 
 func (s *Server) work(ctx context.Context, p packet) {

@@ -187,6 +187,62 @@ func TestServerCoalesces(t *testing.T) {
 	}
 }
 
+// TestShedIsTold: with one DISCOVER being decided and one waiting, a third is dropped
+// undecided, and its sender is named.
+func TestShedIsTold(t *testing.T) {
+	conn, err := Listen(t.Context(), "", 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &slowDecider{calls: map[string]int{}, called: make(chan string, 8), goOn: make(chan struct{})}
+	answered, shed := make(chan Outcome, 8), make(chan string, 8)
+	s := &Server{Settings: Settings{Address: netip.MustParsePrefix("127.0.0.1/8"), Clients: "all", URL: "http://127.0.0.1"},
+		Decider: d, Queue: 1, Asked: 1, Answered: func(_ context.Context, o Outcome) { answered <- o }, Shed: func(mac string) { shed <- mac }}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, conn) }()
+	c, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), conn.Addr().Port()).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	send := func(n byte) {
+		m := message(dhcpv4.MessageTypeDiscover, class(pxe))
+		m.ClientHWAddr = []byte{0x52, 0x54, 0, 0, 0, n}
+		if _, err := c.Write(m.ToBytes()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait := func(from <-chan string, want string) {
+		t.Helper()
+		select {
+		case mac := <-from:
+			if mac != want {
+				t.Errorf("%s, want %s", mac, want)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("nothing of %s", want)
+		}
+	}
+	send(1)
+	wait(d.called, "52:54:00:00:00:01")
+	send(2)
+	send(3)
+	wait(shed, "52:54:00:00:00:03")
+	close(d.goOn)
+	wait(d.called, "52:54:00:00:00:02")
+	for range 2 {
+		<-answered
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if len(d.called)+len(shed) > 0 {
+		t.Errorf("%d more were decided, %d more shed", len(d.called), len(shed))
+	}
+}
+
 // writesWait is a Decider whose REQUESTs wait to be written, as for a slow disk.
 type writesWait struct {
 	begun chan string

@@ -87,7 +87,7 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 		}
 	}
 	boot.Interface, boot.Address, boot.Clients = admin.Interface, admin.Address, admin.Clients
-	boot.Booter, boot.Files, boot.Known = head, head.Files(), head.Known
+	boot.Booter, boot.Files, boot.Known, boot.Shed = head, head.Files(), head.Known, head.Shed
 
 	g, ctx := errgroup.WithContext(ctx)
 	ready := []<-chan struct{}{head.Ready()}
