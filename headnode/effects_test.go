@@ -3,6 +3,7 @@ package headnode
 import (
 	"context"
 	"errors"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -155,4 +156,38 @@ func TestEffectsOfNICTags(t *testing.T) {
 		t.Errorf("a member's tags go into its bond as named: %v", err)
 	}
 	wantEffects(t, "nictag provide from a bond", put(m.nics[1], "underlay"), "moves from bond bond0 to NIC "+m.nics[1])
+}
+
+// What runs on a network, a NIC tag or by a server's NAT is told before it changes.
+func TestEffectsOfNetworks(t *testing.T) {
+	h, rack := objectRack(t)
+	ctx := context.Background()
+	server, web := rack["/v1/servers/{id}"]["id"], rack["/v1/accounts/{owner}/fabric/vlans/{vlan}/networks/{id}"]["id"]
+	off, mtu, gateway := false, 8000, "10.0.1.9"
+	wantEffects(t, "network update", func(ctx context.Context) error {
+		_, err := h.client.Networks().Update(ctx, web, api.NetworkUpdate{MTU: &mtu, Gateway: &gateway}, "")
+		return err
+	}, "1 NIC on network web: MTU 8000, not 8950; the gateway 10.0.1.9, not 10.0.1.1")
+	name, what := "front", "of shops"
+	if _, err := h.client.Networks().Update(ctx, web, api.NetworkUpdate{Name: &name, Description: &what}, ""); err != nil {
+		t.Errorf("what NICs do not have: %v", err)
+	}
+	wantEffects(t, "nictag update", func(ctx context.Context) error {
+		_, err := h.client.NICTags().Update(ctx, "external", api.NICTagUpdate{MTU: &mtu}, "")
+		return err
+	}, "what provides it on 1 server gets MTU 8000, not 1500")
+	for n, err := range h.client.NICs().All(ctx, url.Values{"belongs_to": {server}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.Underlay {
+			continue
+		}
+		wantEffects(t, "nic delete of a server's address for NAT", func(ctx context.Context) error { return h.client.NICs().Delete(ctx, n.MAC) },
+			"has no address for NAT: connections of its own instances and of 1 account")
+	}
+	wantEffects(t, "network update --internet-nat=false", func(ctx context.Context) error {
+		_, err := h.client.Networks().Update(ctx, web, api.NetworkUpdate{InternetNAT: &off}, "")
+		return err
+	}, "no way outside by NAT")
 }

@@ -89,6 +89,9 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	if err := alsoNICs(tx, c); err != nil {
 		return out, err
 	}
+	if err := alsoOutside(tx, c); err != nil {
+		return out, err
+	}
 	if err := keepsForwards(tx, c); err != nil {
 		return out, err
 	}

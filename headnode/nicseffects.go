@@ -37,6 +37,26 @@ func alsoNICs(tx store.Tx, c networks.Change) error {
 	return alsoRules(tx, *before, *after)
 }
 
+// alsoOutside notes that a server loses the address by which accounts reach what is
+// outside.
+func alsoOutside(tx store.Tx, c networks.Change) error {
+	n := c.Before
+	if n == nil || c.After != nil || n.BelongsToType != api.BelongsToServer || n.Underlay {
+		return nil
+	}
+	settings, err := networks.GetSettings(tx)
+	if err != nil || settings.NATNetwork == "" {
+		return err
+	}
+	tags, err := natTags(tx, settings.NATNetwork)
+	if err != nil || !slices.Contains(tags, n.NICTag) {
+		return err
+	}
+	others, err := gatewayFor(tx, n.Server)
+	also(tx, "server %s has no address for NAT: connections of its own instances and of %s that it is a gateway of end", nameOf(tx, n.Server), api.Plural(len(others), "account"))
+	return err
+}
+
 // instances are what rules are about, before and after a change of a NIC: nil for
 // servers' NICs, and where there was, or is, no instance.
 func instances(c networks.Change) (before, after *firewall.Instance) {

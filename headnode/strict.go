@@ -101,9 +101,17 @@ func strict(h huma.API, f *form) func(huma.Context, func(huma.Context)) {
 			return
 		}
 		p, _ := problemOf(err)
-		writeProblem(w, p)
+		writeProblem(statusWriter{w, ctx}, p)
 	}
 }
+
+// statusWriter lets the operation know the status, which is logged.
+type statusWriter struct {
+	http.ResponseWriter
+	ctx huma.Context
+}
+
+func (w statusWriter) WriteHeader(n int) { w.ctx.SetStatus(n) }
 
 type faultKey struct{}
 
