@@ -60,7 +60,7 @@ func (a *app) agree(ctx context.Context, yes bool, change func(context.Context) 
 		}
 		fmt.Fprintf(a.stderr, "%s:\n", clean(p.Detail))
 		for _, e := range p.Errors {
-			fmt.Fprintf(a.stderr, "  %s\n", oneLine(e))
+			fmt.Fprintf(a.stderr, "  %s\n", strings.Join(wrap(oneLine(e), 76), "\n    "))
 		}
 		if err := a.confirm(ctx, false, "do that"); err != nil {
 			return err
