@@ -114,8 +114,8 @@ func addCounters(sum map[string]uint64) error {
 	var answers [][]byte
 	for try := 0; ; try++ {
 		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETOBJ, unix.NLM_F_DUMP)
-		req.AddRawData([]byte{unix.NFPROTO_INET, 0, 0, 0}) // struct nfgenmsg
-		req.AddData(nl.NewRtAttr(unix.NFTA_OBJ_TABLE, nl.ZeroTerminated(table)))
+		header := []byte{unix.NFPROTO_INET, 0, 0, 0} // struct nfgenmsg
+		req.AddRawData(append(header, nl.NewRtAttr(unix.NFTA_OBJ_TABLE, nl.ZeroTerminated(table)).Serialize()...))
 		var err error
 		answers, err = req.Execute(unix.NETLINK_NETFILTER, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWOBJ)
 		if errors.Is(err, unix.ENOENT) {
