@@ -194,7 +194,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	g.Go(func() error { return a.hardware.run(ctx) })
 	l := &link{
 		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
-		trust: trust, first: t.FirstSync > 0,
+		trust: trust, first: t.FirstSync > 0, network: s.Network,
 	}
 	g.Go(func() error { return r.run(ctx) })
 	g.Go(func() error { return l.run(ctx) })

@@ -45,6 +45,7 @@ type link struct {
 
 	inv       inventory
 	seen      string
+	network   *api.NetworkSpec // that was handed over last, with what is kept; nil: none
 	wantInv   bool
 	enrolled  bool      // this boot got a certificate
 	first     bool      // this boot's first sync was sent

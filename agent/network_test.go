@@ -27,6 +27,8 @@ type wire struct {
 	fails map[string]error
 	links []api.LinkReport
 	moved chan struct{} // a link came or went
+	kept  []api.UnexpectedNIC
+	gone  []string
 }
 
 func newWire() *wire {
@@ -78,6 +80,17 @@ type wireLinks struct{ *wire }
 
 func (w wireLinks) Recover(context.Context) error { return w.note("recover", "") }
 func (w wireLinks) Apply(_ context.Context, s api.NetworkSpec) error {
+	w.mu.Lock()
+	w.kept, w.gone = nil, nil
+	if s.Kept != nil {
+		for _, m := range s.Kept.NICs {
+			w.kept = append(w.kept, api.UnexpectedNIC{MAC: m})
+		}
+	}
+	for _, g := range s.Gone {
+		w.gone = append(w.gone, g.ID)
+	}
+	w.mu.Unlock()
 	return w.note("links", " %d ports %d VNIs", len(s.Ports), len(s.VNIs))
 }
 func (w wireLinks) ApplyMap(_ context.Context, vni uint32, m api.FabricMap) error {
@@ -99,7 +112,7 @@ func (w wireLinks) Watch(ctx context.Context, _, changed func()) error {
 func (w wireLinks) Report(context.Context) (api.NetworkReport, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return api.NetworkReport{Links: slices.Clone(w.links)}, nil
+	return api.NetworkReport{Links: slices.Clone(w.links), Unexpected: slices.Clone(w.kept), Gone: slices.Clone(w.gone)}, nil
 }
 func (w wireLinks) MapState(vni uint32) (string, uint64, bool) {
 	w.mu.Lock()
@@ -136,7 +149,7 @@ func networkSpec(rev string) *api.Spec {
 		Underlay: &api.UnderlaySpec{Tag: "underlay", MTU: 9000, Address: "10.77.0.11/24", Subnets: []string{"10.77.0.0/24"}},
 		VNIs:     []api.VNISpec{{VNI: 7, MTU: 1450}},
 		Routers:  []api.RouterSpec{{Owner: "a"}},
-		Ports:    []api.PortSpec{{MAC: "02:6e:72:00:00:01", VNI: 7}},
+		Ports:    []api.PortSpec{{MAC: "02:6e:72:00:00:01", Owner: "a", VNI: 7}},
 	}}
 }
 

@@ -77,6 +77,9 @@ type networker struct {
 	vnis  atomic.Pointer[[]uint32] // of the spec that was applied last
 	news  chan struct{}            // one slot: vnis changed
 	retry backoff
+
+	looked bool
+	found  []api.UnexpectedNIC // that were there when this run began
 }
 
 func newNetworker(a *Agent, b *board) *networker {
@@ -122,6 +125,7 @@ func (n *networker) run(ctx context.Context) error {
 		actx, cancel := context.WithTimeout(ctx, networkLimit)
 		err := n.apply(actx, *n.spec.Network)
 		cancel()
+		n.seen.applied.Store(true)
 		n.seen.refresh(ctx)
 		done()
 		if ctx.Err() != nil {
@@ -148,7 +152,11 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
 		n.seen.used.Store(true)
 	}
 	if n.a.Net.Filter != nil {
-		if err := n.a.Net.Filter.Apply(ctx, filterPorts(s), s.Firewall, filterOptions(s)); err != nil {
+		ports, err := n.strays(ctx, s)
+		if err != nil {
+			return fmt.Errorf("look for NICs that are there: %w; no port was changed", err)
+		}
+		if err := n.a.Net.Filter.Apply(ctx, append(filterPorts(s), ports...), s.Firewall, filterOptions(s)); err != nil {
 			return fmt.Errorf("apply firewall: %w; no port was changed", err)
 		}
 	}
@@ -167,11 +175,36 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
 	return errors.Join(linksErr, err)
 }
 
+// strays are NICs that are there and of which this agent knows nothing but what they
+// are: it lost its last spec. As their rules would go with the next change of any, they
+// are closed. They can only be of an earlier run of the agent.
+func (n *networker) strays(ctx context.Context, s api.NetworkSpec) ([]firewall.Port, error) {
+	if !n.looked {
+		r, err := n.a.Net.Links.Report(ctx)
+		if err != nil {
+			return nil, err
+		}
+		n.looked, n.found = true, r.Unexpected
+	}
+	var ports []firewall.Port
+	for _, u := range n.found {
+		named := slices.ContainsFunc(s.Ports, func(p api.PortSpec) bool { return strings.EqualFold(p.MAC, u.MAC) }) ||
+			slices.ContainsFunc(s.Gone, func(g api.GoneNIC) bool { return strings.EqualFold(g.MAC, u.MAC) })
+		if !named && u.Bridge != "" {
+			ports = append(ports, firewall.Port{Interface: u.Device, Bridge: u.Bridge,
+				PortSpec: api.PortSpec{MAC: u.MAC, Instance: u.Instance, Firewall: true}})
+		}
+	}
+	return ports, nil
+}
+
 // follow tells the mapper which VNIs there are.
 func (n *networker) follow(s api.NetworkSpec) {
-	vnis := make([]uint32, len(s.VNIs))
-	for i, v := range s.VNIs {
-		vnis[i] = v.VNI
+	vnis := []uint32{}
+	for _, v := range s.VNIs {
+		if s.Kept == nil || !slices.Contains(s.Kept.VNIs, v.VNI) { // of these the head node gives no map
+			vnis = append(vnis, v.VNI)
+		}
 	}
 	if slices.Equal(vnis, *n.vnis.Load()) {
 		return

@@ -28,12 +28,13 @@ type observer struct {
 	maps  chan struct{}      // one slot: a map was applied
 	asked chan chan struct{} // closed when the look is done
 
-	tags  atomic.Pointer[[]api.TagSpec]     // of the spec that was applied last
-	used  atomic.Bool                       // there are ports or routers, or were
-	saw   atomic.Pointer[api.NetworkReport] // nil: nothing yet
-	drops map[string]uint64                 // as counted last; nil: never
-	count time.Time                         // when
-	good  <-chan time.Time                  // links that came back are good then
+	tags    atomic.Pointer[[]api.TagSpec]     // of the spec that was applied last
+	applied atomic.Bool                       // a spec was: what it does not name is unexpected
+	used    atomic.Bool                       // there are ports or routers, or were
+	saw     atomic.Pointer[api.NetworkReport] // nil: nothing yet
+	drops   map[string]uint64                 // as counted last; nil: never
+	count   time.Time                         // when
+	good    <-chan time.Time                  // links that came back are good then
 }
 
 func newObserver(a *Agent, b *board) *observer {
@@ -117,6 +118,9 @@ func (o *observer) look(ctx context.Context) (r api.NetworkReport, ok bool) {
 		if o.a.Net.Routers != nil {
 			r.Gateways = o.a.Net.Routers.Gateways()
 		}
+	}
+	if o.applied.Load() {
+		o.board.update(func(b *api.Report) { b.UnexpectedNICs, b.GoneNICs = r.Unexpected, r.Gone })
 	}
 	o.saw.Store(&r)
 	return r, true

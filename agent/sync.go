@@ -64,6 +64,8 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		l.wantInv = resp.NeedInventory
 		if resp.Revision != l.seen {
 			l.seen = resp.Revision
+			l.network = keepNICs(l.network, resp.Spec.Network)
+			resp.Spec.Network = l.network
 			l.box.put(resp.Spec)
 			l.net.put(resp.Spec)
 		}

@@ -3,8 +3,9 @@ package api
 // NetworkSpec is a server's network but for its admin address, which comes from
 // its boot. It is whole: applying it twice does the same as applying it once.
 //
-// What the agent made and the spec no longer has is removed; what it did not make
-// is left alone.
+// What it says of NIC tags, bonds, VNIs and routers is all of them. An instance's NIC
+// is removed only when Gone names it: one that is in neither list stays as it is, with
+// all that it needs, and is reported. What the agent did not make is left alone.
 type NetworkSpec struct {
 	Bonds    []BondSpec    `json:"bonds,omitempty"`
 	Tags     []TagSpec     `json:"nic_tags,omitempty" doc:"NIC tags this server provides"`
@@ -13,6 +14,38 @@ type NetworkSpec struct {
 	Routers  []RouterSpec  `json:"routers,omitempty" doc:"one for each account with a gateway here"`
 	Ports    []PortSpec    `json:"ports,omitempty" doc:"instances' NICs"`
 	Firewall FirewallSpec  `json:"firewall,omitzero"`
+	Gone     []GoneNIC     `json:"gone,omitempty" doc:"NICs to be removed; each is named until the report says that it is not there"`
+	Kept     *Kept         `json:"kept,omitempty" doc:"the agent's own note; a head node sends none"`
+}
+
+// GoneNIC is an instance's NIC that was on a server and is to be there no more.
+type GoneNIC struct {
+	ID       string `json:"id" doc:"of this removal; Report.GoneNICs names it"`
+	MAC      string `json:"mac"`
+	Instance string `json:"instance" doc:"a NIC of another instance with this MAC stays"`
+}
+
+// Kept is what an agent adds to a spec that it was sent: NICs that it was told of
+// before and not told to remove, and what they need.
+type Kept struct {
+	NICs []string `json:"nics" doc:"MACs of Ports"`
+	VNIs []uint32 `json:"vnis,omitempty"`
+}
+
+// UnexpectedNIC is an instance's NIC that is on a server, although the spec names it
+// neither among its ports nor among those that are gone.
+type UnexpectedNIC struct {
+	MAC       string   `json:"mac"`
+	Instance  string   `json:"instance"`
+	Owner     string   `json:"owner_uuid,omitempty"`
+	Tag       string   `json:"nic_tag,omitempty"`
+	VLAN      int      `json:"vlan_id,omitempty"`
+	VNI       uint32   `json:"vni,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+	Closed    bool     `json:"closed,omitempty" doc:"the agent has lost what it was told of the NIC, which sends and takes nothing"`
+
+	Device string `json:"-"`
+	Bridge string `json:"-"` // that it is in; empty: none
 }
 
 // BondSpec is a bond of this server.
@@ -112,12 +145,15 @@ type PortAddress struct {
 
 // NetworkReport is what the agent observed of its network.
 type NetworkReport struct {
-	Applied  bool              `json:"applied" doc:"all of the spec is there"`
-	Problems []string          `json:"problems,omitempty"`
-	Links    []LinkReport      `json:"links,omitempty" doc:"physical NICs and bonds"`
-	Maps     map[uint32]string `json:"maps,omitempty" doc:"VNI to epoch:version of the map in use"`
-	Gateways []GatewayReport   `json:"gateways,omitempty" doc:"of routers whose server does no NAT itself"`
-	Drops    map[string]uint64 `json:"drops,omitempty" doc:"packets dropped since the agent's rules were made, by the name of the rules' counter; those of routers behind router_"`
+	Applied    bool              `json:"applied" doc:"all of the spec is there"`
+	Problems   []string          `json:"problems,omitempty"`
+	Links      []LinkReport      `json:"links,omitempty" doc:"physical NICs and bonds"`
+	Maps       map[uint32]string `json:"maps,omitempty" doc:"VNI to epoch:version of the map in use"`
+	Gateways   []GatewayReport   `json:"gateways,omitempty" doc:"of routers whose server does no NAT itself"`
+	Unexpected []UnexpectedNIC   `json:"-"` // what Report says
+	Gone       []string          `json:"-"`
+
+	Drops map[string]uint64 `json:"drops,omitempty" doc:"packets dropped since the agent's rules were made, by the name of the rules' counter; those of routers behind router_"`
 }
 
 // GatewayReport is which of its gateway servers an account's router uses.

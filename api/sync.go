@@ -40,19 +40,21 @@ type PowerSpec struct {
 
 // Report is what the agent observed, but for what changes all the time (Usage).
 type Report struct {
-	BootID         string       `json:"boot_id"`
-	Platform       string       `json:"platform"`
-	Hostname       string       `json:"hostname"`
-	AgentVersion   string       `json:"agent_version"`
-	AppliedSpec    string       `json:"applied_spec,omitempty" doc:"revision of the spec last applied in full"`
-	AppliedNetwork string       `json:"applied_network,omitempty" doc:"revision of the spec whose network was last applied in full"`
-	NICTagsDown    []string     `json:"nic_tags_down,omitempty" doc:"NIC tags whose NIC or bond has no carrier; one that has it again is named for 5 s more"`
-	Pools          []Pool       `json:"pools,omitempty"`
-	Setup          *SetupReport `json:"setup,omitempty"`
-	Power          *PowerReport `json:"power,omitempty"`
-	Boot           BootTimings  `json:"boot"`
-	Problems       []string     `json:"problems,omitempty" doc:"what is wrong on the server, one sentence each"`
-	Unexpected     []string     `json:"unexpected,omitempty" doc:"what is there and not in the spec; never removed for that"`
+	BootID         string          `json:"boot_id"`
+	Platform       string          `json:"platform"`
+	Hostname       string          `json:"hostname"`
+	AgentVersion   string          `json:"agent_version"`
+	AppliedSpec    string          `json:"applied_spec,omitempty" doc:"revision of the spec last applied in full"`
+	AppliedNetwork string          `json:"applied_network,omitempty" doc:"revision of the spec whose network was last applied in full"`
+	NICTagsDown    []string        `json:"nic_tags_down,omitempty" doc:"NIC tags whose NIC or bond has no carrier; one that has it again is named for 5 s more"`
+	Pools          []Pool          `json:"pools,omitempty"`
+	Setup          *SetupReport    `json:"setup,omitempty"`
+	Power          *PowerReport    `json:"power,omitempty"`
+	Boot           BootTimings     `json:"boot"`
+	Problems       []string        `json:"problems,omitempty" doc:"what is wrong on the server, one sentence each"`
+	UnexpectedNICs []UnexpectedNIC `json:"unexpected_nics,omitempty" doc:"instances' NICs that are there and that the spec does not name; they stay"`
+	GoneNICs       []string        `json:"gone_nics,omitempty" doc:"ids of the spec's gone NICs that are not there"`
+	Unexpected     []string        `json:"unexpected,omitempty" doc:"what is there and not in the spec; never removed for that"`
 }
 
 // Pool is a ZFS pool of a server.

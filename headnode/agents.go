@@ -340,6 +340,9 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 		if err := s.noteLinks(tx, in.UUID, rep.NICTagsDown); err != nil {
 			return err
 		}
+		if err := noteNICs(tx, in.UUID, rep); err != nil {
+			return err
+		}
 		if !seen.FirstOfBoot {
 			return nil
 		}

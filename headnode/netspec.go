@@ -24,6 +24,7 @@ type netFacts struct {
 	underlay []networks.Underlay // of this server
 	subnets  []string            // of all underlay networks
 	nics     []api.NetworkNIC    // on this server
+	gone     []api.GoneNIC       // that were
 	networks map[string]api.Network
 	fabrics  map[string][]api.Network // by owner, of those with a router here
 	nat      map[string]*api.NATSpec  // by owner
@@ -64,6 +65,9 @@ func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, erro
 		f.subnets = append(f.subnets, n.Subnet)
 	}
 	if f.nics, err = networks.NICsOfServer(tx, server); err != nil {
+		return nil, err
+	}
+	if f.gone, err = networks.GoneNICs(tx, server); err != nil {
 		return nil, err
 	}
 	for _, n := range f.nics {
@@ -133,6 +137,7 @@ func (f netFacts) spec() (api.NetworkSpec, error) {
 		}
 		s.Ports = append(s.Ports, p)
 	}
+	s.Gone = f.gone
 	f.fabric(&s)
 	var err error
 	if s.Firewall, err = f.firewall(s.Ports); err != nil {

@@ -290,6 +290,11 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 	if sv.Platform.Failed != "" {
 		sv.Alerts = append(sv.Alerts, "Platform "+sv.Platform.Failed+" failed its trial here: "+sv.Platform.Reason)
 	}
+	unexpected, err := unexpectedAlerts(tx, r, o.Report)
+	if err != nil {
+		return sv, err
+	}
+	sv.Alerts = append(sv.Alerts, unexpected...)
 	sv.Address, err = addressOf(tx, r, bs)
 	return sv, err
 }

@@ -121,6 +121,7 @@ func TestAnyToAny(t *testing.T) {
 				f := server()
 				f.mustApply(t, a)
 				f.refuse = f.keepsAdmin(t)
+				b.Gone = f.state.gone(b)
 				f.mustApply(t, b)
 				clean := server()
 				clean.mustApply(t, b)
@@ -374,7 +375,7 @@ func TestLeftAlone(t *testing.T) {
 	before := f.String()
 	f.mustApply(t, specs()["plain"])
 	f.state.Links["vr00"].Master = "vb100" // a router's leg
-	f.mustApply(t, api.NetworkSpec{})
+	f.mustApply(t, api.NetworkSpec{Gone: f.state.gone(api.NetworkSpec{})})
 	after := f
 	for name, l := range after.state.Links {
 		if strings.HasPrefix(name, "eth") {

@@ -9,6 +9,8 @@
 //
 //   - A plan is a pure function of the spec and of what three netlink dumps say is
 //     there. Every step is safe to stop after: the next plan does what is left.
+//   - Absence removes no NIC of an instance: only a spec that names it as gone does.
+//     One that the spec does not name stays connected as it is, and is reported.
 //   - What was made here says so in its ifalias. Only that is ever removed. Other
 //     links are used as the spec says (a NIC is put into a bridge) and never deleted;
 //     a foreign link with a name that is needed is a problem, not an obstacle to be

@@ -210,6 +210,15 @@ func (f *fake) mustApply(t *testing.T, spec api.NetworkSpec) *Network {
 	return n
 }
 
+// gone names the instances' NICs that are there and not in a spec.
+func (s *State) gone(spec api.NetworkSpec) (gone []api.GoneNIC) {
+	nics, _ := s.unexpected(spec)
+	for _, n := range nics {
+		gone = append(gone, api.GoneNIC{ID: "gone " + n.MAC, MAC: n.MAC, Instance: n.Instance})
+	}
+	return gone
+}
+
 func port(n int, set func(*api.PortSpec)) api.PortSpec {
 	p := api.PortSpec{MAC: fmt.Sprintf("02:01:00:00:00:%02x", n), Instance: fmt.Sprintf("i%d", n), Owner: "acc", MTU: 1500}
 	set(&p)

@@ -82,7 +82,12 @@ func (l *lab) server(t testing.TB, number, nics int) *node {
 		if t.Failed() {
 			t.Logf("server %d:\n%s", number, n.log)
 		}
-		if err := (&Network{System: n.kernel}).Apply(context.WithoutCancel(t.Context()), api.NetworkSpec{}); err != nil {
+		ctx := context.WithoutCancel(t.Context())
+		left, err := n.kernel.Read(ctx)
+		if err == nil {
+			err = (&Network{System: n.kernel}).Apply(ctx, api.NetworkSpec{Gone: left.gone(api.NetworkSpec{})})
+		}
+		if err != nil {
 			t.Errorf("Apply nothing: %v", err)
 		}
 		n.kernel.Close()
@@ -129,6 +134,7 @@ func (n *node) bridge(t testing.TB, args ...string) string {
 // at the end is what the plan said.
 func (n *node) mustApply(t *testing.T, spec api.NetworkSpec) {
 	t.Helper()
+	spec.Gone = n.read(t).gone(spec) // ports that it does not have
 	before := n.read(t)
 	if err := n.Apply(t.Context(), spec); err != nil {
 		t.Fatalf("Apply: %v", err)

@@ -40,7 +40,8 @@ type Network struct {
 	change sync.Mutex // held while links are changed
 	spec   *api.NetworkSpec
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex      // guards what follows
+	told     api.NetworkSpec // of the last Apply
 	problems []string
 	applied  bool
 	tags     map[string][]string // of the last Apply, by link
@@ -83,7 +84,7 @@ func (n *Network) Apply(ctx context.Context, spec api.NetworkSpec) error {
 	err := n.apply(ctx, spec)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.applied, n.problems = err == nil, nil
+	n.told, n.applied, n.problems = spec, err == nil, nil
 	var p Problems
 	switch {
 	case errors.As(err, &p):

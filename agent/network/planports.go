@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"nereid/api"
 )
 
 // ports makes the instances' NICs: first all of them, and then what they are in, so
@@ -74,8 +76,10 @@ func portAlias(instance string, g Guest) string {
 	return fmt.Sprintf("%sNIC %s of %.64s (%s)", prefix, g.MAC, instance, hex.EncodeToString(sum[:4]))
 }
 
-// remove takes away what was made here and is not in the spec.
+// remove takes away what was made here and is not in the spec. A NIC is removed only
+// when the spec says that it is gone.
 func (p *plan) remove() {
+	p.keepStrays()
 	for _, c := range []class{classPort, classVXLAN, classBridge, classTag, classVLAN, classBond} {
 		for _, name := range slices.Sorted(maps.Keys(p.now.Links)) {
 			l := p.now.Links[name]
@@ -94,6 +98,50 @@ func (p *plan) remove() {
 				p.moveHost(name, p.home(name))
 			}
 			p.add(DeleteLink{name})
+		}
+	}
+}
+
+// portOf reads what portAlias wrote.
+func portOf(alias string) (mac, instance string) {
+	rest, _ := strings.CutPrefix(alias, prefix+string(classPort)+" ")
+	mac, rest, _ = strings.Cut(rest, " of ")
+	instance, _, _ = strings.Cut(rest, " (")
+	return mac, instance
+}
+
+// isGone reports whether a spec says that a NIC is gone.
+func isGone(gone []api.GoneNIC, mac, instance string) bool {
+	return slices.ContainsFunc(gone, func(g api.GoneNIC) bool {
+		return sameMAC(g.MAC, mac) && (g.Instance == "" || g.Instance == instance)
+	})
+}
+
+// keepStrays keeps NICs that the spec names neither among its ports nor among those
+// that are gone, and the links that they are connected by.
+func (p *plan) keepStrays() {
+	var keep func(l *Link)
+	keep = func(l *Link) {
+		if l == nil || p.keep[l.Name] {
+			return
+		}
+		p.keep[l.Name] = true
+		keep(p.now.Links[l.Parent])
+		keep(p.now.Links[l.Master])
+		switch l.class() {
+		case classTag, classBridge, classBond:
+			for _, port := range p.now.ports(l.Name) {
+				if port.class() != classPort {
+					keep(port)
+				}
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.now.Links)) {
+		if l := p.now.Links[name]; l.class() == classPort && !p.keep[name] {
+			if mac, instance := portOf(l.Alias); !isGone(p.spec.Gone, mac, instance) {
+				keep(l)
+			}
 		}
 	}
 }

@@ -23,8 +23,10 @@ func (n *Network) Report(ctx context.Context) (api.NetworkReport, error) {
 	n.mu.Lock()
 	r := api.NetworkReport{Applied: n.applied, Problems: slices.Clone(n.problems)}
 	tags := n.tags
+	spec := n.told
 	n.mu.Unlock()
 	r.Maps = n.Maps()
+	r.Unexpected, r.Gone = s.unexpected(spec)
 	for _, name := range slices.Sorted(maps.Keys(s.Links)) {
 		l := s.Links[name]
 		if l.Kind != "bond" && !(l.device() && (l.Kind == "" || tags[name] != nil || bondOf(s, l) != "")) {
@@ -33,6 +35,38 @@ func (n *Network) Report(ctx context.Context) (api.NetworkReport, error) {
 		r.Links = append(r.Links, n.linkReport(s, l, tags[name]))
 	}
 	return r, nil
+}
+
+// unexpected are the instances' NICs that are there and that a spec does not expect,
+// and the ids of those that it says are gone and that are.
+func (s *State) unexpected(spec api.NetworkSpec) (nics []api.UnexpectedNIC, gone []string) {
+	ports := make(map[string]api.PortSpec, len(spec.Ports))
+	for _, p := range spec.Ports {
+		ports[PortDevice(p.MAC)] = p
+	}
+	left := slices.Clone(spec.Gone)
+	for _, name := range slices.Sorted(maps.Keys(s.Links)) {
+		l := s.Links[name]
+		if l.class() != classPort {
+			continue
+		}
+		mac, instance := portOf(l.Alias)
+		left = slices.DeleteFunc(left, func(g api.GoneNIC) bool { return isGone([]api.GoneNIC{g}, mac, instance) })
+		p, named := ports[name]
+		kept := spec.Kept != nil && slices.ContainsFunc(spec.Kept.NICs, func(m string) bool { return sameMAC(m, mac) })
+		if named && !kept || isGone(spec.Gone, mac, instance) {
+			continue
+		}
+		u := api.UnexpectedNIC{MAC: mac, Instance: instance, Owner: p.Owner, Tag: p.Tag, VLAN: p.VLAN, VNI: p.VNI, Closed: !named, Device: name, Bridge: l.Master}
+		for _, a := range p.Addresses {
+			u.Addresses = append(u.Addresses, a.Address)
+		}
+		nics = append(nics, u)
+	}
+	for _, g := range left {
+		gone = append(gone, g.ID)
+	}
+	return nics, gone
 }
 
 func bondOf(s *State, l *Link) string {

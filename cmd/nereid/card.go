@@ -218,6 +218,14 @@ func reportSections(c *card, r api.Report) {
 		c.section("There, but not wanted by the head node (never removed for that)")
 		c.bullets(r.Unexpected, plain)
 	}
+	if len(r.UnexpectedNICs) > 0 {
+		c.section("NICs that the head node did not ask for (they stay)")
+		t := &table{header: []string{"MAC", "INSTANCE", "ON", "ADDRESSES"}}
+		for _, u := range r.UnexpectedNICs {
+			t.add(text(u.MAC), text(u.Instance), text(segment(u.Tag, u.VLAN, u.VNI)), text(strings.Join(u.Addresses, ", ")))
+		}
+		c.table(t)
+	}
 	c.section("Agent")
 	c.line("version", r.AgentVersion)
 	c.linef("boot", "stub %.1f s, switch root %.1f s, systemd %.1f s, agent %.1f s, first sync %.1f s after the kernel started",

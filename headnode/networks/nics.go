@@ -190,6 +190,9 @@ func withMTU(tx store.Tx, n *api.NetworkNIC) error {
 
 // putNIC writes a NIC, with a new revision, and its index keys; nil: none.
 func putNIC(tx store.Tx, before, after *api.NetworkNIC) error {
+	if err := noteGone(tx, before, after); err != nil {
+		return err
+	}
 	var old, keys map[string]string
 	if before != nil {
 		old = nicIndex(*before)
