@@ -237,7 +237,7 @@ func (n *networker) problem(err error) {
 		return
 	}
 	n.a.Log.Error("network", "err", err)
-	n.board.problem("network", "The network is not all as it should be: "+strings.ReplaceAll(err.Error(), "\n", "; ")+".")
+	n.board.problem("network", "The network differs from what the head node wants: "+strings.ReplaceAll(err.Error(), "\n", "; ")+".")
 }
 
 // Confirm waits until the head node has answered something that was asked over a new

@@ -161,7 +161,7 @@ func (r *reconciler) pass(ctx context.Context) {
 			return
 		}
 	}
-	r.a.Log.Error("the plan did not get empty", "rounds", maxRounds)
+	r.a.Log.Error("steps are still left after the last round; the reconciler goes on in a minute", "rounds", maxRounds)
 	r.failures[stepSpec] = &failure{next: time.Now().Add(time.Minute)}
 }
 

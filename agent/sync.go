@@ -52,7 +52,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		return l.syncFailed(ctx, err)
 	}
 	if status != http.StatusNoContent && (resp.Revision == "" || resp.Spec.Revision != resp.Revision) {
-		return l.syncFailed(ctx, errors.New("sync: the answer has no revision, or two"))
+		return l.syncFailed(ctx, errors.New("sync: the head node's answer does not name one revision"))
 	}
 	l.noteFirst(report.Boot)
 	l.wantInv, l.probed = false, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,6 +30,8 @@ type compileState struct {
 	phase       compilePhase
 	done, total int    // packages, checks or objects; total 0: nobody knows
 	last        string // what was done last
+
+	trials, trialsDone int // programs by which configure tries out the kernel
 }
 
 // compileFigures are what a build took, kept for the next one's forecast.
@@ -84,7 +87,21 @@ func readCompile(root string, packages int, earlier compileFigures) compileState
 		return compileState{phase: packing} // moved this moment
 	}
 	kbuild, _ := os.ReadFile(filepath.Join(filepath.Dir(logs[0]), "module/Kbuild"))
-	return parseMakeLog(string(log), string(kbuild), earlier)
+	s = parseMakeLog(string(log), string(kbuild), earlier)
+	if s.phase == configuring {
+		s.tried(filepath.Dir(logs[0]))
+	}
+	return s
+}
+
+// tried counts the programs by which configure tries out the kernel: it compiles
+// some 250 of them, and logs nothing meanwhile. Each has a directory of its own.
+func (s *compileState) tried(build string) {
+	sources, _ := filepath.Glob(filepath.Join(build, "build/*/*.c"))
+	objects, _ := filepath.Glob(filepath.Join(build, "build/*/*.o"))
+	made := func(p string) bool { return strings.Contains(p, ".mod.") }
+	s.trials = len(slices.DeleteFunc(sources, made))
+	s.trialsDone = min(len(slices.DeleteFunc(objects, made)), s.trials)
 }
 
 // parseMakeLog reads what DKMS logs: configure's checks, then make's objects.
@@ -149,13 +166,16 @@ func (s compileState) text(left time.Duration) string {
 	var out string
 	switch s.phase {
 	case unpacking:
-		out = fmt.Sprintf("unpacking the compiler and the sources: %d of %d", s.done, s.total)
+		out = fmt.Sprintf("unpacking: %d of %d packages", s.done, s.total)
 	case configuring:
-		out = fmt.Sprintf("configuring ZFS for this kernel: %d", s.done)
+		out = fmt.Sprintf("configuring ZFS: %d", s.done)
 		if s.total > 0 {
 			out += fmt.Sprintf(" of %d", s.total)
 		}
 		out += " checks"
+		if s.trials > 0 {
+			out += fmt.Sprintf(", %d of %d trials", s.trialsDone, s.trials)
+		}
 	case compiling:
 		if s.total > 0 && s.done == s.total {
 			return fmt.Sprintf("compiling ZFS: all %d objects, now they are linked", s.total)
@@ -171,7 +191,7 @@ func (s compileState) text(left time.Duration) string {
 	if left > 0 {
 		out += fmt.Sprintf(", about %s left", coarse(left))
 	} else {
-		out += ", time left not known yet"
+		out += "; time left unknown"
 	}
 	if s.last != "" {
 		out += "; " + s.last

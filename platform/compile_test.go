@@ -82,7 +82,12 @@ func (c *chroot) steps() []func() {
 	return []func(){
 		func() { c.write("var/lib/dpkg/info/bash.list", ""); c.write("var/lib/dpkg/info/gcc.list", "") },
 		log("DKMS make.log\nchecking for gcc... gcc\nchecking whether the compiler works... yes\n"),
-		log("checking kernel source version... 6.12\nchecking whether bio has a thing... yes\n"),
+		func() {
+			log("checking kernel source version... 6.12\nchecking whether bio has a thing... yes\n")()
+			for _, f := range []string{"bio/bio.c", "bio/bio.o", "bio/bio.mod.c", "bio/bio.mod.o", "acl/acl.c"} {
+				c.write(dkmsBuild+"build/"+f, "")
+			}
+		},
 		func() { c.write(dkmsBuild+"module/Kbuild", kbuild); object("os/linux/spl/one.o")() },
 		func() { object("two.o")(); log("  AS [M]  module/icp/asm/a.o\n")(); object("zfs/big.o")() },
 		func() {
@@ -105,18 +110,18 @@ func TestCompileWatch(t *testing.T) {
 	cache := t.TempDir()
 	for _, want := range [][]string{
 		{
-			"unpacking the compiler and the sources: 2 of 118, time left not known yet",
-			"configuring ZFS for this kernel: 2 checks, time left not known yet; whether the compiler works",
-			"configuring ZFS for this kernel: 4 checks, time left not known yet; whether bio has a thing",
-			"compiling ZFS: 1 of 7 objects, time left not known yet; os/linux/spl/one.o",
+			"unpacking: 2 of 118 packages; time left unknown",
+			"configuring ZFS: 2 checks; time left unknown; whether the compiler works",
+			"configuring ZFS: 4 checks, 1 of 2 trials; time left unknown; whether bio has a thing",
+			"compiling ZFS: 1 of 7 objects; time left unknown; os/linux/spl/one.o",
 			"compiling ZFS: 4 of 7 objects, about 25s left; zfs/big.o",
 			"compiling ZFS: all 7 objects, now they are linked",
 			"packing the modules",
 		},
 		{
-			"unpacking the compiler and the sources: 2 of 118, about 3m left",
-			"configuring ZFS for this kernel: 2 of 4 checks, about 3m left; whether the compiler works",
-			"configuring ZFS for this kernel: 4 of 4 checks, about 2m left; whether bio has a thing",
+			"unpacking: 2 of 118 packages, about 3m left",
+			"configuring ZFS: 2 of 4 checks, about 3m left; whether the compiler works",
+			"configuring ZFS: 4 of 4 checks, 1 of 2 trials, about 2m left; whether bio has a thing",
 			"compiling ZFS: 1 of 7 objects, about 2m left; os/linux/spl/one.o",
 			"compiling ZFS: 4 of 7 objects, about 25s left; zfs/big.o",
 			"compiling ZFS: all 7 objects, now they are linked",

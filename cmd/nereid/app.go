@@ -136,7 +136,7 @@ func readToken(name string) (string, error) {
 		return "", fmt.Errorf("read token: %w", err)
 	}
 	if st.Mode().IsRegular() && st.Mode().Perm()&0o004 != 0 {
-		return "", fmt.Errorf("read token: every user of this machine can read %s, so its secret is none; chmod 600 it, and make a new token if others may have seen this one", name)
+		return "", fmt.Errorf("read token: every user of this machine can read %s, so the token is no secret; make it private with chmod 600, and make a new token if others may have seen this one", name)
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -189,7 +189,7 @@ func wants(names ...string) cobra.PositionalArgs {
 		case len(args) < len(names):
 			return fmt.Errorf("%s: %s is missing", cmd.CommandPath(), strings.Join(names[len(args):], " and "))
 		case len(args) > len(names) && !more:
-			return fmt.Errorf("%s: %q is too much; it takes %s", cmd.CommandPath(), args[len(names)], firstOf(strings.Join(names, " and "), "no arguments"))
+			return fmt.Errorf("%s: unexpected argument %q; it takes %s", cmd.CommandPath(), args[len(names)], firstOf(strings.Join(names, " and "), "no arguments"))
 		}
 		return nil
 	}

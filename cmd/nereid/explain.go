@@ -17,7 +17,7 @@ func (a *app) explainCommand() *cobra.Command {
 	var arch, kind string
 	cmd := &cobra.Command{
 		Use:   "explain --mac MAC",
-		Short: "Say what DHCP would answer a machine, which rule decides, and what would change it",
+		Short: "Say what DHCP would answer a machine, and why",
 		Long: `Asks the head node what it would answer a DHCP message, through the same code that answers them, and prints the address, the boot
 file, the options, the iPXE script, the rule that decided and what would change it. Nothing is sent to the machine or recorded.`,
 		Example: lines("nereid explain --mac 52:54:00:00:00:10",

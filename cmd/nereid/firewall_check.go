@@ -38,9 +38,12 @@ A rule that is not valid is printed with the place, what was expected there, and
   FROM targets TO targets ALLOW|BLOCK protocol [PRIORITY 0-100]
 
   targets    ANY, ALL VMS, one target, or several: (target OR target ...)
-  target     IP address, SUBNET cidr, VM uuid, TAG name, TAG name = value; names in "..." where they are no plain words
-  protocol   TCP or UDP with PORT 80, PORT ALL, PORTS 80, 8000-8100 or (PORT 80 AND PORT 443)
-             ICMP or ICMP6 with TYPE 8, TYPE 8 CODE 0, TYPE ALL or (TYPE 3 AND TYPE 8)
+  target     IP address, SUBNET cidr, VM uuid, TAG name, TAG name = value;
+             names in "..." where they are no plain words
+  protocol   TCP or UDP with PORT 80, PORT ALL, PORTS 80, 8000-8100 or
+             (PORT 80 AND PORT 443);
+             ICMP or ICMP6 with TYPE 8, TYPE 8 CODE 0, TYPE ALL or
+             (TYPE 3 AND TYPE 8);
              AH, ESP
 
 With no rule, what comes in is blocked and what goes out is allowed. Of the rules that match, the highest priority decides; at the

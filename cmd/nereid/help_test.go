@@ -21,6 +21,7 @@ func TestHelp(t *testing.T) {
 			if c.Short == "" || strings.HasSuffix(c.Short, ".") {
 				t.Errorf("short help %q: want a phrase without a full stop", c.Short)
 			}
+			checkHelpWidth(t, c)
 			if c.Example == "" {
 				t.Error("no examples")
 			}
@@ -40,6 +41,26 @@ func TestHelp(t *testing.T) {
 			}
 		})
 	})
+}
+
+// checkHelpWidth holds help to 80 columns; examples are typed, and not broken.
+func checkHelpWidth(t *testing.T, c *cobra.Command) {
+	t.Helper()
+	c.InitDefaultHelpFlag()
+	text := strings.ReplaceAll(c.Long+"\n"+c.UsageString(), c.Example, "")
+	for line := range strings.SplitSeq(text, "\n") {
+		if runes(line) > helpWidth {
+			t.Errorf("help has a line of %d columns: %s", runes(line), line)
+		}
+	}
+}
+
+func TestReflow(t *testing.T) {
+	const text = "One two three four five.\nSix, see: nereid server list\n\n  export A=1   # stays as it is, however long\n\nThe end."
+	const want = "One two three four\nfive. Six, see:\nnereid server list\n\n  export A=1   # stays as it is, however long\n\nThe end."
+	if got := reflow(text, 18); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
 }
 
 func eachCommand(c *cobra.Command, do func(*cobra.Command)) {

@@ -45,11 +45,11 @@ func (a *app) rootCommand() *cobra.Command {
 On the head node, as root, it uses the head node's Unix socket and needs no token. From elsewhere:
 
   export NEREID_SERVER=https://10.99.99.7:8443
-  export NEREID_TOKEN_FILE=~/.nereid-token        # the secret that "nereid token create" printed
-  export NEREID_CA_SHA256=...                     # "nereid datacenter show" on the head node prints it
+  export NEREID_TOKEN_FILE=~/.nereid-token      # of "nereid token create"
+  export NEREID_CA_SHA256=...                   # of "nereid datacenter show"
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 head node does not answer,
-6 waited in vain, 130 interrupted.`,
+6 timed out while waiting, 130 interrupted.`,
 		Example: strings.TrimRight(`  nereid server list
   nereid server approve 4e455245-4944-4000-8000-000000000010 --hostname cn0
   nereid server setup cn0 --plan
@@ -81,5 +81,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 he
 			documentCompletion(c)
 		}
 	}
+	fitFlags(root)
+	fitHelp(root)
 	return root
 }

@@ -36,7 +36,7 @@ func nicAddresses(n api.NetworkNIC) string {
 
 func (a *app) nicCommand() *cobra.Command {
 	k := nicKind()
-	return noun("nic", "NICs with addresses: of instances, of servers on the underlay, of others",
+	return noun("nic", "NICs with addresses: of instances, of servers, of others",
 		lines("nereid nic create --network external --on cn0 --owner UUID --belongs-to UUID", "nereid nic move 02:4e:52:00:00:01 cn1", "nereid nic list --on cn0"),
 		list(a, k, filter{"owner", "owner", "only this account's"}, filter{"on", "server", "only those on this server"},
 			filter{"network", "network", "only those on this network"}, filter{"belongs-to", "belongs_to", "only those of this instance or server"}),
