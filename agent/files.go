@@ -24,7 +24,8 @@ const (
 	statusFile  = "status.json"  // for nereid-agent status
 )
 
-// maxFile is more than any of these files can have.
+// maxFile is more than a file has that others write. The specs and reports that the
+// agent writes itself have any size, and are read back whatever it is.
 const maxFile = 4 << 20
 
 // writeFile replaces the file at once and for good: after a power cut there is
@@ -82,9 +83,9 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// readJSON reads a file into v; found is false when there is none.
+// readJSON reads a file that writeJSON wrote into v; found is false when there is none.
 func readJSON(path string, v any) (found bool, err error) {
-	data, err := readFile(path)
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -119,6 +121,33 @@ func TestWriteFile(t *testing.T) {
 	}
 	if _, err := readFile(big); err == nil {
 		t.Error("read a file without bound")
+	}
+}
+
+// A spec is read back whatever its size.
+func TestLargeSpec(t *testing.T) {
+	spec := api.Spec{Revision: "r1", Network: &api.NetworkSpec{}}
+	var members []string
+	for i := range 400_000 {
+		members = append(members, fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255))
+	}
+	spec.Network.Firewall.Sets = []api.AddressSet{{Name: "all", Members: members}}
+	a := &Agent{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler), Config: newWorld()}
+	path := filepath.Join(a.Dir, specFile)
+	if err := writeJSON(path, spec); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Size() <= maxFile {
+		t.Fatalf("the file is too small to tell: %v, %v", st, err)
+	}
+	if got, ok := a.lastSpec(t.Context()); !ok || len(got.Network.Firewall.Sets[0].Members) != len(members) {
+		t.Errorf("read back: %v, revision %q", ok, got.Revision)
+	}
+	if err := writeJSON(filepath.Join(a.Dir, statusFile), Status{Report: api.Report{Problems: members}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadStatus(a.Dir); err != nil || len(got.Report.Problems) != len(members) {
+		t.Errorf("status: %v", err)
 	}
 }
 
