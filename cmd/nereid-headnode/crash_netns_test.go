@@ -71,7 +71,7 @@ func newRack(t *testing.T) *rack {
 	r.ip("-n", r.machine, "link", "set", "e0", "address", "52:54:00:aa:bb:01")
 	r.ip("-n", r.machine, "link", "set", "e0", "up")
 	file := answersFile(t, strings.ReplaceAll(strings.Replace(good, `"lo"`, `"admin0"`, 1), "127.78.0", "10.99.99"))
-	if _, err := call("init", "--answers", file, "--data-dir", r.data()); err != nil {
+	if _, err := call("init", "--answers", file, "--data-dir", r.data(), "--elsewhere"); err != nil {
 		t.Fatal(err)
 	}
 	r.start()
