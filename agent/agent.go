@@ -63,7 +63,7 @@ type Host interface {
 // Agent is one server's agent. Fields are set before Run and not changed after.
 type Agent struct {
 	Boot     api.BootConfig // from ReadBoot
-	UUID     string         // of this server, as sysinfo gives it
+	UUID     string         // of this server, from ServerUUID; empty: the head node will say it
 	Dir      string         // run directory, in RAM
 	Version  string
 	Pools    Pools
@@ -91,7 +91,8 @@ type Agent struct {
 	ntpAt    atomic.Int64 // monotonic time a time server was heard last, plus 1 ns; 0: never
 }
 
-// Run is the agent's life; it ends with ctx. An error means that it could not
+// Run is the agent's life; it ends with ctx, or when the head node names the server
+// by another UUID: run again it is that server. An error means that it could not
 // begin.
 func (a *Agent) Run(ctx context.Context) error {
 	base, err := a.defaults()
@@ -108,7 +109,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { a.health.watch(ctx, a.Watchdog, a.notify, a.Log); return nil })
 	g.Go(func() error { return a.work(ctx, g, base, started) })
-	err = g.Wait()
+	if err = g.Wait(); errors.Is(err, errRenamed) {
+		a.Log.Info("the agent starts again", "why", err)
+		err = nil
+	}
 	if nerr := a.notify("STOPPING=1"); nerr != nil {
 		a.Log.Warn("tell the service manager", "err", nerr)
 	}
@@ -194,7 +198,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	g.Go(func() error { return a.hardware.run(ctx) })
 	l := &link{
 		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
-		trust: trust, first: t.FirstSync > 0, network: s.Network,
+		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, network: s.Network,
 	}
 	g.Go(func() error { return r.run(ctx) })
 	g.Go(func() error { return l.run(ctx) })

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"nereid/api"
@@ -32,6 +34,17 @@ func ReadBoot(dir string) (api.BootConfig, error) {
 		return api.BootConfig{}, fmt.Errorf("read boot configuration %s: %w; reboot this server to get a new one", path, err)
 	}
 	return c, nil
+}
+
+// ServerUUID is who this server is: what the head node said in this boot, or else
+// what its boot configuration says, or else what its firmware does. What cannot be
+// read was not said: the head node says it again.
+func ServerUUID(dir string, c api.BootConfig, smbios string) string {
+	b, err := readFile(filepath.Join(dir, uuidFile))
+	if err != nil {
+		b = nil
+	}
+	return cmp.Or(strings.TrimSpace(string(b)), c.UUID, smbios)
 }
 
 // parseBoot judges a boot configuration. Errors never show its token.

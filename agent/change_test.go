@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -316,4 +317,50 @@ func TestHardwareComesLate(t *testing.T) {
 		w.mu.Unlock()
 		h.until("no problem", func(s api.SyncRequest) bool { return len(s.Report.Problems) == 0 })
 	})
+}
+
+// The head node decides which server a machine is: the agent ends, and started
+// again it is that server, with the same key. Firmware need not know a UUID.
+func TestNamedByTheHeadNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h, dir := newWorld(), newHeadNode(t), t.TempDir()
+		h.approved = true
+		h.broken = func(rw http.ResponseWriter, r *http.Request) {
+			answerJSON(rw, 202, api.EnrolResponse{State: api.StatePending, UUID: testUUID})
+		}
+		r := start(t, w, h, dir, func(a *Agent) { a.UUID = "" })
+		if err := <-r.done; err != nil {
+			t.Fatalf("it ended with %v", err)
+		}
+		if got := r.console.String(); !strings.Contains(got, "this is server "+testUUID) {
+			t.Errorf("console says %q", got)
+		}
+		r.done <- nil // for the end of the test
+		uuid := ServerUUID(dir, h.bootConfig(), "03000200-0400-0500-0006-000700080009")
+		if uuid != testUUID {
+			t.Fatalf("started again it is %q", uuid)
+		}
+		h.set(func() { h.broken = nil })
+		start(t, w, h, dir, func(a *Agent) { a.UUID = uuid })
+		h.until("a sync", func(api.SyncRequest) bool { return true })
+	})
+}
+
+func TestServerUUID(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct{ told, boot, smbios, want string }{
+		{"", "", "s", "s"}, {"", "b", "s", "b"}, {"t", "b", "s", "t"}, {"t", "b", "s", "t"}, {"", "", "", ""},
+	} {
+		if err := os.RemoveAll(filepath.Join(dir, uuidFile)); err != nil {
+			t.Fatal(err)
+		}
+		if c.told != "" {
+			if err := writeFile(filepath.Join(dir, uuidFile), []byte(c.told)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := ServerUUID(dir, api.BootConfig{UUID: c.boot}, c.smbios); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,9 +23,9 @@ func (l *link) enrol(ctx context.Context) time.Duration {
 		l.plain.date = l.date
 	}
 	if l.say.current() == "" {
-		l.say.say("This server, " + l.uuid + ", asks the head node at " + l.base.Host + " to be let in.")
+		l.say.say("This server, " + l.name() + ", asks the head node at " + l.base.Host + " to be let in.")
 	}
-	csr, err := identity.CSR(l.key, l.uuid)
+	csr, err := identity.CSR(l.key, l.name())
 	if err != nil {
 		l.say.say("This server could not make a certificate request: " + err.Error())
 		return l.enrolBackoff.next()
@@ -40,6 +41,15 @@ func (l *link) enrol(ctx context.Context) time.Duration {
 	}
 	if err != nil {
 		return l.enrolFailed(ctx, err)
+	}
+	if resp.UUID != "" && resp.UUID != l.uuid {
+		if err := writeFile(filepath.Join(l.a.Dir, uuidFile), []byte(resp.UUID)); err != nil {
+			l.say.say("The head node says which server this is, and that could not be kept: " + err.Error())
+			return l.enrolBackoff.next()
+		}
+		l.say.say("The head node says that this is server " + resp.UUID + ".")
+		l.renamed = true
+		return 0
 	}
 	if status == http.StatusAccepted || resp.Certificate == "" {
 		l.expired = time.Time{}
@@ -60,6 +70,9 @@ func (l *link) enrol(ctx context.Context) time.Duration {
 	l.say.say("Enrolled with the head node at " + l.base.Host + ".")
 	return 0
 }
+
+// name is how the server calls itself: by its UUID, or by the MAC it booted from.
+func (l *link) name() string { return cmp.Or(l.uuid, l.a.Boot.Network.MAC, "unnamed") }
 
 // accept takes a new certificate into service and keeps it for a restart.
 func (l *link) accept(pem []byte) error {
@@ -171,9 +184,9 @@ func refusal(p *api.Problem) string {
 	case api.CodeTokenInvalid:
 		s = "The head node refused this boot's token: it does not know it; reboot this server to get a new one."
 	case api.CodeKeyMismatch:
-		s = "The head node knows this server by another key, the one on its pool; check that its disks are there, or let an operator reset the server."
+		s = "The head node knows this server by another key, the one on its pool, or the one it had in RAM before; check that its disks are there, or let an operator accept this key."
 	case api.CodeUUIDCollision:
-		s = "Another machine claims the same SMBIOS UUID as this one; an operator has to decide which is which."
+		s = "Another machine has the same SMBIOS UUID as this one; an operator has to decide which is which."
 	case api.CodeUnauthorized, api.CodeForbidden:
 		s = "The head node does not let this server in."
 	case api.CodeNotFound:

@@ -18,6 +18,7 @@ const (
 	stubFile    = "stub.json"    // when the stub did what; from the stub
 	keyFile     = "agent.key"    // also on the pool; 0600
 	certFile    = "agent.crt"    // client certificate; 0600
+	uuidFile    = "uuid"         // of the server, when the head node named another than the agent did
 	specFile    = "spec.json"    // last spec; also on the pool; 0600
 	timingsFile = "timings.json" // api.BootTimings of this boot
 	powerFile   = "power.json"   // power request that was taken up

@@ -51,13 +51,13 @@ func (i *inspector) get() (inventory, error) {
 func (i *inspector) changed() { poke(i.again) }
 
 // run reads until ctx ends: at once, when disks changed, and every inventoryAge.
-// Until the machine has said who it is, it is asked again soon.
+// Until it was read once, it is tried again soon.
 func (i *inspector) run(ctx context.Context) error {
 	retry := backoff{min: 500 * time.Millisecond, max: 30 * time.Second}
 	for ctx.Err() == nil {
 		i.read(ctx)
 		wait := inventoryAge
-		if inv, _ := i.get(); inv.info.UUID == "" {
+		if inv, _ := i.get(); inv.digest == "" {
 			wait = retry.next()
 		}
 		t := time.NewTimer(wait)

@@ -47,6 +47,7 @@ type link struct {
 	seen      string
 	network   *api.NetworkSpec // that was handed over last, with what is kept; nil: none
 	wantInv   bool
+	renamed   bool      // the head node named another UUID
 	enrolled  bool      // this boot got a certificate
 	first     bool      // this boot's first sync was sent
 	lastSync  time.Time // started
@@ -60,7 +61,12 @@ type link struct {
 	enrolBackoff, syncBackoff backoff
 }
 
-// run talks until ctx ends. It never gives up.
+// errRenamed ends the agent, which is started again as the server that the head
+// node says it is.
+var errRenamed = errors.New("the head node named this server by another UUID")
+
+// run talks until ctx ends, or the head node names the server by another UUID. It
+// never gives up.
 func (l *link) run(ctx context.Context) error {
 	l.enrolBackoff = backoff{min: 500 * time.Millisecond, max: 30 * time.Second}
 	l.syncBackoff = backoff{min: 500 * time.Millisecond, max: 10 * time.Second}
@@ -73,6 +79,9 @@ func (l *link) run(ctx context.Context) error {
 		wait := l.turn(ctx)
 		done()
 		l.a.writeStatus(l)
+		if l.renamed {
+			return errRenamed
+		}
 		if wait > 0 && !pause(ctx, wait) {
 			break
 		}
@@ -86,7 +95,7 @@ func (l *link) turn(ctx context.Context) time.Duration {
 	if k := l.a.key.Load(); k != l.key { // the pool came late and has another one
 		l.key, l.cert = k, nil
 	}
-	if l.uuid == "" {
+	if l.inv.digest == "" {
 		return l.identify(ctx)
 	}
 	now := l.a.Clock.Now()
@@ -99,15 +108,13 @@ func (l *link) turn(ctx context.Context) time.Duration {
 	return l.enrol(ctx)
 }
 
-// identify waits for the hardware, whose UUID is the server's name.
+// identify waits for the hardware, and takes up the certificate that an agent of
+// this boot left.
 func (l *link) identify(ctx context.Context) time.Duration {
 	inv, err := l.a.hardware.get()
-	if inv.info.UUID == "" {
-		switch {
-		case err != nil:
+	if inv.digest == "" {
+		if err != nil {
 			l.say.say("This server's hardware could not be read, so it cannot say who it is: " + err.Error())
-		case inv.digest != "":
-			l.say.say("This server's firmware gives no SMBIOS UUID, so it cannot say who it is; set one in the firmware's setup.")
 		}
 		t := time.NewTimer(callTimeout)
 		defer t.Stop()
@@ -119,7 +126,7 @@ func (l *link) identify(ctx context.Context) time.Duration {
 		return 0
 	}
 	l.enrolBackoff.reset()
-	l.inv, l.uuid = inv, inv.info.UUID
+	l.inv = inv
 	data, err := readFile(filepath.Join(l.a.Dir, certFile))
 	if err != nil {
 		return 0 // there is none yet

@@ -98,6 +98,7 @@ type BootConfig struct {
 	Platform    string      `json:"platform" doc:"stamp"`
 	PlatformKey string      `json:"platform_key" doc:"ed25519 public key of the manifest's signature, base64"`
 	Hostname    string      `json:"hostname"`
+	UUID        string      `json:"uuid,omitempty" doc:"of the server that booted from this MAC, where the head node knows it"`
 	Network     BootNetwork `json:"network"`
 	NTP         []string    `json:"ntp,omitempty"`
 	Time        time.Time   `json:"time" doc:"head node's clock when the file was made"`

@@ -88,6 +88,16 @@ func (c *Client) ApproveServer(ctx context.Context, id, mac string) error {
 	return c.call(ctx, http.MethodPost, serverPath(id, "/approve"), in, nil)
 }
 
+// AcceptKey makes the other key that a server presented the server's. With a MAC,
+// the machine that boots from it is the server from then on; else it is empty.
+func (c *Client) AcceptKey(ctx context.Context, id, mac string) error {
+	in := map[string]string{}
+	if mac != "" {
+		in["mac"] = mac
+	}
+	return c.call(ctx, http.MethodPost, serverPath(id, "/accept-key"), in, nil)
+}
+
 // RejectServer refuses a server that waits for approval.
 func (c *Client) RejectServer(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodPost, serverPath(id, "/reject"), nil, nil)

@@ -29,11 +29,12 @@ const SyncHold = 20 * time.Second
 
 // Server is a physical machine as the head node knows it.
 type Server struct {
-	UUID        string      `json:"uuid" doc:"SMBIOS UUID, lower case; empty while the state is new, when the machine is known by its MAC only"`
+	UUID        string      `json:"uuid" doc:"SMBIOS UUID, lower case; made from its first boot MAC where that is not usable or another server's; empty while the state is new, when the machine is known by its MAC only"`
 	Hostname    string      `json:"hostname" doc:"name, unique in the datacenter; before approval the boot MAC with dashes"`
 	State       ServerState `json:"state"`
 	StateReason string      `json:"state_reason,omitempty" doc:"why, in one sentence, where the state needs explaining"`
-	MACs        []string    `json:"macs" doc:"MAC addresses known to belong to this server"`
+	MACs        []string    `json:"macs" doc:"MAC addresses that identify this server: those it booted from, and those of its NICs that no other machine has"`
+	Claims      string      `json:"claims,omitempty" doc:"UUID of the known server that this machine says it is; it is held until an operator decides"`
 	Address     string      `json:"address,omitempty" doc:"admin network address"`
 	Approved    bool        `json:"approved"`
 	SetUp       bool        `json:"set_up" doc:"true once the agent reported a complete setup"`
@@ -65,7 +66,7 @@ type PlatformChoice struct {
 
 // Sysinfo is the hardware of a server, as read from SMBIOS, /sys and /proc.
 type Sysinfo struct {
-	UUID         string `json:"uuid"`
+	UUID         string `json:"uuid" doc:"as SMBIOS gives it, usable or not; empty when there is none"`
 	Manufacturer string `json:"manufacturer,omitempty"`
 	Product      string `json:"product,omitempty"`
 	Serial       string `json:"serial,omitempty"`
@@ -87,12 +88,17 @@ type CPU struct {
 	Virtualization string `json:"virtualization,omitempty" enum:"vmx,svm,none"`
 }
 
+// BusUSB is the bus of a NIC that may be another machine's tomorrow, or have the
+// same MAC in every machine of a maker.
+const BusUSB = "usb"
+
 // NIC is a physical network interface.
 type NIC struct {
 	Name       string `json:"name"`
 	MAC        string `json:"mac"`
 	Driver     string `json:"driver,omitempty"`
 	PCIAddress string `json:"pci_address,omitempty" doc:"as 0000:00:03.0"`
+	Bus        string `json:"bus,omitempty" doc:"what it is plugged into: pci, usb, virtio ..."`
 	LinkUp     bool   `json:"link_up"`
 	SpeedMbps  int    `json:"speed_mbps,omitempty"`
 	MTU        int    `json:"mtu,omitempty"`

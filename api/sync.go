@@ -149,13 +149,14 @@ const MaxProbes = 4
 type EnrolRequest struct {
 	Token   string  `json:"token"`
 	BootID  string  `json:"boot_id"`
-	CSR     string  `json:"csr" doc:"PEM PKCS#10 request, ECDSA P-256, subject CN = server UUID"`
+	CSR     string  `json:"csr" doc:"PEM PKCS#10 request, ECDSA P-256; the head node decides which server it is for"`
 	Sysinfo Sysinfo `json:"sysinfo"`
 }
 
 // EnrolResponse carries the certificate, or the state that stands in its way.
 type EnrolResponse struct {
 	State       ServerState `json:"state"`
+	UUID        string      `json:"uuid,omitempty" doc:"of the server that the machine is; it need not be its SMBIOS UUID"`
 	Reason      string      `json:"reason,omitempty"`
 	Certificate string      `json:"certificate,omitempty" doc:"PEM, 24 h, extended key usage client authentication"`
 	NotAfter    time.Time   `json:"not_after,omitzero"`

@@ -36,30 +36,29 @@ func (s *Server) enrol(ctx context.Context, in *body[api.EnrolRequest]) (*polled
 	if err != nil {
 		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "%v", err)
 	}
-	uuid, ok := inventory.ParseUUID(csr.UUID)
-	if !ok || uuid != csr.UUID {
-		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "the certificate request's common name %q is no UUID in lower case", csr.UUID)
-	}
-	if req.Sysinfo.UUID != uuid {
-		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "the certificate request is for %s and the hardware says %s", uuid, req.Sysinfo.UUID)
-	}
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
-	changed := s.store.Watch(watch, inventory.ServerPrefix+uuid)
+	var changed <-chan struct{}
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
-	for {
-		out, err := s.enrolOnce(ctx, req, csr, uuid)
+	for watched := ""; ; {
+		out, err := s.enrolOnce(ctx, req, csr)
 		if err != nil {
 			return nil, err
 		}
 		if out.Refused != nil {
 			return nil, out.Refused
 		}
+		uuid := out.Record.UUID
 		if out.Granted {
 			// Seen it is with its first sync; until then it is booting.
 			s.serverChanged(uuid, out.Record.Hostname)
+			csr.UUID = uuid
 			return s.certify(csr)
+		}
+		if watched != uuid { // which server it is was known only now: look again, watching
+			changed, watched = s.store.Watch(watch, inventory.ServerPrefix+uuid), uuid
+			continue
 		}
 		if s.live.touch(uuid, s.now(), nil) {
 			s.serverChanged(uuid, out.Record.Hostname)
@@ -67,33 +66,34 @@ func (s *Server) enrol(ctx context.Context, in *body[api.EnrolRequest]) (*polled
 		select {
 		case <-changed:
 		case <-hold.C:
-			return &polled[api.EnrolResponse]{Status: http.StatusAccepted, Body: &api.EnrolResponse{State: waitState(out.Record), Reason: out.Waits}}, nil
+			return &polled[api.EnrolResponse]{Status: http.StatusAccepted, Body: waitAnswer(out)}, nil
 		case <-stopOf(ctx):
-			return &polled[api.EnrolResponse]{Status: http.StatusAccepted, Body: &api.EnrolResponse{State: waitState(out.Record), Reason: out.Waits}}, nil
+			return &polled[api.EnrolResponse]{Status: http.StatusAccepted, Body: waitAnswer(out)}, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-func waitState(r inventory.Record) api.ServerState {
-	if r.Rejected {
-		return api.StateRejected
+func waitAnswer(out inventory.Outcome) *api.EnrolResponse {
+	r := &api.EnrolResponse{State: api.StatePending, UUID: out.Record.UUID, Reason: out.Waits}
+	if out.Record.Rejected {
+		r.State = api.StateRejected
 	}
-	return api.StatePending
+	return r
 }
 
-// certify signs a request that was granted.
+// certify signs a request that was granted, for the server it names.
 func (s *Server) certify(csr trust.Request) (*polled[api.EnrolResponse], error) {
 	pem, until, err := s.ca.Sign(csr)
 	if err != nil {
 		return nil, err
 	}
-	return &polled[api.EnrolResponse]{Status: http.StatusOK, Body: &api.EnrolResponse{State: api.StateApproved, Certificate: pem, NotAfter: until}}, nil
+	return &polled[api.EnrolResponse]{Status: http.StatusOK, Body: &api.EnrolResponse{State: api.StateApproved, UUID: csr.UUID, Certificate: pem, NotAfter: until}}, nil
 }
 
 // enrolOnce is one look at an enrolment, in one transaction.
-func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.Request, uuid string) (inventory.Outcome, error) {
+func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.Request) (inventory.Outcome, error) {
 	var (
 		out     inventory.Outcome
 		refused *api.Problem
@@ -102,10 +102,13 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 	now := s.now()
 	err := s.store.Update(ctx, func(tx store.Tx) error {
 		out, refused, noted = inventory.Outcome{}, nil, false
-		bound, err := trust.UseBoot(tx, now, req.Token, req.BootID, csr.Key, func(claimed string) bool { return inventory.SameUUID(claimed, uuid) })
+		bound, err := trust.UseBoot(tx, now, req.Token, req.BootID, csr.Key, func(claimed string) bool {
+			_, usable := inventory.Usable(req.Sysinfo.UUID)
+			return !usable || inventory.SameUUID(claimed, req.Sysinfo.UUID)
+		})
 		if p, expected := problemOf(err); err != nil && expected {
 			refused = p
-			return s.noteRefused(tx, req.BootID, p, now)
+			return s.noteRefused(tx, req.BootID, "", p, now)
 		} else if err != nil {
 			return err
 		}
@@ -117,13 +120,20 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 			return err
 		}
 		out, err = inventory.Enrol(tx, now, inventory.Enrolment{
-			UUID: uuid, BootID: b.ID, BootMAC: bound.MAC, Started: b.Started, Sysinfo: req.Sysinfo, Key: csr.Key,
+			BootID: b.ID, BootMAC: bound.MAC, Started: b.Started, Sysinfo: req.Sysinfo, Key: csr.Key, Syncing: s.syncing,
 		})
 		if err != nil {
 			return err
 		}
+		if err := s.unreserve(tx, out.Gone, now); err != nil {
+			return err
+		}
 		if out.Refused != nil {
-			return s.noteRefused(tx, b.ID, out.Refused, now)
+			uuid := "" // a boot that was refused is not the server's that it says it is
+			if !out.Record.Approved {
+				uuid = out.Record.UUID
+			}
+			return s.noteRefused(tx, b.ID, uuid, out.Refused, now)
 		}
 		if recorded {
 			noted, err = s.noteEnrolled(tx, b, out, now)
@@ -139,6 +149,7 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 	if refused != nil {
 		return out, refused
 	}
+	uuid := out.Record.UUID
 	if noted {
 		s.log.Info("server enrolled", "server", uuid, "hostname", out.Record.Hostname, "boot", req.BootID, "certificate", out.Granted)
 	}
@@ -149,9 +160,39 @@ func (s *Server) enrolOnce(ctx context.Context, req api.EnrolRequest, csr trust.
 	return out, nil
 }
 
-// noteRefused adds a refusal to the boot's record, where there is one.
-func (s *Server) noteRefused(tx store.Tx, bootID string, p *api.Problem, now time.Time) error {
-	err := s.pending.Note(tx, bootID, api.BootEvent{Stage: api.StageRefused, Detail: "enrol: " + p.Error()}, now)
+// syncing says whether a server's key syncs.
+func (s *Server) syncing(r inventory.Record) bool {
+	last, _ := s.live.get(r.UUID)
+	return inventory.View{Started: s.started, LastSeen: last}.Syncing(s.now(), r)
+}
+
+// unreserve gives addresses back that were reserved for MACs a server has no more.
+func (s *Server) unreserve(tx store.Tx, macs []string, now time.Time) error {
+	if len(macs) == 0 {
+		return nil
+	}
+	n, err := s.admin(tx)
+	if err != nil {
+		return err
+	}
+	for _, m := range macs {
+		if err := addresses.Unreserve(tx, n, m, now); err != nil && !isNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteRefused adds a refusal to the boot's record, where there is one, and whose
+// boot it was.
+func (s *Server) noteRefused(tx store.Tx, bootID, uuid string, p *api.Problem, now time.Time) error {
+	ev := api.BootEvent{Stage: api.StageRefused, Detail: "enrol: " + p.Error()}
+	var err error
+	if uuid == "" {
+		err = s.pending.Note(tx, bootID, ev, now)
+	} else {
+		_, err = s.pending.Record(tx, bootID, ev, now, func(b *api.Boot) { b.UUID = uuid })
+	}
 	if isNotFound(err) {
 		return nil
 	}
@@ -332,8 +373,11 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 				req.Started = b.Started
 			}
 		}
-		seen, err := inventory.Observe(tx, now, in.UUID, req)
+		seen, err := inventory.Observe(tx, in.UUID, req)
 		if err != nil {
+			return err
+		}
+		if err := s.unreserve(tx, seen.Gone, now); err != nil {
 			return err
 		}
 		rec, need = seen.Record, seen.NeedInventory

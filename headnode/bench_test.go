@@ -92,8 +92,8 @@ func BenchmarkListServers(b *testing.B) {
 	for n := range 200 {
 		mac := fmt.Sprintf("52:54:00:01:%02x:%02x", n>>8, n&255)
 		err := s.store.Update(ctx, func(tx store.Tx) error {
-			_, err := inventory.Enrol(tx, s.now(), inventory.Enrolment{UUID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n), BootMAC: mac,
-				Sysinfo: api.Sysinfo{NICs: []api.NIC{{MAC: mac}}}})
+			_, err := inventory.Enrol(tx, s.now(), inventory.Enrolment{BootMAC: mac,
+				Key: mac, Sysinfo: api.Sysinfo{UUID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n), NICs: []api.NIC{{MAC: mac}}}})
 			if err != nil {
 				return err
 			}

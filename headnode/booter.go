@@ -77,7 +77,7 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		o, err := offer(tx, n, r.MAC, r.Requested, now)
 		if errors.Is(err, addresses.ErrRangeFull) {
 			a = api.BootAnswer{Verdict: api.VerdictSilent, Rule: "range-full", Reason: err.Error(), BootID: b.ID,
-				Change: "forget servers that are gone (nereid server forget), or widen the range with: " + addresses.Widen}
+				Change: "see which servers hold addresses with: nereid server list; or widen the range with: " + addresses.Widen}
 			return nil
 		}
 		if err != nil {
@@ -118,12 +118,12 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		if err != nil {
 			return err
 		}
-		rec, role, found, err := inventory.ByFirmware(tx, r.MAC)
+		rec, found, err := inventory.ByFirmware(tx, r.MAC)
 		if err != nil {
 			return err
 		}
 		server := ""
-		if found && role == inventory.RoleOwned {
+		if found {
 			server = rec.UUID
 		}
 		lease, err := addresses.Commit(tx, n, r.MAC, r.Requested, server, now)
@@ -259,7 +259,7 @@ func (s *Server) describe(tx store.Tx, n addresses.Network, r api.BootRequest, b
 	a.Verdict = api.VerdictAnswer
 	a.Gateway, a.DNS, a.NTP, a.Domain, a.Lease = n.Gateway, n.DNS, s.answers.Admin.NTP, s.answers.DNSDomain, n.Lease
 	a.BootID = b.ID
-	rec, _, found, err := inventory.ByFirmware(tx, r.MAC)
+	rec, found, err := inventory.ByFirmware(tx, r.MAC)
 	if err != nil {
 		return err
 	}
@@ -313,21 +313,23 @@ const holdRetry = 30
 // decide says what a machine boots, or why it is held. Unknown and pending
 // machines do boot: they have to, to be approved.
 func (s *Server) decide(tx store.Tx, mac string, b api.Boot, now time.Time) (platforms.Decision, hold, error) {
-	rec, role, found, err := inventory.ByFirmware(tx, mac)
+	rec, found, err := inventory.ByFirmware(tx, mac)
 	if err != nil {
 		return platforms.Decision{}, hold{}, err
 	}
 	who := mac
 	if found {
-		if h := heldBy(rec, role); h.reason != "" {
+		rivals, err := inventory.Claimants(tx, rec.UUID)
+		if err != nil {
+			return platforms.Decision{}, hold{}, err
+		}
+		if h := heldBy(rec, inventory.Contested(rec, rivals, s.syncing(rec))); h.reason != "" {
 			return platforms.Decision{}, h, nil
 		}
-		if role == inventory.RoleOwned {
-			who = rec.UUID
-		}
+		who = rec.UUID
 	}
 	var bs []api.Boot
-	if found && role == inventory.RoleOwned {
+	if found {
 		bs, err = s.bootsOf(tx, rec, boots.MaxPerMAC)
 	} else {
 		bs, err = s.pending.ByMAC(tx, mac, boots.MaxPerMAC)
@@ -358,16 +360,19 @@ func (s *Server) decide(tx store.Tx, mac string, b api.Boot, now time.Time) (pla
 }
 
 // heldBy says which decision of an operator stands between a machine and its boot.
-func heldBy(rec inventory.Record, role inventory.Role) hold {
+func heldBy(rec inventory.Record, contested bool) hold {
 	switch {
-	case role == inventory.RoleRefused:
-		return hold{reason: "an operator decided that the UUID " + rec.UUID + " belongs to another machine than this one",
-			next: "give this machine another UUID in its firmware, or: nereid server forget " + rec.UUID, retry: holdRetry}
-	case rec.Claim != nil:
-		return hold{reason: "two machines claim the UUID " + rec.UUID + ", this one among them",
-			next: "nereid server approve " + rec.UUID + " --mac MAC", retry: holdRetry}
+	case rec.Claims != "" && rec.Rejected:
+		return hold{reason: "an operator decided that the UUID " + rec.Claims + " belongs to another machine than this one",
+			next: "give this machine another UUID in its firmware, or let it in as a server of its own: nereid server approve " + rec.Hostname, retry: holdRetry}
 	case rec.Rejected:
 		return hold{reason: "an operator rejected this server", next: "nereid server approve " + rec.UUID, retry: holdRetry}
+	case rec.Undecided():
+		return hold{reason: "this machine says it is the server " + rec.Claims + ", and booted from another MAC, with another key",
+			next: "nereid server approve " + rec.Hostname + ", or: nereid server accept-key " + rec.Claims + " --mac MAC", retry: holdRetry}
+	case contested:
+		return hold{reason: "two machines claim the UUID " + rec.UUID + ", this one among them",
+			next: "nereid server approve " + rec.UUID + " --mac MAC", retry: holdRetry}
 	}
 	return hold{}
 }

@@ -111,7 +111,7 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 		if err != nil {
 			return fmt.Errorf("read the key of platform %s: %w", stamp, err)
 		}
-		host, claimed, err := s.identity(tx, b)
+		host, uuid, claimed, err := s.identity(tx, b)
 		if err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 		}
 		cfg = api.BootConfig{
 			BootID: b.ID, Token: token, API: s.apiURL(), CASHA256: s.ca.SHA256(), BootServer: s.cfg.BootServer,
-			Platform: stamp, PlatformKey: key.Key, Hostname: host, NTP: s.ntp(), Time: now.UTC(),
+			Platform: stamp, PlatformKey: key.Key, Hostname: host, UUID: uuid, NTP: s.ntp(), Time: now.UTC(),
 			Network: api.BootNetwork{
 				MAC: b.MAC, Address: netip.PrefixFrom(from.Unmap(), s.answers.Admin.Address.Bits()),
 				Gateway: ad.Gateway, DNS: ad.DNS, Domain: s.answers.DNSDomain,
@@ -145,22 +145,26 @@ func (s *Server) unconfigured(tx store.Tx, id string, from netip.Addr) (api.Boot
 	return b, err
 }
 
-// identity is the name a boot gets, and the UUID its token is bound to: what the
-// firmware claimed, and nothing where it claimed nothing.
-func (s *Server) identity(tx store.Tx, b api.Boot) (host, claimed string, err error) {
-	rec, role, found, err := inventory.ByFirmware(tx, b.MAC)
+// identity is the name and the UUID a boot gets, and the UUID its token is bound
+// to: what the firmware claimed, and nothing where it claimed nothing of use. A
+// machine that is known by its MAC has its UUID; another whose firmware has none
+// of use gets the one made from its MAC, as it will when it enrols.
+func (s *Server) identity(tx store.Tx, b api.Boot) (host, uuid, claimed string, err error) {
+	rec, found, err := inventory.ByFirmware(tx, b.MAC)
 	if err != nil {
-		return "", "", err
+		return "", "", "", err
 	}
-	host = strings.ReplaceAll(b.MAC, ":", "-")
-	if found && role == inventory.RoleOwned {
-		host = rec.Hostname
+	claimed, usable := inventory.Usable(b.UUID)
+	switch {
+	case found:
+		host, uuid = rec.Hostname, rec.UUID
+	default:
+		host = strings.ReplaceAll(b.MAC, ":", "-")
+		if !usable && b.UUID != "" {
+			uuid = inventory.MadeUUID(b.MAC, 0)
+		}
 	}
-	claimed, ok := inventory.ParseUUID(b.UUID)
-	if digits := strings.ReplaceAll(claimed, "-", ""); !ok || strings.Trim(digits, "0") == "" || strings.Trim(digits, "f") == "" {
-		claimed = "" // firmware that does not know its own sends zeros or ones
-	}
-	return host, claimed, nil
+	return host, uuid, claimed, nil
 }
 
 // Record adds to a boot's record. Handing out the script of a platform counts as
@@ -230,7 +234,7 @@ func (s *Server) passing(tx store.Tx, b api.Boot, ev api.BootEvent, now time.Tim
 // ownerOf names what a machine's platforms are kept under: its server, or its MAC.
 func ownerOf(tx store.Tx, mac string) (string, error) {
 	o, found, err := inventory.OwnerOf(tx, mac)
-	if err != nil || !found || o.Role != inventory.RoleOwned {
+	if err != nil || !found {
 		return mac, err
 	}
 	return o.UUID, nil

@@ -2,6 +2,7 @@ package headnode
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -249,7 +250,8 @@ func (m *machine) bootUp() {
 }
 
 func (m *machine) csr() string {
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: m.uuid}}, m.key)
+	name := cmp.Or(m.uuid, m.mac) // some name it must have
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, m.key)
 	if err != nil {
 		m.h.t.Fatal(err)
 	}

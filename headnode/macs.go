@@ -19,18 +19,12 @@ import (
 // inventory knows servers' NICs, DHCP those that have booted and are not enrolled.
 // server is its UUID where it has one. who is empty when no machine has it.
 func (s *Server) machineOf(tx store.Tx, mac string, now time.Time) (server, who string, err error) {
-	o, found, err := inventory.OwnerOf(tx, mac)
+	r, found, err := inventory.Having(tx, mac)
 	if err != nil {
 		return "", "", err
 	}
-	if found && o.UUID != "" {
-		r, err := inventory.Get(tx, o.UUID)
-		if err != nil && !isNotFound(err) {
-			return "", "", err
-		}
-		if err == nil {
-			return o.UUID, fmt.Sprintf("is a NIC of server %s (%s)", r.Hostname, r.UUID), nil
-		}
+	if found {
+		return r.UUID, fmt.Sprintf("is a NIC of server %s (%s)", r.Hostname, r.UUID), nil
 	}
 	l, err := addresses.ByMAC(tx, mac)
 	switch {

@@ -98,7 +98,7 @@ func (s *Server) deleteKey(tx store.Tx, name string) error {
 			return err
 		}
 		if rec.Key == name {
-			return refuse(http.StatusConflict, api.CodeInUse, "delete that platform first: nereid platform delete "+p.Manifest.Stamp, "platform %s is signed with the key %s", p.Manifest.Stamp, name)
+			return refuse(http.StatusConflict, api.CodeInUse, "see what uses it with: nereid platform list", "platform %s is signed with the key %s", p.Manifest.Stamp, name)
 		}
 	}
 	return trust.DeletePlatformKey(tx, name)
@@ -121,7 +121,7 @@ func (s *Server) getDatacenter(ctx context.Context, _ *none) (*body[api.Datacent
 				return err
 			}
 			out.Servers++
-			if e.Value.Claim != nil || e.Value.Mismatch != nil {
+			if r := e.Value; r.Undecided() || r.OtherKey() {
 				held++
 			}
 		}

@@ -37,10 +37,10 @@ func (s *Server) routePower(h huma.API) {
 	for _, action := range []string{"reboot", "shutdown"} {
 		route(s, h, operators, http.MethodPost, "/v1/servers/{id}/"+action, strings.ToUpper(action[:1])+action[1:]+" a server", func(ctx context.Context, in *serverID) (*tagged[api.Server], error) {
 			return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
-				if err := s.reachable(r, action); err != nil {
+				if err := s.reachable(tx, r, action); err != nil {
 					return err
 				}
-				return inventory.AskPower(tx, r, action, "")
+				return inventory.AskPower(tx, s.now(), r, action, "")
 			}))
 		}, conditional)
 	}
@@ -49,11 +49,20 @@ func (s *Server) routePower(h huma.API) {
 	}, conditional)
 }
 
+// contested refuses orders to a server that may be any of several machines.
+func (s *Server) contested(tx store.Tx, r *inventory.Record) error {
+	rivals, err := inventory.Claimants(tx, r.UUID)
+	if err == nil && inventory.Contested(*r, rivals, s.syncing(*r)) {
+		err = refuse(http.StatusConflict, api.CodeUUIDCollision, "decide first with: nereid server approve "+r.UUID+" --mac MAC", "two machines claim the UUID %s, so neither gets orders", r.UUID)
+	}
+	return err
+}
+
 // reachable says whether a server can be told something: it is approved and was
 // heard of lately.
-func (s *Server) reachable(r *inventory.Record, what string) error {
-	if r.Claim != nil {
-		return refuse(http.StatusConflict, api.CodeUUIDCollision, "decide first with: nereid server approve "+r.UUID+" --mac MAC", "two machines claim the UUID %s, so neither gets orders", r.UUID)
+func (s *Server) reachable(tx store.Tx, r *inventory.Record, what string) error {
+	if err := s.contested(tx, r); err != nil {
+		return err
 	}
 	if !r.Approved {
 		return refuse(http.StatusConflict, api.CodeNotApproved, "approve it first: nereid server approve "+r.UUID, "server %s is not approved, so it takes no %s", r.Hostname, what)
@@ -69,13 +78,14 @@ func (s *Server) setup(tx store.Tx, r *inventory.Record, spec api.SetupSpec) err
 	if err := checkSetup(spec); err != nil {
 		return err
 	}
+	if err := s.contested(tx, r); err != nil {
+		return err
+	}
 	switch {
-	case r.Claim != nil:
-		return s.reachable(r, "setup")
 	case !r.Approved:
 		return refuse(http.StatusConflict, api.CodeNotApproved, "approve it first: nereid server approve "+r.UUID, "server %s is not approved", r.Hostname)
 	case r.SetUp:
-		return refuse(http.StatusConflict, api.CodeConflict, "to begin anew, destroying its data: nereid server reset "+r.Hostname, "server %s is set up already", r.Hostname)
+		return refuse(http.StatusConflict, api.CodeConflict, "look at its pool with: nereid server get "+r.Hostname, "server %s is set up already", r.Hostname)
 	case r.Power != nil && r.Power.Action == "reset":
 		return refuse(http.StatusConflict, api.CodeConflict, "ask again when it has booted", "server %s is being reset", r.Hostname)
 	}
@@ -135,18 +145,13 @@ func poolName(s string) bool {
 	return s != "log"
 }
 
-// reset asks for a factory reset. Of a server that presents another key and does
-// not sync it accepts that key instead, and touches nothing on it.
+// reset asks for a factory reset.
 func (s *Server) reset(tx store.Tx, r *inventory.Record, typed string) error {
 	if typed != r.Hostname {
 		return refuse(http.StatusConflict, api.CodeConflict, "type the hostname exactly", "%q is not the hostname of this server, which is %s; nothing was done", typed, r.Hostname)
 	}
-	reachable := s.reachable(r, "reset")
-	if r.Mismatch != nil && reachable != nil && r.Claim == nil {
-		return inventory.AcceptKey(tx, r)
-	}
-	if reachable != nil {
-		return reachable
+	if err := s.reachable(tx, r, "reset"); err != nil {
+		return err
 	}
 	o, err := inventory.GetObserved(tx, r.UUID)
 	if err != nil {
@@ -155,14 +160,14 @@ func (s *Server) reset(tx store.Tx, r *inventory.Record, typed string) error {
 	if o.Report != nil {
 		for _, p := range o.Report.Pools {
 			if p.System {
-				return inventory.AskPower(tx, r, "reset", p.GUID)
+				return inventory.AskPower(tx, s.now(), r, "reset", p.GUID)
 			}
 		}
 	}
 	if r.Setup != nil || r.SetUp {
 		if o.Report != nil && o.Report.BootID == r.BootID {
 			// There is no pool to destroy; what is left of the setup is forgotten.
-			return inventory.AcceptKey(tx, r)
+			return inventory.ForgetSetup(tx, r)
 		}
 	}
 	return refuse(http.StatusConflict, api.CodeConflict, "set it up with: nereid server setup "+r.Hostname, "server %s reports no system pool, so there is nothing to reset", r.Hostname)

@@ -86,11 +86,12 @@ func TestStolenTokenOfAServerThatIsSetUp(t *testing.T) {
 	_, _, err = m.enrol()
 	wantCode(t, "once more", err, api.CodeKeyMismatch)
 	h.advance(api.SilentAfter + time.Second)
-	if err := h.client.ResetServer(ctx, m.uuid, api.ServerReset{Hostname: sv.Hostname}); err != nil {
+	wantCode(t, "a reset accepts no key", h.client.ResetServer(ctx, m.uuid, api.ServerReset{Hostname: sv.Hostname}), api.CodeConflict)
+	if err := h.client.AcceptKey(ctx, m.uuid, ""); err != nil {
 		t.Fatal(err)
 	}
 	if st, _, err := m.enrol(); st != http.StatusOK || err != nil {
-		t.Errorf("after the operator's reset: %d %v", st, err)
+		t.Errorf("after the operator accepted it: %d %v", st, err)
 	}
 	if out := m.mustSync(); out.Spec.Power != nil || out.Spec.Setup != nil {
 		t.Errorf("accepting a key destroys nothing: %+v", out.Spec)
@@ -100,7 +101,12 @@ func TestStolenTokenOfAServerThatIsSetUp(t *testing.T) {
 func TestCollisionHoldsBothBoots(t *testing.T) {
 	h := startHead(t)
 	ctx := context.Background()
-	a := runningServer(h, 1)
+	h.platform("20261122T101500Z")
+	a := h.machine(1) // neither has a key on its pool, or one that syncs
+	a.powerOn()
+	if _, _, err := a.enrol(); err != nil {
+		t.Fatal(err)
+	}
 	b := h.machine(2)
 	b.uuid = a.uuid
 	b.powerOn()
@@ -109,7 +115,7 @@ func TestCollisionHoldsBothBoots(t *testing.T) {
 	for _, m := range []*machine{a, b} {
 		m.dhcp("iPXE")
 		plan, err := h.Plan(ctx, m.boot, m.addr)
-		if err != nil || plan.Hold == "" || plan.RetryIn <= 0 || !strings.Contains(plan.Hold, "--mac") {
+		if err != nil || plan.Hold == "" || plan.RetryIn <= 0 || !strings.Contains(plan.Hold, " --mac ") {
 			t.Errorf("%s is not held: %+v %v", m.mac, plan, err)
 		}
 		_, err = h.Config(ctx, m.boot, m.addr)

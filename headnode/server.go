@@ -3,6 +3,7 @@ package headnode
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"nereid/headnode/answers"
 	"nereid/headnode/boots"
 	"nereid/headnode/fabric"
+	"nereid/headnode/inventory"
 	"nereid/headnode/journal"
 	"nereid/headnode/networks"
 	"nereid/headnode/store"
@@ -152,6 +154,9 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.sets = journal.NewHub(s.store)
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err
+	}
+	if err := s.store.Update(ctx, inventory.Migrate); err != nil {
+		return nil, fmt.Errorf("bring the inventory into its present form: %w", err)
 	}
 	var told []string
 	err = s.store.Update(ctx, func(tx store.Tx) (err error) {

@@ -202,13 +202,18 @@ func TestReset(t *testing.T) {
 // runningServer is a machine that was approved and set up.
 func runningServer(h *head, n int) *machine {
 	h.t.Helper()
+	return runningAs(h, h.machine(n))
+}
+
+// runningAs approves a machine and sets it up.
+func runningAs(h *head, m *machine) *machine {
+	h.t.Helper()
 	ctx := context.Background()
 	if dc, err := h.client.Datacenter(ctx); err != nil {
 		h.t.Fatal(err)
 	} else if dc.Default == "" {
 		h.platform("20261122T101500Z")
 	}
-	m := h.machine(n)
 	m.powerOn()
 	if _, _, err := m.enrol(); err != nil {
 		h.t.Fatal(err)

@@ -77,21 +77,37 @@ func (s *Server) routeServers(h huma.API) {
 	}, conditional, lenient, collects, settable(serverFixed(), nil))
 	route(s, h, operators, http.MethodDelete, "/v1/servers/{id}", "Forget a server", s.forget, conditional, confirms, status(http.StatusNoContent))
 
-	type approval struct {
-		MAC string `json:"mac,omitempty" doc:"which machine it is, where two claim the UUID"`
-	}
 	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/approve", "Let a server in", func(ctx context.Context, in *struct {
 		ID   string `path:"id" doc:"UUID, hostname or MAC"`
 		Body *approval
 	}) (*tagged[api.Server], error) {
-		mac := ""
-		if in.Body != nil && in.Body.MAC != "" {
-			var ok bool
-			if mac, ok = inventory.ParseMAC(in.Body.MAC); !ok {
-				return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "write it as 52:54:00:12:34:56", "%q is no MAC address", in.Body.MAC)
-			}
+		mac, err := macIn(in.Body)
+		if err != nil {
+			return nil, err
 		}
-		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return inventory.Approve(tx, s.now(), r, mac) }))
+		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
+			gone, err := inventory.Approve(tx, s.now(), r, mac, s.syncing(*r))
+			if err != nil {
+				return err
+			}
+			return s.unreserve(tx, gone, s.now())
+		}))
+	}, conditional)
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/accept-key", "Accept the other key that a server presents", func(ctx context.Context, in *struct {
+		ID   string `path:"id" doc:"UUID, hostname or MAC"`
+		Body *approval
+	}) (*tagged[api.Server], error) {
+		mac, err := macIn(in.Body)
+		if err != nil {
+			return nil, err
+		}
+		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
+			gone, err := inventory.AcceptKey(tx, s.now(), r, mac, s.syncing(*r))
+			if err != nil {
+				return err
+			}
+			return s.unreserve(tx, gone, s.now())
+		}))
 	}, conditional)
 	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reject", "Refuse a server", func(ctx context.Context, in *serverID) (*tagged[api.Server], error) {
 		return wrap(s.change(ctx, in.ID, inventory.Reject))
@@ -123,6 +139,23 @@ func (s *Server) routeServers(h huma.API) {
 		})
 		return items(withLegs(out)), err
 	})
+}
+
+// approval is the body of a decision about who a machine is.
+type approval struct {
+	MAC string `json:"mac,omitempty" doc:"of the machine that is meant, where several claim to be the server"`
+}
+
+// macIn is the MAC of a decision, empty when it names none.
+func macIn(a *approval) (string, error) {
+	if a == nil || a.MAC == "" {
+		return "", nil
+	}
+	mac, ok := inventory.ParseMAC(a.MAC)
+	if !ok {
+		return "", refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "write it as 52:54:00:12:34:56", "%q is no MAC address", a.MAC)
+	}
+	return mac, nil
 }
 
 func wrap(sv api.Server, err error) (*tagged[api.Server], error) { return withTag(sv), err }
@@ -217,7 +250,8 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 	return nil, err
 }
 
-// bootsOf lists the boots of all MACs of a server, newest first.
+// bootsOf lists the boots of all MACs of a server, newest first, without those of
+// other machines with one of them.
 func (s *Server) bootsOf(tx store.Tx, r inventory.Record, limit int) ([]api.Boot, error) {
 	var out []api.Boot
 	for _, m := range r.MACs {
@@ -225,7 +259,15 @@ func (s *Server) bootsOf(tx store.Tx, r inventory.Record, limit int) ([]api.Boot
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, bs...)
+		for _, b := range bs {
+			its, err := inventory.Booted(tx, r, m, b.UUID)
+			if err != nil {
+				return nil, err
+			}
+			if its {
+				out = append(out, b)
+			}
+		}
 	}
 	slices.SortStableFunc(out, func(a, b api.Boot) int { return b.Started.Compare(a.Started) })
 	if len(out) > limit {
@@ -255,6 +297,9 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 	}
 	last, usage := s.live.get(r.UUID)
 	v := inventory.View{Started: s.started, LastSeen: last}
+	if v.Rivals, err = inventory.Claimants(tx, r.UUID); err != nil {
+		return api.Server{}, err
+	}
 	current := ""
 	if len(bs) > 0 {
 		v.Boot, current = &bs[0], bs[0].ID
@@ -270,10 +315,10 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 		return api.Server{}, err
 	}
 	sv := api.Server{
-		UUID: r.UUID, Hostname: r.Hostname, State: state, StateReason: reason, MACs: r.MACs,
+		UUID: r.UUID, Hostname: r.Hostname, State: state, StateReason: reason, MACs: r.MACs, Claims: r.Claims,
 		Approved: r.Approved, SetUp: r.SetUp, Created: r.Created, BootID: r.BootID,
 		Platform: d.Choice(), Sysinfo: o.Sysinfo, Report: o.Report, Usage: usage, Setup: r.Setup,
-		Alerts: inventory.Alerts(r, o), Revision: r.Revision,
+		Alerts: inventory.Alerts(r, o, v.Rivals), Revision: r.Revision,
 	}
 	if sv.MACs == nil {
 		sv.MACs = []string{}

@@ -54,7 +54,7 @@ func BenchmarkUplink(b *testing.B) {
 	for n := range servers {
 		update(func(tx store.Tx) error {
 			macs := []string{mac(n, 0), mac(n, 1), mac(n, 2)}
-			_, err := inventory.Enrol(tx, s.now(), inventory.Enrolment{UUID: server(n), BootMAC: macs[0], Sysinfo: api.Sysinfo{NICs: []api.NIC{{MAC: macs[0]}}}})
+			_, err := inventory.Enrol(tx, s.now(), inventory.Enrolment{BootMAC: macs[0], Key: macs[0], Sysinfo: api.Sysinfo{UUID: server(n), NICs: []api.NIC{{MAC: macs[0]}}}})
 			if err == nil {
 				_, err = networks.SetNICTagUse(tx, server(n), api.NICTagUse{MAC: macs[1], NICTags: []string{"underlay"}}, macs, true)
 			}

@@ -10,6 +10,9 @@ import (
 
 var pciRE = regexp.MustCompile(`^[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
 
+// busRE is a bus or a device of one below the PCI device that drives it.
+var busRE = regexp.MustCompile(`^(usb|virtio)[0-9]+$`)
+
 // arpEther is ARPHRD_ETHER (linux/if_arp.h) in /sys/class/net/*/type.
 const arpEther = 1
 
@@ -38,7 +41,9 @@ func (t tree) nics() []api.NIC {
 		}
 		for _, part := range strings.Split(device, "/") {
 			if pciRE.MatchString(part) {
-				n.PCIAddress = part // the last one: bridges come before the NIC
+				n.PCIAddress, n.Bus = part, "pci" // the last one: bridges come before the NIC
+			} else if m := busRE.FindStringSubmatch(part); m != nil {
+				n.Bus = m[1]
 			}
 		}
 		// The kernel says -1 or an error without a link.

@@ -201,3 +201,30 @@ func TestDigest(t *testing.T) {
 		t.Error("digests")
 	}
 }
+
+// A NIC says what it is plugged into, so that one that may be in another machine
+// tomorrow identifies nobody.
+func TestNICBus(t *testing.T) {
+	root := t.TempDir()
+	for name, device := range map[string]string{
+		"eno1": "pci0000:00/0000:00:1c.0/0000:04:00.0",
+		"usb0": "pci0000:00/0000:00:14.0/usb1/1-3/1-3:1.0",
+		"vio0": "pci0000:00/0000:00:02.0/virtio0",
+	} {
+		dir := filepath.Join(root, "sys/devices", device, "net", name)
+		class := filepath.Join(root, "sys/class/net")
+		for _, err := range []error{os.MkdirAll(dir, 0o755), os.MkdirAll(class, 0o755), os.Symlink(dir, filepath.Join(class, name)),
+			os.Symlink(filepath.Join(root, "sys/devices", device), filepath.Join(dir, "device")), os.WriteFile(filepath.Join(dir, "type"), []byte("1\n"), 0o644)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got := map[string]string{}
+	for _, n := range (tree{Roots{Sys: filepath.Join(root, "sys")}}).nics() {
+		got[n.Name] = n.Bus
+	}
+	if diff := cmp.Diff(map[string]string{"eno1": "pci", "usb0": api.BusUSB, "vio0": "virtio"}, got); diff != "" {
+		t.Error(diff)
+	}
+}

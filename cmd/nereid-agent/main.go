@@ -106,9 +106,9 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("read watchdog settings: %w", err)
 	}
-	st := &storage.Storage{UUID: hw.UUID, Log: log}
+	st := &storage.Storage{UUID: agent.ServerUUID(o.dir, boot, hw.UUID), Log: log}
 	a := &agent.Agent{
-		Boot: boot, UUID: hw.UUID, Dir: o.dir, Version: version,
+		Boot: boot, UUID: st.UUID, Dir: o.dir, Version: version,
 		Pools: st, Config: st, Hardware: &sysinfo.Reader{Content: st.Content, InUse: st.InUse},
 		Power: power.Manager{}, Host: agent.OS{},
 		Console: console, Log: log, Watchdog: period,
@@ -120,7 +120,7 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 		return err
 	}
 	defer stop()
-	log.Info("starting", "version", version, "server", hw.UUID, "boot", boot.BootID, "platform", boot.Platform)
+	log.Info("starting", "version", version, "server", st.UUID, "boot", boot.BootID, "platform", boot.Platform)
 	return a.Run(ctx)
 }
 

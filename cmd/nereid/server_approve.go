@@ -22,7 +22,8 @@ func (a *app) serverApprove() *cobra.Command {
 		Short: "Let servers in that wait for approval",
 		Long: `Lets servers in: each gets a client certificate and syncs from then on. Look at what it is first: nereid server get SERVER.
 
-When two machines claim one SMBIOS UUID, both are held; --mac says which of them is meant.
+A machine that says it is a known server, and has another key and boots from another MAC, is held. Approved, it is a server of its own.
+Where no key tells which of two is the server, both are held; --mac says which of them is meant, and the other one is rejected.
 
 ` + serverIDs,
 		Example: lines("nereid server approve 4e455245-4944-4000-8000-000000000010 --hostname cn0",
@@ -136,6 +137,43 @@ func (a *app) each(ids []string, do func(id string) (api.Server, error), said fu
 		a.fail(err)
 	}
 	return errs[len(errs)-1]
+}
+
+func (a *app) serverAcceptKey() *cobra.Command {
+	var mac string
+	cmd := &cobra.Command{
+		Use:   "accept-key SERVER",
+		Short: "Accept the other key that a server presents",
+		Long: `Accepts the key with which a server asked to be let in, instead of the one it had: its disks were replaced, or it was
+switched off before it was set up, when its key was in RAM only. Nothing on the server is touched.
+
+With --mac, the machine that boots from that MAC is the server from then on, with other hardware. While the server's own
+key syncs, no other is accepted.
+
+` + serverIDs,
+		Example:           lines("nereid server accept-key cn0", "nereid server accept-key cn0 --mac 52:54:00:00:00:11"),
+		Args:              wants("SERVER"),
+		ValidArgsFunction: a.completeServers(false),
+		RunE: a.withServer(func(ctx context.Context, c *api.Client, s api.Server, _ []string) error {
+			if mac != "" {
+				m, err := normalMAC(mac)
+				if err != nil {
+					return err
+				}
+				mac = m
+			}
+			if err := c.AcceptKey(ctx, s.UUID, mac); err != nil {
+				return err
+			}
+			s, err := c.Server(ctx, s.UUID)
+			if err != nil {
+				return err
+			}
+			return a.done(s, "%s is known by its new key", named(s))
+		}),
+	}
+	cmd.Flags().StringVar(&mac, "mac", "", "the MAC address of the machine that is this server now")
+	return cmd
 }
 
 func (a *app) serverReject() *cobra.Command {

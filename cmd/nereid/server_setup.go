@@ -119,7 +119,7 @@ func (a *app) setUp(ctx context.Context, id string, spec api.SetupSpec, f setupF
 		return a.emit(plan, func(w io.Writer) error { return a.planCard(w, s, spec.Pool, plan) })
 	}
 	if s.SetUp {
-		return refusedf("set up %s: it has its pool already; a factory reset (nereid server reset %s) destroys it", named(s), named(s))
+		return refusedf("set up %s: it has its pool already; look at it with: nereid server get %s", named(s), named(s))
 	}
 	if a.output == "table" {
 		if err := a.planCard(a.stdout, s, spec.Pool, plan); err != nil {

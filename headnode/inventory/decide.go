@@ -13,116 +13,196 @@ import (
 	"nereid/headnode/store"
 )
 
-// Approve lets a server in. With a collision, mac says which of the machines it
-// is; without one it is empty or one of the server's. MACs seen in this server
-// that belong to others move to it. What the present state does not allow is an
-// *api.Problem.
-func Approve(tx store.Tx, now time.Time, r *Record, mac string) error {
-	if r.Claim != nil {
-		if mac == "" {
-			return collision(*r)
-		}
-		if err := r.settle(tx, mac); err != nil {
-			return err
-		}
-	} else if mac != "" && !slices.Contains(r.MACs, mac) {
-		return problem(http.StatusConflict, api.CodeConflict,
-			fmt.Sprintf("server %s has no MAC %s; it has %s", r.Hostname, mac, strings.Join(r.MACs, ", ")), "look at it with: nereid server get "+r.UUID)
+// Approve lets a server in. mac is empty or one of its MACs; of a server that is
+// held because several machines claim its UUID, it says which of them it is. What
+// the present state does not allow is an *api.Problem. It gives the MACs that are
+// not the server's any more.
+func Approve(tx store.Tx, now time.Time, r *Record, mac string, syncing bool) (gone []string, err error) {
+	rivals, err := Claimants(tx, r.UUID)
+	if err != nil {
+		return nil, err
 	}
-	for i := range r.Moves {
-		if err := r.move(tx, now, &r.Moves[i]); err != nil {
-			return err
+	contested := Contested(*r, rivals, syncing)
+	i := slices.IndexFunc(rivals, func(c Record) bool { return slices.Contains(c.BootMACs, mac) })
+	switch {
+	case contested && mac == "":
+		return nil, collision(*r, rivals)
+	case mac == "" || slices.Contains(r.MACs, mac):
+	case contested && i >= 0:
+		if gone, err = r.become(tx, now, rivals[i], true); err != nil {
+			return nil, err
+		}
+		rivals = slices.Delete(rivals, i, i+1)
+	case i >= 0:
+		return nil, problem(http.StatusConflict, api.CodeConflict,
+			fmt.Sprintf("server %s has a key, and the machine with %s presents another", r.Hostname, mac), claimNext(rivals[i]))
+	default:
+		return nil, problem(http.StatusConflict, api.CodeConflict,
+			fmt.Sprintf("server %s has no MAC %s; it has %s", r.Hostname, mac, strings.Join(r.MACs, ", ")), "look at it with: nereid server get "+r.Hostname)
+	}
+	if contested { // which one it is was said, and so which ones it is not
+		if err := r.dropKeys(tx); err != nil {
+			return nil, err
+		}
+		r.Key, r.Presented = "", nil
+		for i := range rivals {
+			if err := Reject(tx, &rivals[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
-	r.Moves = nil
-	r.Lost = slices.DeleteFunc(r.Lost, func(m Move) bool { return m.Done })
-	slices.Sort(r.MACs)
-	r.MACs = slices.Compact(r.MACs)
-	r.Approved, r.Rejected = true, false
+	if err := r.decided(tx); err != nil {
+		return nil, err
+	}
+	r.Approved, r.Rejected, r.Claims = true, false, ""
 	r.touch()
-	return Put(tx, *r)
+	return gone, Put(tx, *r)
 }
 
-// settle ends a collision: the machine with the MAC is the server.
-func (r *Record) settle(tx store.Tx, mac string) error {
-	c := r.Claim
-	winners, losers := r.MACs, c.MACs
-	switch {
-	case slices.Contains(r.MACs, mac):
-	case slices.Contains(c.MACs, mac):
-		winners, losers = c.MACs, r.MACs
-		r.MACs = nil
-		r.Key, r.Pin, r.Mismatch, r.SetUp, r.Setup, r.Power, r.BootID, r.Booted = "", "", nil, false, nil, nil, "", time.Time{}
-		if err := PutObserved(tx, r.UUID, Observed{Sysinfo: &c.Sysinfo}); err != nil {
-			return err
-		}
-	default:
-		return problem(http.StatusConflict, api.CodeConflict,
-			fmt.Sprintf("neither machine that claims the UUID %s has the MAC %s", r.UUID, mac), "take one of "+strings.Join(append(slices.Clone(r.MACs), c.MACs...), ", "))
+// decided ends that a machine's claim of a UUID waits for a decision.
+func (r *Record) decided(tx store.Tx) error {
+	if r.Claims == "" {
+		return nil
 	}
-	r.Claim = nil
-	r.Refused = slices.DeleteFunc(r.Refused, func(m string) bool { return slices.Contains(winners, m) })
-	for _, m := range losers {
-		o, found, err := OwnerOf(tx, m)
-		if err != nil {
-			return err
-		}
-		if found && o.UUID != r.UUID {
-			continue // it belongs to another server all along
-		}
-		if err := own(tx, m, r.UUID, RoleRefused); err != nil {
-			return err
-		}
-		r.Refused = append(r.Refused, m)
+	return tx.Delete(claimKey(*r))
+}
+
+// become makes a machine that claims a server's UUID the server, instead of the
+// machine it was. apart gives that one a record of its own, which is rejected.
+func (r *Record) become(tx store.Tx, now time.Time, c Record, apart bool) (gone []string, err error) {
+	o, err := GetObserved(tx, c.UUID)
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(r.Refused)
-	r.Refused = slices.Compact(r.Refused)
-	for _, m := range winners {
-		o, found, err := OwnerOf(tx, m)
+	seen, err := GetObserved(tx, r.UUID)
+	if err != nil {
+		return nil, err
+	}
+	was := *r
+	if err := r.dropKeys(tx); err != nil {
+		return nil, err
+	}
+	if _, err := Forget(tx, c); err != nil {
+		return nil, err
+	}
+	for _, m := range r.MACs {
+		freed, err := leave(tx, m, r.UUID, false)
 		if err != nil {
+			return nil, err
+		}
+		if freed && !slices.Contains(c.MACs, m) {
+			gone = append(gone, m)
+		}
+	}
+	r.wiped()
+	r.Key, r.Power, r.BootID, r.Booted, r.MACs, r.BootMACs = "", nil, c.BootID, c.Booted, c.MACs, nil
+	if err := PutObserved(tx, r.UUID, Observed{Sysinfo: o.Sysinfo}); err != nil {
+		return nil, err
+	}
+	for _, m := range c.BootMACs {
+		if err := booted(tx, r, m); err != nil {
+			return nil, err
+		}
+	}
+	if !apart || len(was.BootMACs) == 0 {
+		return gone, nil
+	}
+	loser, err := newcomer(tx, now, facts{mac: was.BootMACs[0], claim: r.UUID}, r.UUID)
+	if err != nil {
+		return nil, err
+	}
+	loser.MACs = was.MACs
+	for _, m := range was.BootMACs {
+		if err := booted(tx, &loser, m); err != nil {
+			return nil, err
+		}
+	}
+	if err := PutObserved(tx, loser.UUID, Observed{Sysinfo: seen.Sysinfo}); err != nil {
+		return nil, err
+	}
+	return gone, Reject(tx, &loser)
+}
+
+// dropKeys ends that a server's keys lead to it.
+func (r *Record) dropKeys(tx store.Tx) error {
+	keys := []string{r.Key, r.Pin}
+	if r.Presented != nil {
+		keys = append(keys, r.Presented.Key)
+	}
+	for _, k := range keys {
+		if err := dropKey(tx, k, r.UUID); err != nil {
 			return err
 		}
-		if found && o.UUID != r.UUID {
-			r.Moves = append(r.Moves, Move{MAC: m, Other: o.UUID})
-			continue
-		}
-		if err := own(tx, m, r.UUID, RoleOwned); err != nil {
-			return err
-		}
-		r.MACs = append(r.MACs, m)
 	}
 	return nil
 }
 
-// move takes a MAC from the server it belongs to.
-func (r *Record) move(tx store.Tx, now time.Time, m *Move) error {
-	o, found, err := OwnerOf(tx, m.MAC)
+// AcceptKey makes the key that was presented last the server's. With the MAC of a
+// machine that claims the server's UUID, that machine is the server from then on,
+// with other hardware. It is refused while the server's key syncs. Nothing on any
+// machine is touched. It gives the MACs that are not the server's any more.
+func AcceptKey(tx store.Tx, now time.Time, r *Record, mac string, syncing bool) (gone []string, err error) {
+	rivals, err := Claimants(tx, r.UUID)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if found && o.UUID != r.UUID {
-		other, err := Get(tx, o.UUID)
-		if err != nil {
-			return err
+	refuse := func(next, format string, args ...any) ([]string, error) {
+		return nil, problem(http.StatusConflict, api.CodeConflict, fmt.Sprintf(format, args...), next)
+	}
+	i := slices.IndexFunc(rivals, func(c Record) bool { return slices.Contains(c.BootMACs, mac) })
+	own := r.OtherKey() && (mac == "" || mac == r.Presented.MAC)
+	switch {
+	case !r.Approved:
+		return refuse("let it in with: nereid server approve "+r.Hostname, "server %s is not approved, so no key was accepted yet", r.Hostname)
+	case !own && i < 0 && mac != "":
+		return refuse("see which machines wait with: nereid server list", "no machine with the MAC %s presented another key for server %s", mac, r.Hostname)
+	case !own && i < 0:
+		return refuse("see which machines wait with: nereid server list", "server %s presents no other key than its own", r.Hostname)
+	case syncing:
+		return refuse("find out which machine presents another key with: nereid server boot-log "+r.Hostname+
+			"; when the server's own key is lost, the server falls silent, and its new key can be accepted",
+			"server %s syncs with the key it has, or did less than %s ago, so no other is accepted", r.Hostname, api.SilentAfter)
+	}
+	var key string
+	if own {
+		key = r.Presented.Key
+		if err := r.dropKeys(tx); err != nil {
+			return nil, err
 		}
-		other.MACs = slices.DeleteFunc(other.MACs, func(x string) bool { return x == m.MAC })
-		other.Lost = slices.DeleteFunc(other.Lost, func(x Move) bool { return x.MAC == m.MAC })
-		other.Lost = append(other.Lost, Move{MAC: m.MAC, Other: r.UUID, Seen: now, Done: true})
-		if err := Put(tx, other); err != nil {
-			return err
+		r.Presented = nil
+		if r.Pin != "" {
+			r.wiped()
+		}
+	} else {
+		if rivals[i].Presented != nil {
+			key = rivals[i].Presented.Key
+		}
+		if gone, err = r.become(tx, now, rivals[i], false); err != nil {
+			return nil, err
 		}
 	}
-	r.MACs = append(r.MACs, m.MAC)
-	return own(tx, m.MAC, r.UUID, RoleOwned)
+	if r.Key = key; key != "" {
+		if err := moveKey(tx, "", key, *r); err != nil {
+			return nil, err
+		}
+	}
+	r.touch()
+	return gone, Put(tx, *r)
 }
 
 // Reject refuses a server until it is approved.
 func Reject(tx store.Tx, r *Record) error {
 	if r.SetUp {
 		return problem(http.StatusConflict, api.CodeConflict,
-			fmt.Sprintf("server %s is set up and may hold data", r.Hostname), "reset or forget it first: nereid server reset "+r.Hostname)
+			fmt.Sprintf("server %s is set up and may hold data", r.Hostname), "look at what it holds first: nereid server get "+r.Hostname)
 	}
-	r.Rejected, r.Approved, r.Key = true, false, ""
+	if err := r.decided(tx); err != nil {
+		return err
+	}
+	if err := r.dropKeys(tx); err != nil {
+		return err
+	}
+	r.Rejected, r.Approved, r.Key, r.Presented = true, false, "", nil
 	r.touch()
 	return Put(tx, *r)
 }
@@ -150,19 +230,45 @@ func Rename(tx store.Tx, r *Record, name string) error {
 }
 
 // Forget removes everything this package keeps of a server and gives the MACs
-// that are free now, those of claims and refused machines included.
-func Forget(tx store.Tx, r Record) ([]string, error) {
-	macs := append(slices.Clone(r.MACs), r.Refused...)
-	if r.Claim != nil {
-		macs = append(macs, r.Claim.MACs...)
+// that were its own.
+func Forget(tx store.Tx, r Record) (free []string, err error) {
+	o, err := GetObserved(tx, r.UUID)
+	if err != nil {
+		return nil, err
 	}
-	for _, m := range macs {
-		if err := disown(tx, m, r.UUID); err != nil {
+	macs := slices.Concat(r.MACs, r.BootMACs)
+	if o.Sysinfo != nil {
+		macs = append(macs, MACs(*o.Sysinfo)...)
+	}
+	slices.Sort(macs)
+	for _, m := range slices.Compact(macs) {
+		owner, found, err := ownerOf(tx, m)
+		if err != nil {
 			return nil, err
 		}
+		if _, err = leave(tx, m, r.UUID, false); err != nil {
+			return nil, err
+		}
+		if found && owner.UUID == r.UUID || found && owner.UUID == "" && slices.Contains(r.MACs, m) {
+			free = append(free, m)
+		}
 	}
-	for _, other := range append(slices.Clone(r.Moves), r.Lost...) {
-		if err := dropMoves(tx, other.Other, r.UUID); err != nil {
+	if err := r.decided(tx); err != nil {
+		return nil, err
+	}
+	if err := r.dropKeys(tx); err != nil {
+		return nil, err
+	}
+	rivals, err := Claimants(tx, r.UUID)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range rivals { // there is nothing to claim any more
+		if err := c.decided(tx); err != nil {
+			return nil, err
+		}
+		c.Claims = ""
+		if err := Put(tx, c); err != nil {
 			return nil, err
 		}
 	}
@@ -171,27 +277,7 @@ func Forget(tx store.Tx, r Record) ([]string, error) {
 			return nil, err
 		}
 	}
-	slices.Sort(macs)
-	return slices.Compact(macs), nil
-}
-
-// dropMoves removes what a record says about MACs shared with a server.
-func dropMoves(tx store.Tx, uuid, gone string) error {
-	r, found, err := store.Lookup[Record](tx, ServerPrefix+uuid)
-	if err != nil || !found {
-		return err
-	}
-	about := func(m Move) bool { return m.Other == gone }
-	for _, m := range r.Moves {
-		if m.Other == gone && !m.Done {
-			r.MACs = append(r.MACs, m.MAC)
-			if err := own(tx, m.MAC, uuid, RoleOwned); err != nil {
-				return err
-			}
-		}
-	}
-	r.Moves, r.Lost = slices.DeleteFunc(r.Moves, about), slices.DeleteFunc(r.Lost, about)
-	return Put(tx, r)
+	return free, nil
 }
 
 // AskSetup asks for a setup; the id is made here.
@@ -206,15 +292,16 @@ func AskSetup(tx store.Tx, r *Record, s api.SetupSpec) error {
 }
 
 // AskPower asks for a reboot, shutdown or reset of the boot that syncs now.
-func AskPower(tx store.Tx, r *Record, action, poolGUID string) error {
+func AskPower(tx store.Tx, now time.Time, r *Record, action, poolGUID string) error {
 	r.Power = &api.PowerSpec{ID: NewRevision(), Action: action, BootID: r.BootID, PoolGUID: poolGUID}
+	r.PowerAt = now
 	r.touch()
 	return Put(tx, *r)
 }
 
-// AcceptKey forgets the pinned key and the setup that went with it, so that the
-// server may enrol with another. Nothing on the server is touched.
-func AcceptKey(tx store.Tx, r *Record) error {
+// ForgetSetup forgets a setup whose pool is not there. Nothing on the server is
+// touched, and its key stays what it is.
+func ForgetSetup(tx store.Tx, r *Record) error {
 	r.wiped()
 	r.touch()
 	return Put(tx, *r)
@@ -222,7 +309,7 @@ func AcceptKey(tx store.Tx, r *Record) error {
 
 // wiped is a server whose pool is gone.
 func (r *Record) wiped() {
-	r.Pin, r.Mismatch, r.SetUp, r.Setup = "", nil, false, nil
+	r.Pin, r.Presented, r.SetUp, r.Setup = "", nil, false, nil
 }
 
 func equalJSON(a, b any) bool {

@@ -16,10 +16,10 @@ import (
 const (
 	uuidA = "11111111-2222-3333-4444-555555555555"
 	uuidB = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
-	macA  = "52:54:00:00:00:0a"
-	macA2 = "52:54:00:00:00:1a"
-	macB  = "52:54:00:00:00:0b"
-	macC  = "52:54:00:00:00:0c"
+	macA  = "3c:ec:ef:00:00:0a"
+	macA2 = "3c:ec:ef:00:00:1a"
+	macB  = "3c:ec:ef:00:00:0b"
+	macC  = "3c:ec:ef:00:00:0c"
 )
 
 var t0 = time.Date(2026, 11, 22, 10, 15, 0, 0, time.UTC)
@@ -51,9 +51,13 @@ func enrol(t *testing.T, st store.Store, uuid, boot, key string, macs ...string)
 	for _, m := range macs {
 		info.NICs = append(info.NICs, api.NIC{MAC: m})
 	}
-	var out Outcome
+	return enrolAs(t, st, Enrolment{BootID: boot, BootMAC: macs[0], Started: t0, Sysinfo: info, Key: key})
+}
+
+func enrolAs(t *testing.T, st store.Store, e Enrolment) (out Outcome) {
+	t.Helper()
 	update(t, st, func(tx store.Tx) (err error) {
-		out, err = Enrol(tx, t0, Enrolment{UUID: uuid, BootID: boot, BootMAC: macs[0], Started: t0, Sysinfo: info, Key: key})
+		out, err = Enrol(tx, t0, e)
 		return err
 	})
 	return out
@@ -72,7 +76,17 @@ func on(t *testing.T, st store.Store, id string, fn func(store.Tx, *Record) erro
 }
 
 func approve(mac string) func(store.Tx, *Record) error {
-	return func(tx store.Tx, r *Record) error { return Approve(tx, t0, r, mac) }
+	return func(tx store.Tx, r *Record) error {
+		_, err := Approve(tx, t0, r, mac, false)
+		return err
+	}
+}
+
+func acceptKey(mac string, syncing bool) func(store.Tx, *Record) error {
+	return func(tx store.Tx, r *Record) error {
+		_, err := AcceptKey(tx, t0, r, mac, syncing)
+		return err
+	}
 }
 
 func record(t *testing.T, st store.Store, id string) Record {
@@ -110,7 +124,7 @@ func TestEnrolThenApprove(t *testing.T) {
 		t.Fatalf("newcomer: %+v", out)
 	}
 	r := record(t, st, macA2)
-	if r.UUID != uuidA || r.Hostname != "52-54-00-00-00-0a" || !slices.Equal(r.MACs, []string{macA, macA2}) {
+	if r.UUID != uuidA || r.Hostname != "3c-ec-ef-00-00-0a" || !slices.Equal(r.MACs, []string{macA, macA2}) {
 		t.Fatalf("record %+v", r)
 	}
 	before := r.Revision
@@ -123,9 +137,18 @@ func TestEnrolThenApprove(t *testing.T) {
 	if out = enrol(t, st, uuidA, "b1", "k1", macA, macA2); !out.Granted || out.Record.Key != "k1" {
 		t.Errorf("after approval: %+v", out)
 	}
-	// The next boot has another key, and is the same server.
-	if out = enrol(t, st, uuidA, "b2", "k2", macA2, macA); !out.Granted || out.Record.Key != "k2" {
+	// The next boot has another key: it is the same server when an operator says so.
+	if out = enrol(t, st, uuidA, "b2", "k2", macA2, macA); refused(out) != api.CodeKeyMismatch || out.Record.UUID != uuidA || out.Record.Key != "k1" {
 		t.Errorf("next boot: %+v", out)
+	}
+	if got := code(on(t, st, uuidA, acceptKey("", true))); got != api.CodeConflict {
+		t.Errorf("accepted while the first key syncs: %q", got)
+	}
+	if err := on(t, st, uuidA, acceptKey("", false)); err != nil {
+		t.Fatal(err)
+	}
+	if out = enrol(t, st, uuidA, "b2", "k2", macA2, macA); !out.Granted || out.Record.Key != "k2" {
+		t.Errorf("next boot, accepted: %+v", out)
 	}
 }
 
@@ -133,7 +156,7 @@ func TestEnrolNeedsTheBootMAC(t *testing.T) {
 	st := newStore(t)
 	var out Outcome
 	update(t, st, func(tx store.Tx) (err error) {
-		out, err = Enrol(tx, t0, Enrolment{UUID: uuidA, BootMAC: macB, Sysinfo: api.Sysinfo{NICs: []api.NIC{{MAC: macA}}}})
+		out, err = Enrol(tx, t0, Enrolment{BootMAC: macB, Sysinfo: api.Sysinfo{NICs: []api.NIC{{MAC: macA}}}})
 		return err
 	})
 	if refused(out) != api.CodeInvalid {
@@ -162,8 +185,19 @@ func TestUUIDCollision(t *testing.T) {
 			if !slices.Equal(r.MACs, []string{macA}) || r.Key != "k1" {
 				t.Fatalf("the second machine overwrote the first: %+v", r)
 			}
-			if s, why := State(t0, r, Observed{}, View{LastSeen: t0}); s != api.StateHeld || !strings.Contains(why, "--mac") {
+			second := record(t, st, macB)
+			if second.UUID == uuidA || second.Claims != uuidA || !slices.Equal(second.MACs, []string{macB}) {
+				t.Fatalf("the second machine has no record of its own: %+v", second)
+			}
+			rivals := []Record{second}
+			if s, why := State(t0, r, Observed{}, View{Rivals: rivals}); s != api.StateHeld || !strings.Contains(why, "--mac") {
 				t.Errorf("state %q: %s", s, why)
+			}
+			if s, _ := State(t0, r, Observed{}, View{LastSeen: t0, Rivals: rivals}); s != api.StateApproved {
+				t.Errorf("the key syncs: state %q", s)
+			}
+			if s, why := State(t0, second, Observed{}, View{}); s != api.StateHeld || !strings.Contains(why, "server accept-key "+uuidA+" --mac "+macB) {
+				t.Errorf("the second machine's state %q: %s", s, why)
 			}
 			if got := code(on(t, st, uuidA, approve(""))); got != api.CodeUUIDCollision {
 				t.Errorf("approve without --mac: %q", got)
@@ -181,8 +215,11 @@ func TestUUIDCollision(t *testing.T) {
 			if got := refused(enrol(t, st, uuidA, "b5", "k5", loser)); got != api.CodeUUIDCollision {
 				t.Errorf("loser: %q", got)
 			}
-			if r := record(t, st, uuidA); !slices.Equal(r.MACs, []string{winner}) || r.Claim != nil {
+			if r := record(t, st, uuidA); !slices.Equal(r.MACs, []string{winner}) {
 				t.Errorf("record %+v", r)
+			}
+			if r := record(t, st, loser); !r.Rejected || r.UUID == uuidA {
+				t.Errorf("record of the loser %+v", r)
 			}
 		})
 	}
@@ -196,34 +233,44 @@ func TestAddedNICIsNoCollision(t *testing.T) {
 	}
 }
 
+// A NIC that was moved to another server identifies nobody while both list it,
+// and the other one when the first does not list it any more.
 func TestMACMoves(t *testing.T) {
 	st := newStore(t)
 	enrol(t, st, uuidA, "b1", "k1", macA, macA2)
 	if err := on(t, st, uuidA, approve("")); err != nil {
 		t.Fatal(err)
 	}
+	enrol(t, st, uuidA, "b1", "k1", macA, macA2)
 	out := enrol(t, st, uuidB, "b2", "k2", macB, macA2)
-	if slices.Contains(out.Record.MACs, macA2) {
+	if slices.Contains(out.Record.MACs, macA2) || !slices.Contains(record(t, st, uuidA).MACs, macA2) {
 		t.Fatalf("the MAC moved before the approval: %+v", out.Record)
-	}
-	for id, want := range map[string]string{uuidA: "was seen in server " + uuidB, uuidB: "belongs to server " + uuidA} {
-		if got := strings.Join(Alerts(record(t, st, id), Observed{}), "\n"); !strings.Contains(got, want) {
-			t.Errorf("alerts of %s: %q, want %q", id, got, want)
-		}
 	}
 	if err := on(t, st, uuidB, approve("")); err != nil {
 		t.Fatal(err)
 	}
-	a, b := record(t, st, uuidA), record(t, st, uuidB)
-	if !slices.Equal(a.MACs, []string{macA}) || !slices.Equal(b.MACs, []string{macB, macA2}) {
-		t.Errorf("after the approval %v and %v", a.MACs, b.MACs)
+	enrol(t, st, uuidB, "b2", "k2", macB, macA2)
+	has := func(a, b []string) {
+		t.Helper()
+		ra, rb := record(t, st, uuidA), record(t, st, uuidB)
+		if !slices.Equal(ra.MACs, a) || !slices.Equal(rb.MACs, b) {
+			t.Errorf("%v and %v, want %v and %v", ra.MACs, rb.MACs, a, b)
+		}
+		for _, r := range []Record{ra, rb} {
+			if got := Alerts(r, Observed{}, nil); len(got) > 0 {
+				t.Errorf("alerts %q", got)
+			}
+		}
 	}
-	if got := Alerts(a, Observed{}); len(got) != 1 || !strings.Contains(got[0], "moved to server "+uuidB) {
-		t.Errorf("alerts %q", got)
+	has([]string{macA}, []string{macB})
+	for range 3 {
+		enrol(t, st, uuidA, "b1", "k1", macA, macA2)
+		enrol(t, st, uuidB, "b2", "k2", macB, macA2)
+		has([]string{macA}, []string{macB})
 	}
-	if owner := record(t, st, macA2); owner.UUID != uuidB {
-		t.Errorf("owner %s", owner.UUID)
-	}
+	enrol(t, st, uuidA, "b1", "k1", macA)
+	enrol(t, st, uuidB, "b2", "k2", macB, macA2)
+	has([]string{macA}, []string{macB, macA2})
 }
 
 func TestForgetReturnsAContestedMAC(t *testing.T) {
@@ -240,7 +287,7 @@ func TestForgetReturnsAContestedMAC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b := record(t, st, macA2); b.UUID != uuidB || len(b.Moves) != 0 {
+	if b := record(t, st, macA2); b.UUID != uuidB {
 		t.Errorf("record %+v", b)
 	}
 	if err := on(t, st, uuidA, approve("")); !errors.Is(err, ErrNoServer) {
@@ -262,7 +309,7 @@ func TestPinnedKey(t *testing.T) {
 		rep.BootID = boot
 		var s Seen
 		update(t, st, func(tx store.Tx) (err error) {
-			s, err = Observe(tx, t0, uuidA, Sync{Request: api.SyncRequest{Report: rep}, Key: key})
+			s, err = Observe(tx, uuidA, Sync{Request: api.SyncRequest{Report: rep}, Key: key})
 			return err
 		})
 		return s
@@ -278,17 +325,17 @@ func TestPinnedKey(t *testing.T) {
 		t.Fatalf("another key: %q", got)
 	}
 	r := record(t, st, uuidA)
-	if s, why := State(t0, r, Observed{}, View{}); s != api.StateHeld || !strings.Contains(why, "server reset") {
+	if s, why := State(t0, r, Observed{}, View{}); s != api.StateHeld || !strings.Contains(why, "server accept-key") {
 		t.Errorf("silent: %q %s", s, why)
 	}
 	if s, _ := State(t0, r, Observed{}, View{LastSeen: t0}); s != api.StateRunning {
 		t.Errorf("the server itself goes on: %q", s)
 	}
-	if !enrol(t, st, uuidA, "b3", "k1", macA).Granted || record(t, st, uuidA).Mismatch != nil {
+	if !enrol(t, st, uuidA, "b3", "k1", macA).Granted || record(t, st, uuidA).Presented != nil {
 		t.Error("the right key ends the mismatch")
 	}
 	enrol(t, st, uuidA, "b4", "k9", macA)
-	if err := on(t, st, uuidA, AcceptKey); err != nil {
+	if err := on(t, st, uuidA, acceptKey("", false)); err != nil {
 		t.Fatal(err)
 	}
 	if out := enrol(t, st, uuidA, "b5", "k9", macA); !out.Granted || out.Record.SetUp {
@@ -302,7 +349,7 @@ func TestPowerIsForOneBoot(t *testing.T) {
 	observe := func(rep api.Report) Record {
 		var s Seen
 		update(t, st, func(tx store.Tx) (err error) {
-			s, err = Observe(tx, t0, uuidA, Sync{Request: api.SyncRequest{Report: rep}, Key: "k1"})
+			s, err = Observe(tx, uuidA, Sync{Request: api.SyncRequest{Report: rep}, Key: "k1"})
 			return err
 		})
 		return s.Record
@@ -311,7 +358,7 @@ func TestPowerIsForOneBoot(t *testing.T) {
 	setup := &api.SetupReport{ID: "s", Complete: true}
 	observe(api.Report{BootID: "b1", Pools: pool, Setup: setup})
 	ask := func(action, guid string) {
-		if err := on(t, st, uuidA, func(tx store.Tx, r *Record) error { return AskPower(tx, r, action, guid) }); err != nil {
+		if err := on(t, st, uuidA, func(tx store.Tx, r *Record) error { return AskPower(tx, t0, r, action, guid) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -345,11 +392,11 @@ func TestResetCutByPowerLoss(t *testing.T) {
 	}
 	enrol(t, st, uuidA, "b1", "k1", macA)
 	update(t, st, func(tx store.Tx) error {
-		_, err := Observe(tx, t0, uuidA, Sync{Key: "k1", Request: api.SyncRequest{Report: api.Report{BootID: "b1",
+		_, err := Observe(tx, uuidA, Sync{Key: "k1", Request: api.SyncRequest{Report: api.Report{BootID: "b1",
 			Setup: &api.SetupReport{Complete: true}, Pools: []api.Pool{{GUID: "77", System: true}}}}})
 		return err
 	})
-	if err := on(t, st, uuidA, func(tx store.Tx, r *Record) error { return AskPower(tx, r, "reset", "77") }); err != nil {
+	if err := on(t, st, uuidA, func(tx store.Tx, r *Record) error { return AskPower(tx, t0, r, "reset", "77") }); err != nil {
 		t.Fatal(err)
 	}
 	if out := enrol(t, st, uuidA, "b2", "k2", macA); !out.Granted || out.Record.SetUp || out.Record.Pin != "" {
@@ -403,7 +450,7 @@ func TestSameUUID(t *testing.T) {
 }
 
 func TestMACs(t *testing.T) {
-	got := MACs(api.Sysinfo{NICs: []api.NIC{{MAC: "52:54:00:00:00:0B"}, {MAC: macA}, {MAC: macA}, {MAC: "00:00:00:00:00:00"}, {MAC: "01:00:5e:00:00:01"}, {MAC: "x"}}})
+	got := MACs(api.Sysinfo{NICs: []api.NIC{{MAC: "3C:EC:EF:00:00:0B"}, {MAC: macA}, {MAC: macA}, {MAC: "00:00:00:00:00:00"}, {MAC: "01:00:5e:00:00:01"}, {MAC: "x"}}})
 	if !slices.Equal(got, []string{macA, macB}) {
 		t.Errorf("got %v", got)
 	}

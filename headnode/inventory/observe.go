@@ -20,10 +20,11 @@ type Seen struct {
 	Record        Record
 	FirstOfBoot   bool // no sync of this boot was seen before
 	NeedInventory bool
+	Gone          []string // MACs that are not the server's any more
 }
 
 // Observe takes in a report. It writes only what changed.
-func Observe(tx store.Tx, now time.Time, uuid string, s Sync) (Seen, error) {
+func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 	r, err := Get(tx, uuid)
 	if err != nil {
 		return Seen{}, err
@@ -48,10 +49,10 @@ func Observe(tx store.Tx, now time.Time, uuid string, s Sync) (Seen, error) {
 	}
 	o.Report = &rep
 	if inv := s.Request.Inventory; inv != nil {
-		o.Sysinfo, o.Digest = inv, s.Request.InventoryDigest
-		if _, err := addMACs(tx, &r, MACs(*inv), Move{Seen: now}); err != nil {
+		if out.Gone, err = lists(tx, &r, o.Sysinfo, nics(*inv)); err != nil {
 			return Seen{}, err
 		}
+		o.Sysinfo, o.Digest = inv, s.Request.InventoryDigest
 	}
 	out.NeedInventory = o.Digest != s.Request.InventoryDigest
 	if !equalJSON(before, r) {

@@ -11,8 +11,10 @@ import (
 // Record is what is stored of a server besides what it reported.
 type Record struct {
 	UUID     string    `json:"uuid"`
+	SMBIOS   string    `json:"smbios,omitempty"` // the usable UUID its machine says it has, where that is another than UUID
 	Hostname string    `json:"hostname"`
-	MACs     []string  `json:"macs"`
+	MACs     []string  `json:"macs"`                // those below, and those of its NICs that identify it
+	BootMACs []string  `json:"boot_macs,omitempty"` // it was seen to boot from
 	Created  time.Time `json:"created"`
 	Approved bool      `json:"approved"`
 	Rejected bool      `json:"rejected,omitempty"`
@@ -23,41 +25,47 @@ type Record struct {
 	BootID string    `json:"boot_id,omitempty"`
 	Booted time.Time `json:"booted,omitzero"` // start of that boot
 
-	Setup *api.SetupSpec `json:"setup,omitempty"`
-	Power *api.PowerSpec `json:"power,omitempty"`
+	Setup   *api.SetupSpec `json:"setup,omitempty"`
+	Power   *api.PowerSpec `json:"power,omitempty"`
+	PowerAt time.Time      `json:"power_at,omitzero"` // when Power was asked for
 
-	Claim    *Claim    `json:"claim,omitempty"`
-	Refused  []string  `json:"refused,omitempty"` // MACs of machines with this UUID an operator decided against
-	Moves    []Move    `json:"moves,omitempty"`   // MACs seen in this server that belong to another
-	Lost     []Move    `json:"lost,omitempty"`    // MACs of this server seen in, or moved to, another
-	Mismatch *Mismatch `json:"mismatch,omitempty"`
+	Claims    string     `json:"claims,omitempty"`   // UUID of the known server that this machine, seen for the first time, said it is
+	Presented *Presented `json:"mismatch,omitempty"` // the key of the last enrolment that got no certificate
 
 	Revision string `json:"revision"` // new with each change of what is wanted
 }
 
-// Claim is another machine that says it has a record's UUID.
-type Claim struct {
-	MACs    []string    `json:"macs"`
-	Sysinfo api.Sysinfo `json:"sysinfo"`
-	BootID  string      `json:"boot_id"`
-	Seen    time.Time   `json:"seen"`
-}
-
-// Move is a MAC that belongs to one server and was seen in another.
-type Move struct {
-	MAC   string    `json:"mac"`
-	Other string    `json:"other"` // UUID of the other server
-	Seen  time.Time `json:"seen"`
-	Done  bool      `json:"done,omitempty"` // it has moved
-}
-
-// Mismatch is the last boot that presented another key than the pinned one.
-type Mismatch struct {
+// Presented is a key that an enrolment presented and that got no certificate.
+type Presented struct {
 	Key    string    `json:"key"`
 	MAC    string    `json:"mac"`
 	BootID string    `json:"boot_id"`
 	Seen   time.Time `json:"seen"`
 }
+
+// holds says whether a key proves to be the server: the one on its pool, without
+// a pool the one of its certificate, and before its first certificate the one it
+// waits with.
+func (r *Record) holds(key string) bool {
+	switch {
+	case r.Pin != "":
+		return r.Pin == key
+	case r.Key != "":
+		return r.Key == key
+	}
+	return r.Presented != nil && r.Presented.Key == key
+}
+
+// accepted says whether the server got a certificate.
+func (r *Record) accepted() bool { return r.Key != "" || r.Pin != "" }
+
+// OtherKey says whether an approved server's machine, or another that boots from
+// its MAC, presented another key than the server's.
+func (r *Record) OtherKey() bool { return r.Approved && r.accepted() && r.Presented != nil }
+
+// Undecided says whether a machine that claims another server's UUID waits for an
+// operator's decision.
+func (r *Record) Undecided() bool { return r.Claims != "" && !r.Approved && !r.Rejected }
 
 // Observed is what a server reported. Only changes of it are written.
 type Observed struct {
@@ -66,20 +74,11 @@ type Observed struct {
 	Digest  string       `json:"digest,omitempty"` // SHA-256 of Sysinfo as the agent computed it
 }
 
-// Role is in which way a MAC belongs to a server.
-type Role string
-
-// The roles of a MAC.
-const (
-	RoleOwned   Role = "owned"
-	RoleClaim   Role = "claim"   // of a machine that claims the server's UUID
-	RoleRefused Role = "refused" // of a machine an operator decided against
-)
-
-// Owner is the server a MAC belongs to.
+// Owner says whose a MAC is.
 type Owner struct {
-	UUID string `json:"uuid"`
-	Role Role   `json:"role"`
+	UUID string   `json:"uuid"`           // of the server whose boots these are; empty: the MAC identifies nobody
+	Boot bool     `json:"boot,omitempty"` // it was seen to boot from it; else an accepted enrolment listed it
+	Also []string `json:"also,omitempty"` // UUIDs of others that list it, or booted from it
 }
 
 // NewRevision makes a revision or a request id: 16 random hexadecimal digits.

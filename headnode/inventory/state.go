@@ -17,26 +17,43 @@ type View struct {
 	LastSeen time.Time // last sync or enrolment; zero: none since Started
 	Boot     *api.Boot // the latest boot of any of the server's MACs; nil: none known
 	Loop     string    // why the server counts as looping; empty: it does not
+	Rivals   []Record  // machines that claim its UUID and wait for a decision
+}
+
+// Syncing says whether a server's key syncs. Just after the head node started it
+// counts as syncing: its poll may be on the way.
+func (v View) Syncing(now time.Time, r Record) bool {
+	heard := v.LastSeen
+	if heard.IsZero() {
+		heard = v.Started
+	}
+	return r.Approved && r.accepted() && now.Sub(heard) <= api.SilentAfter
 }
 
 // State computes what a server is doing, and why where that needs explaining.
 func State(now time.Time, r Record, o Observed, v View) (api.ServerState, string) {
 	silent := v.LastSeen.IsZero() || now.Sub(v.LastSeen) > api.SilentAfter
+	if v.Boot != nil && r.OtherKey() && v.Boot.ID == r.Presented.BootID {
+		v.Boot, v.Loop = nil, "" // it may be another machine's
+	}
 	booting := v.Boot != nil && v.Boot.Done == nil && v.Boot.ID != r.BootID &&
 		now.Sub(v.Boot.Started) <= BootWindow && v.Boot.Started.After(v.LastSeen)
 	if v.Boot != nil && v.Boot.Done == nil && v.Boot.ID == r.BootID && silent && now.Sub(v.Boot.Started) <= BootWindow {
 		booting = true // enrolled, not synced yet
 	}
 	switch {
-	case r.Claim != nil:
-		return api.StateHeld, fmt.Sprintf("two machines claim this UUID, one with %s and one with %s; decide with: nereid server approve %s --mac MAC",
-			strings.Join(r.MACs, ", "), strings.Join(r.Claim.MACs, ", "), r.UUID)
 	case r.Rejected:
 		return api.StateRejected, "an operator rejected it; let it in with: nereid server approve " + r.UUID
+	case r.Undecided():
+		return api.StateHeld, "it says it is the server " + r.Claims + ", from another MAC and with another key; " + claimNext(r)
+	case Contested(r, v.Rivals, v.Syncing(now, r)):
+		return api.StateHeld, fmt.Sprintf("two machines claim this UUID, one with %s and one with %s; decide with: nereid server approve %s --mac MAC",
+			strings.Join(r.MACs, ", "), macsOf(v.Rivals), r.UUID)
 	case v.Loop != "" && booting:
 		return api.StateBootLoop, v.Loop
-	case silent && r.Mismatch != nil:
-		return api.StateHeld, fmt.Sprintf("a boot from %s presents another key than the one kept on its pool; if its disks were replaced accept it with: nereid server reset %s", r.Mismatch.MAC, r.Hostname)
+	case silent && r.OtherKey():
+		return api.StateHeld, fmt.Sprintf("a boot from %s presents another key than %s; if it is this server, accept it with: nereid server accept-key %s",
+			r.Presented.MAC, r.keyPlace(), r.Hostname)
 	case !r.Approved && !booting:
 		reason := "waits for approval: nereid server approve " + r.UUID
 		if silent {
@@ -97,24 +114,14 @@ func setupReason(r Record, o Observed) string {
 }
 
 // Alerts lists what an operator should look at, one sentence each.
-func Alerts(r Record, o Observed) []string {
+func Alerts(r Record, o Observed, rivals []Record) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if r.Claim != nil {
-		add("A second machine, with %s, claims this server's UUID since %s.", strings.Join(r.Claim.MACs, ", "), r.Claim.Seen.UTC().Format(time.RFC3339))
+	for _, c := range rivals {
+		add("A machine with %s says it is this server since %s; it is held as %s and takes nothing.", strings.Join(c.MACs, ", "), c.Created.UTC().Format(time.RFC3339), c.Hostname)
 	}
-	for _, m := range r.Moves {
-		add("Its NIC %s belongs to server %s; it moves here with: nereid server approve %s", m.MAC, m.Other, r.UUID)
-	}
-	for _, m := range r.Lost {
-		if m.Done {
-			add("Its NIC %s moved to server %s.", m.MAC, m.Other)
-		} else {
-			add("Its NIC %s was seen in server %s; it stays here until that server is approved.", m.MAC, m.Other)
-		}
-	}
-	if r.Mismatch != nil {
-		add("A boot from %s at %s presented another key than the one kept on its pool and was refused.", r.Mismatch.MAC, r.Mismatch.Seen.UTC().Format(time.RFC3339))
+	if r.OtherKey() {
+		add("A boot from %s at %s presented another key than %s and was refused.", r.Presented.MAC, r.Presented.Seen.UTC().Format(time.RFC3339), r.keyPlace())
 	}
 	rep := o.Report
 	if rep == nil {

@@ -51,8 +51,14 @@ func TestState(t *testing.T) {
 			Observed{}, View{LastSeen: ago(time.Minute)}, api.StateUnknown, ""},
 		{"powered on again", with(up, func(r *Record) { r.Power = &api.PowerSpec{ID: "p", Action: "shutdown", BootID: "b1"} }),
 			Observed{Report: &api.Report{Power: &api.PowerReport{ID: "p"}}}, View{LastSeen: ago(time.Hour), Boot: boot("b2", ago(time.Second))}, api.StateBooting, ""},
-		{"collision", with(up, func(r *Record) { r.Claim = &Claim{MACs: []string{macB}} }), Observed{}, View{LastSeen: now}, api.StateHeld, macB},
-		{"mismatch", with(up, func(r *Record) { r.Mismatch = &Mismatch{MAC: macB} }), Observed{}, View{}, api.StateHeld, "another key"},
+		{"collision", with(approved, func(r *Record) { r.Key = "k" }), Observed{}, View{LastSeen: ago(time.Hour), Rivals: []Record{{MACs: []string{macB}}}}, api.StateHeld, macB},
+		{"collision, and its key syncs", with(up, func(r *Record) { r.Key = "k" }), Observed{}, View{LastSeen: now, Rivals: []Record{{MACs: []string{macB}}}}, api.StateRunning, ""},
+		{"collision, and its key is on its pool", with(up, func(r *Record) { r.Pin = "k" }), Observed{}, View{LastSeen: ago(time.Hour), Rivals: []Record{{MACs: []string{macB}}}}, api.StateUnknown, ""},
+		{"claims a known server", Record{UUID: uuidB, Hostname: "cn", Claims: uuidA, BootMACs: []string{macB}}, Observed{}, View{LastSeen: now}, api.StateHeld, "server accept-key " + uuidA + " --mac " + macB},
+		{"mismatch", with(up, func(r *Record) { r.Pin, r.Presented = "k", &Presented{MAC: macB} }), Observed{}, View{}, api.StateHeld, "another key"},
+		{"mismatch before setup", with(approved, func(r *Record) { r.Key, r.Presented = "k", &Presented{MAC: macB} }), Observed{}, View{}, api.StateHeld, "RAM only"},
+		{"a refused boot is not the server's", with(up, func(r *Record) { r.Pin, r.Presented = "k", &Presented{MAC: macA, BootID: "b2"} }), Observed{},
+			View{LastSeen: ago(20 * time.Second), Boot: boot("b2", ago(10*time.Second))}, api.StateRunning, ""},
 	} {
 		got, why := State(now, tt.r, tt.o, tt.v)
 		if got != tt.want || !strings.Contains(why, tt.about) {
@@ -63,12 +69,12 @@ func TestState(t *testing.T) {
 
 func TestAlerts(t *testing.T) {
 	r := Record{UUID: uuidA, SetUp: true, BootID: "b1", Power: &api.PowerSpec{ID: "p", Action: "reboot"}}
-	got := Alerts(r, Observed{Report: &api.Report{BootID: "b1", Problems: []string{"The clock is off."}, Power: &api.PowerReport{ID: "p", Error: "busy."}}})
+	got := Alerts(r, Observed{Report: &api.Report{BootID: "b1", Problems: []string{"The clock is off."}, Power: &api.PowerReport{ID: "p", Error: "busy."}}}, nil)
 	want := []string{"It was set up and reports no pool; look at its disks.", "The reboot asked for was not done: busy.", "The clock is off."}
 	if strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("got %q", got)
 	}
-	got = Alerts(r, Observed{Report: &api.Report{BootID: "b1", Pools: []api.Pool{{Name: "zones", Health: "DEGRADED"}}}})
+	got = Alerts(r, Observed{Report: &api.Report{BootID: "b1", Pools: []api.Pool{{Name: "zones", Health: "DEGRADED"}}}}, nil)
 	if len(got) != 1 || got[0] != "Pool zones is DEGRADED." {
 		t.Errorf("got %q", got)
 	}

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"slices"
 	"strings"
 
+	"nereid/api"
 	"nereid/headnode/store"
 )
 
@@ -18,6 +20,8 @@ const (
 	observedPrefix = "observed/"
 	MACPrefix      = "mac/"
 	hostnamePrefix = "hostname/"
+	keyPrefix      = "key/"
+	claimPrefix    = "claim/"
 )
 
 // ErrNoServer is a server that is not known. It is store.ErrNotFound too.
@@ -41,14 +45,7 @@ func Find(tx store.Tx, id string) (Record, error) {
 		return Get(tx, u)
 	}
 	if m, ok := ParseMAC(id); ok && strings.Contains(id, ":") {
-		o, found, err := OwnerOf(tx, m)
-		if err != nil {
-			return Record{}, err
-		}
-		if !found {
-			return Record{}, ErrNoServer
-		}
-		return Get(tx, o.UUID)
+		return findMAC(tx, m)
 	}
 	uuid, found, err := store.Lookup[string](tx, hostnamePrefix+strings.ToLower(id))
 	if err != nil {
@@ -60,8 +57,14 @@ func Find(tx store.Tx, id string) (Record, error) {
 	return Get(tx, uuid)
 }
 
-// OwnerOf says which server a MAC belongs to.
+// OwnerOf says which server's boots those from a MAC are.
 func OwnerOf(tx store.Tx, mac string) (Owner, bool, error) {
+	o, _, err := ownerOf(tx, mac)
+	return o, err == nil && o.UUID != "", err
+}
+
+// ownerOf reads all that is known of a MAC.
+func ownerOf(tx store.Tx, mac string) (Owner, bool, error) {
 	o, found, err := store.Lookup[Owner](tx, MACPrefix+mac)
 	if err != nil {
 		err = fmt.Errorf("read owner of %s: %w", mac, err)
@@ -76,25 +79,100 @@ func Owned(tx store.Tx) (map[string]bool, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read owners of MACs: %w", err)
 		}
-		if e.Value.Role == RoleOwned {
+		if e.Value.UUID != "" {
 			owned[strings.TrimPrefix(e.Key, MACPrefix)] = true
 		}
 	}
 	return owned, nil
 }
 
+// findMAC reads the record of the machine with a MAC. Where several booted from
+// it, an operator has to say which one is meant.
+func findMAC(tx store.Tx, mac string) (Record, error) {
+	o, _, err := ownerOf(tx, mac)
+	if err != nil {
+		return Record{}, err
+	}
+	var owner, booted, listed []Record
+	for _, uuid := range append([]string{o.UUID}, o.Also...) {
+		r, found, err := store.Lookup[Record](tx, ServerPrefix+uuid)
+		if err != nil {
+			return Record{}, err
+		}
+		switch {
+		case !found:
+		case uuid == o.UUID:
+			owner = append(owner, r)
+		case slices.Contains(r.BootMACs, mac):
+			booted = append(booted, r)
+		default:
+			listed = append(listed, r)
+		}
+	}
+	found := append(owner, booted...)
+	if len(found) == 0 {
+		found = listed
+	}
+	switch len(found) {
+	case 0:
+		return Record{}, ErrNoServer
+	case 1:
+		return found[0], nil
+	}
+	var names []string
+	for _, r := range found {
+		names = append(names, r.Hostname+" ("+r.UUID+")")
+	}
+	return Record{}, problem(http.StatusConflict, api.CodeConflict,
+		fmt.Sprintf("the MAC %s was seen in more machines than one: %s", mac, strings.Join(names, ", ")), "name the one you mean, by its hostname or UUID")
+}
+
+// Having says which server that was let in has a NIC with a MAC; where several
+// have, the one whose boots those from the MAC are.
+func Having(tx store.Tx, mac string) (rec Record, found bool, err error) {
+	o, _, err := ownerOf(tx, mac)
+	if err != nil {
+		return Record{}, false, err
+	}
+	for _, uuid := range append([]string{o.UUID}, o.Also...) {
+		r, known, err := store.Lookup[Record](tx, ServerPrefix+uuid)
+		if err != nil {
+			return Record{}, false, err
+		}
+		if known && (uuid == o.UUID || r.accepted()) {
+			return r, true, nil
+		}
+	}
+	return Record{}, false, nil
+}
+
 // ByFirmware finds the server of a DHCP message: by MAC, which decides. A UUID
 // alone is no proof of anything and is looked at when the server enrols.
-func ByFirmware(tx store.Tx, mac string) (rec Record, role Role, found bool, err error) {
-	o, found, err := OwnerOf(tx, mac)
-	if err != nil || !found {
-		return Record{}, "", false, err
+func ByFirmware(tx store.Tx, mac string) (rec Record, found bool, err error) {
+	o, _, err := ownerOf(tx, mac)
+	if err != nil || o.UUID == "" {
+		return Record{}, false, err
 	}
 	rec, err = Get(tx, o.UUID)
 	if errors.Is(err, ErrNoServer) {
-		return Record{}, "", false, nil
+		return Record{}, false, nil
 	}
-	return rec, o.Role, err == nil, err
+	return rec, err == nil, err
+}
+
+// Booted says whether a boot from a server's MAC is the server's, and not the one
+// of another machine that has the MAC too. uuid is the server the boot enrolled as,
+// or what its firmware said.
+func Booted(tx store.Tx, r Record, mac, uuid string) (bool, error) {
+	if uuid == r.UUID {
+		return true, nil
+	}
+	other, found, err := store.Lookup[Record](tx, ServerPrefix+uuid)
+	if err != nil || found && slices.Contains(other.BootMACs, mac) {
+		return false, err
+	}
+	o, _, err := ownerOf(tx, mac)
+	return o.UUID == r.UUID, err
 }
 
 // Put writes a record back.
@@ -132,19 +210,8 @@ func All(tx store.Tx) iter.Seq2[store.Entry[Record], error] {
 	return store.Each[Record](tx, ServerPrefix)
 }
 
-// own makes a MAC belong to a server.
-func own(tx store.Tx, mac, uuid string, role Role) error {
-	return store.Put(tx, MACPrefix+mac, Owner{UUID: uuid, Role: role})
-}
-
-// disown frees a MAC if it belongs to the server.
-func disown(tx store.Tx, mac, uuid string) error {
-	o, found, err := OwnerOf(tx, mac)
-	if err != nil || !found || o.UUID != uuid {
-		return err
-	}
-	return tx.Delete(MACPrefix + mac)
-}
+// claimKey leads from a UUID to a machine that claims it.
+func claimKey(r Record) string { return claimPrefix + r.Claims + "/" + r.UUID }
 
 // takeHostname gives a name to a server and frees its old one.
 func takeHostname(tx store.Tx, r *Record, name string) error {
@@ -173,48 +240,4 @@ func newHostname(tx store.Tx, mac string) (string, error) {
 			return name, err
 		}
 	}
-}
-
-// addMACs gives unowned MACs to the server and notes those of other servers as
-// moves on both records. It reports whether the record changed.
-func addMACs(tx store.Tx, r *Record, macs []string, seen Move) (bool, error) {
-	changed := false
-	for _, m := range macs {
-		o, found, err := OwnerOf(tx, m)
-		if err != nil {
-			return false, err
-		}
-		switch {
-		case found && o.UUID == r.UUID && o.Role == RoleOwned:
-		case !found || o.UUID == r.UUID || o.Role != RoleOwned:
-			if err := own(tx, m, r.UUID, RoleOwned); err != nil {
-				return false, err
-			}
-			r.MACs = append(r.MACs, m)
-			changed = true
-		default:
-			if slices.ContainsFunc(r.Moves, func(x Move) bool { return x.MAC == m && x.Other == o.UUID && !x.Done }) {
-				continue
-			}
-			r.Moves = append(r.Moves, Move{MAC: m, Other: o.UUID, Seen: seen.Seen})
-			changed = true
-			if err := noteLost(tx, o.UUID, Move{MAC: m, Other: r.UUID, Seen: seen.Seen}); err != nil {
-				return false, err
-			}
-		}
-	}
-	slices.Sort(r.MACs)
-	r.MACs = slices.Compact(r.MACs)
-	return changed, nil
-}
-
-// noteLost tells a server's record that one of its MACs was seen elsewhere.
-func noteLost(tx store.Tx, uuid string, m Move) error {
-	r, err := Get(tx, uuid)
-	if err != nil {
-		return err
-	}
-	r.Lost = slices.DeleteFunc(r.Lost, func(x Move) bool { return x.MAC == m.MAC })
-	r.Lost = append(r.Lost, m)
-	return Put(tx, r)
 }

@@ -73,7 +73,7 @@ func Register(tx store.Tx, s api.SignedManifest, key string, now time.Time) (Rec
 	case !bytes.Equal(r.Manifest, s.Manifest):
 		return Record{}, m, &api.Problem{Title: "Platform differs", Status: 409, Code: api.CodeConflict,
 			Detail: fmt.Sprintf("platform %s is registered with another manifest", m.Stamp),
-			Next:   "delete that one first (nereid platform delete), or build under a new stamp"}
+			Next:   "build under a new stamp"}
 	}
 	r.Signature, r.Key = s.Signature, key
 	err = store.Put(tx, stampPrefix+m.Stamp, r)

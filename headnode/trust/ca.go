@@ -227,7 +227,7 @@ func ParseCSR(s string) (Request, error) {
 		return Request{}, fmt.Errorf("the certificate request is not signed by its own key: %w", err)
 	}
 	if csr.Subject.CommonName == "" {
-		return Request{}, errors.New("the certificate request has no common name; it must be the server's UUID")
+		return Request{}, errors.New("the certificate request has no common name")
 	}
 	return Request{UUID: csr.Subject.CommonName, Key: fingerprint(csr.RawSubjectPublicKeyInfo), pub: pub}, nil
 }
