@@ -49,6 +49,7 @@ func TestVMPowerCutDuringSetup(t *testing.T) {
 		// From the moment this boot's agent has taken the setup up, a random part
 		// of the few seconds that it takes under emulation.
 		now := r.Wait(m, "at work on its setup in a new boot", func(s api.Server) bool {
+			acceptKey(t, r, s)
 			return s.BootID != boot && s.Setup != nil && s.Report != nil && s.Report.BootID == s.BootID &&
 				s.Report.Setup != nil && s.Report.Setup.ID == s.Setup.ID && s.Report.Setup.Error == ""
 		})
@@ -66,7 +67,10 @@ func TestVMPowerCutDuringSetup(t *testing.T) {
 	if cuts == 0 {
 		t.Error("no power cut hit the setup: the test proved nothing")
 	}
-	s := r.Wait(m, "running after the power cuts", func(s api.Server) bool { return s.State == api.StateRunning })
+	s := r.Wait(m, "running after the power cuts", func(s api.Server) bool {
+		acceptKey(t, r, s)
+		return s.State == api.StateRunning
+	})
 	if len(s.Report.Pools) != 1 || s.Report.Pools[0].Health != "ONLINE" {
 		t.Errorf("pools: %+v", s.Report.Pools)
 	}
@@ -74,6 +78,18 @@ func TestVMPowerCutDuringSetup(t *testing.T) {
 		t.Errorf("zpool status: %s", out)
 	}
 	same(t, m.Disk(2), foreign)
+}
+
+// acceptKey is what an operator does after a power cut before the key was on the
+// pool: the next boot has another one, and the server is held until it is accepted.
+func acceptKey(t *testing.T, r *labtest.Rack, s api.Server) {
+	t.Helper()
+	if s.State != api.StateHeld {
+		return
+	}
+	if err := r.Client().AcceptKey(t.Context(), s.UUID, ""); err != nil {
+		t.Logf("accept key: %v", err)
+	}
 }
 
 // foreignDisk puts an ext4 superblock's magic and random data on a disk and gives
