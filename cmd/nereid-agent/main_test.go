@@ -102,6 +102,13 @@ func TestUnit(t *testing.T) {
 	if strings.Contains(string(b), "network-online") {
 		t.Error("the unit waits for the network")
 	}
+	for line := range strings.Lines(string(b)) {
+		for _, private := range []string{"Private", "Protect", "Read", "Inaccessible", "ExecPaths", "NoExec", "Root", "Bind", "Temporary", "Mount", "Dynamic", "Image", "Extension", "StateDirectory"} {
+			if strings.HasPrefix(line, private) {
+				t.Errorf("%s has the agent mount what nobody else sees", strings.TrimSpace(line))
+			}
+		}
+	}
 	if strings.Contains(string(b), "GOMEMLIMIT=") {
 		t.Error("the unit limits the agent's memory softly, which costs most of the CPU while it compiles rules")
 	}
