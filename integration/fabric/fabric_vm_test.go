@@ -121,6 +121,13 @@ func TestVMFabric(t *testing.T) {
 	b1 := r.nic(bob, uuid[bob+"web"], uuid[bob+"web6"], "10.0.2.5", two)
 	b2 := r.nic(bob, uuid[bob+"web"], uuid[bob+"web6"], "10.0.2.7", one)
 
+	t.Run("named namespaces are the system's", func(t *testing.T) {
+		for m, n := range map[*lab.Machine]api.NetworkNIC{one: a1, two: a2} {
+			if out := r.Shell(m, "grep -c ' /run/netns/"+namespace(n)+" nsfs ' /proc/1/mounts || true"); strings.TrimSpace(out) == "0" {
+				t.Errorf("%s, which the agent of %s made, is not in PID 1's mounts", namespace(n), m.Spec.Name)
+			}
+		}
+	})
 	t.Run("blocked until a rule allows", func(t *testing.T) { r.reaches(one, a1, "10.0.2.6", false) })
 	for _, owner := range []string{alice, bob} {
 		r.nereid("firewall", "create", "FROM all vms TO all vms ALLOW icmp TYPE ALL", "--owner", owner)

@@ -45,6 +45,7 @@ func TestVMPowerOnToRunning(t *testing.T) {
 		}
 	})
 	t.Run("secrets", func(t *testing.T) { checkSecrets(t, r, bios) })
+	t.Run("mounts are the system's", func(t *testing.T) { mountsAreShared(t, r, bios) })
 	t.Run("agent killed and restarted", func(t *testing.T) { agentRestarts(t, r, bios) })
 	t.Run("reboot", func(t *testing.T) { reboot(t, r, bios) })
 	t.Run("factory reset", func(t *testing.T) { reset(t, r, uefi) })
@@ -72,6 +73,18 @@ func checkBoot(t *testing.T, b api.Boot, fw lab.Firmware) {
 	}
 	if len(b.Legs) == 0 {
 		t.Errorf("boot %s (%s) has no waterfall", b.ID, fw)
+	}
+}
+
+// mountsAreShared: what the agent mounts inside its sandbox is seen outside of it. The
+// shell that looks is no child of the agent; PID 1's list of mounts is the system's.
+func mountsAreShared(t *testing.T, r *labtest.Rack, m *lab.Machine) {
+	t.Helper()
+	out := r.Shell(m, "grep -c ' /zones/config zfs ' /proc/1/mounts; ls /zones/config | grep -c agent.key; "+
+		"readlink /proc/1/ns/mnt /proc/$(systemctl show --value -p MainPID nereid-agent)/ns/mnt | sort -u | wc -l; "+
+		"systemctl show --value -p LockPersonality,RestrictRealtime nereid-agent | sort -u")
+	if got := strings.Fields(out); !slices.Equal(got, []string{"1", "1", "1", "yes"}) {
+		t.Errorf("dataset in PID 1's mounts, key in it, mount namespaces of PID 1 and agent, sandbox: %q; want 1, 1, 1, yes", got)
 	}
 }
 
