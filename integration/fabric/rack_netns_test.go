@@ -269,6 +269,12 @@ func TestNetNSRackOfFour(t *testing.T) {
 		left := slices.DeleteFunc(slices.Clone(all), func(i *instance) bool { return i.on == failed })
 		s.pairs(left)
 		s.powerOn(failed)
+		// It has no pool, so its key was in RAM only: the next boot has another one, which
+		// an operator accepts once the old one has been silent for long enough.
+		s.until("the key of "+failed.Spec.Name+"'s new boot is accepted", func() error {
+			return s.Client().AcceptKey(t.Context(), failed.Spec.UUID, "")
+		})
+		s.WaitUUID(failed.Spec.UUID, "approved again", func(v api.Server) bool { return v.State == api.StateApproved })
 		for _, i := range all {
 			if i.on == failed {
 				s.launch(i)
