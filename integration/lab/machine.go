@@ -62,6 +62,7 @@ type Machine struct {
 	qmp    *qmp
 	nursed chan struct{} // closed when nobody looks after it any more
 	On     time.Time     // when it was last powered on
+	keyOf  string        // the nurse's: the boot whose key a reset may have lost
 }
 
 // AddMachine makes a machine's disks and its tap device; it stays off.

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"nereid/api"
 )
 
 // stalled is what a guest's kernel says when a processor's timer interrupt does not
@@ -16,11 +18,21 @@ import (
 // with several threads; seen once in some tens of boots), and not of the guest.
 var stalled = []byte("rcu_preempt kthread timer wakeup didn't happen")
 
-// nurse presses the reset button of a machine whose emulator lost a timer, as an
-// operator would, and the power button of one whose emulator broke off by an assertion
-// of its own (QEMU 10 in msix_table_mmio_write; seen once), so that the emulator's fault
-// does not count as the guest's. The log says so each time. It ends with the machine's
-// process.
+// gaveUp is where OVMF ends when it tried every boot option once. Real servers are set
+// to begin again.
+var gaveUp = []byte("UEFI Interactive Shell v")
+
+// nurse does for a machine what an operator would do for one whose hardware fails, so
+// that the emulator's fault does not count as the guest's:
+//
+//   - a machine whose emulator lost a timer is reset;
+//   - a machine whose emulator broke off by an assertion of its own (QEMU 10 in
+//     msix_table_mmio_write; seen once) is powered on again;
+//   - a machine whose firmware ran out of boot options is reset;
+//   - the new key of a server that lost its key by this is accepted: without a pool the
+//     key was in RAM only.
+//
+// The log says so each time. The nurse ends with the machine's process.
 func (m *Machine) nurse(ctx context.Context, p *process) {
 	offset := int64(0)
 	if st, err := os.Stat(m.Console()); err == nil {
@@ -39,16 +51,61 @@ func (m *Machine) nurse(ctx context.Context, p *process) {
 			return
 		case <-tick.C:
 		}
+		m.acceptKey(ctx)
 		said, n := readFrom(m.Console(), offset)
-		if !bytes.Contains(said, stalled) {
-			offset += max(0, n-int64(len(stalled))) // it may come in two parts
+		why := ailment(said)
+		if why == "" {
+			offset += max(0, n-int64(len(stalled))) // a message may come in two parts
 			continue
 		}
 		offset += n
-		m.rack.log.Warn("the emulator lost a timer interrupt of this machine; it is reset", "machine", m.Spec.Name)
+		m.rack.log.Warn("this machine is reset: "+why, "machine", m.Spec.Name)
+		m.mayLoseKey(ctx)
 		if err := m.Reset(ctx); err != nil {
 			m.rack.log.Warn("reset", "machine", m.Spec.Name, "err", err)
 		}
+	}
+}
+
+// ailment is what a console says that only a reset cures; empty when it says nothing
+// of the kind.
+func ailment(said []byte) string {
+	switch {
+	case bytes.Contains(said, stalled):
+		return "its emulator lost a timer interrupt"
+	case bytes.Contains(said, gaveUp):
+		return "its firmware ran out of boot options"
+	}
+	return ""
+}
+
+// mayLoseKey notes that the server of the machine may come back with another key.
+func (m *Machine) mayLoseKey(ctx context.Context) {
+	s, err := m.rack.Client().Server(ctx, m.Spec.UUID)
+	if err != nil { // the server did not enrol yet, so it has no key to lose
+		return
+	}
+	m.keyOf = s.BootID
+}
+
+// acceptKey accepts another key of a server that may have lost its key, when the head
+// node holds the server for it.
+func (m *Machine) acceptKey(ctx context.Context) {
+	if m.keyOf == "" {
+		return
+	}
+	c := m.rack.Client()
+	s, err := c.Server(ctx, m.Spec.UUID)
+	switch {
+	case err != nil: // the head node is away
+	case s.State == api.StateHeld:
+		if err := c.AcceptKey(ctx, s.UUID, ""); err != nil { // refused while the old key may still sync
+			return
+		}
+		m.rack.log.Warn("the key of this machine's new boot is accepted", "machine", m.Spec.Name)
+		m.keyOf = ""
+	case s.BootID != m.keyOf && (s.State == api.StateRunning || s.State == api.StateApproved):
+		m.keyOf = ""
 	}
 }
 
@@ -72,6 +129,7 @@ func (m *Machine) revive(ctx context.Context, p *process) {
 	}
 	m.rack.log.Warn("the emulator of this machine broke off; it is powered on again", "machine", m.Spec.Name, "emulator", tail(m.path("qemu.log")))
 	m.qmp.close()
+	m.mayLoseKey(ctx)
 	if err := m.powerOn(ctx); err != nil {
 		m.rack.log.Warn("power on", "machine", m.Spec.Name, "err", err)
 	}

@@ -50,7 +50,7 @@ func WaitServer(ctx context.Context, c *api.Client, uuid, what string, limit tim
 		case err == nil && ok(s):
 			return s, nil
 		case err == nil:
-			last = fmt.Sprintf("state %q, %s", s.State, s.StateReason)
+			last = describe(s)
 		case errors.As(err, &p) && p.Status != http.StatusNotFound:
 			last = p.Error()
 		case ctx.Err() == nil:
@@ -62,6 +62,15 @@ func WaitServer(ctx context.Context, c *api.Client, uuid, what string, limit tim
 		case <-tick.C:
 		}
 	}
+}
+
+// describe is what a test that waited for a server in vain shows of the server.
+func describe(s api.Server) string {
+	text := fmt.Sprintf("state %q, %s; boot %s, revision %s", s.State, s.StateReason, s.BootID, s.Revision)
+	if s.Report != nil {
+		text += fmt.Sprintf("; reported in boot %s: network of %s, problems %q", s.Report.BootID, s.Report.AppliedNetwork, s.Report.Problems)
+	}
+	return text
 }
 
 // WaitState waits until a server is in a state.
