@@ -51,13 +51,17 @@ func Derive(ctx context.Context, from, to, stamp string, files map[string]string
 
 // Blank makes a signed platform of files that are nothing: enough for a head node
 // to answer the boots of servers that bring a kernel of their own (see Server).
-func Blank(dir, stamp string) error {
+func Blank(dir, stamp string) error { return Filled(dir, stamp, 0) }
+
+// Filled makes a blank platform whose files have at least size bytes each.
+func Filled(dir, stamp string, size int) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make blank platform: %w", err)
 	}
 	m := api.Manifest{Stamp: stamp, Arch: "x86_64"}
 	for name, f := range map[string]*api.File{"vmlinuz": &m.Kernel, "initrd.img": &m.Initrd, "packages.json": &m.Packages, "base.squashfs": nil} {
 		content := []byte("not a " + name + "\n")
+		content = append(content, make([]byte, max(0, size-len(content)))...)
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			return fmt.Errorf("make blank platform: %w", err)
 		}
