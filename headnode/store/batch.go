@@ -21,6 +21,7 @@ type batch struct {
 	tx     *bolt.Tx
 	bucket *bolt.Bucket
 	n      int                 // Updates in it that wrote something
+	front  bool                // one that does not go behind others waits for it
 	size   int                 // bytes they wrote
 	keys   map[string]struct{} // keys they wrote or deleted
 	failed error               // set when the transaction cannot be committed
@@ -34,7 +35,7 @@ func (s *Bolt) Update(ctx context.Context, fn func(Tx) error) error {
 		return fmt.Errorf("write store: %w", err)
 	}
 	defer s.leave()
-	if err := s.takeTurn(ctx); err != nil {
+	if err := s.takeTurn(ctx, isBehind(ctx)); err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}
 	b, err := s.run(ctx, fn)
@@ -50,22 +51,38 @@ func (s *Bolt) Update(ctx context.Context, fn func(Tx) error) error {
 	return err
 }
 
+type behindKey struct{}
+
+// Behind marks Updates that go after all others, such as those that anybody on the
+// network may cause: an Update that is not marked waits for one of them and for one
+// commit, however many there are.
+func Behind(ctx context.Context) context.Context {
+	return context.WithValue(ctx, behindKey{}, true)
+}
+
+func isBehind(ctx context.Context) bool {
+	b, _ := ctx.Value(behindKey{}).(bool)
+	return b
+}
+
 // takeTurn waits until this Update is the only one that runs.
-func (s *Bolt) takeTurn(ctx context.Context) error {
+func (s *Bolt) takeTurn(ctx context.Context, behind bool) error {
 	s.mu.Lock()
 	s.waiting++
-	s.mu.Unlock()
-	select {
-	case s.turn <- struct{}{}:
-		s.mu.Lock()
-		s.waiting--
-		s.mu.Unlock()
-		return nil
-	case <-ctx.Done():
+	if !behind {
+		s.front++
 	}
+	s.mu.Unlock()
+	mine := s.waitTurn(ctx, behind)
 	s.mu.Lock()
 	s.waiting--
-	mine := false
+	if !behind {
+		s.front--
+	}
+	if mine {
+		s.mu.Unlock()
+		return nil
+	}
 	if s.waiting == 0 {
 		// Somebody may have left the batch to this Update to commit. When the turn
 		// is not free its holder sees that nobody waits, and commits.
@@ -82,12 +99,31 @@ func (s *Bolt) takeTurn(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// giveTurn lets the next Update run. When none waits, or the batch is full, it
-// commits the batch first.
+// waitTurn reports whether the turn came before ctx ended. Of those that go behind
+// others only one at a time stands among them.
+func (s *Bolt) waitTurn(ctx context.Context, behind bool) bool {
+	if behind {
+		select {
+		case s.gate <- struct{}{}:
+			defer func() { <-s.gate }()
+		case <-ctx.Done():
+			return false
+		}
+	}
+	select {
+	case s.turn <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// giveTurn lets the next Update run. When none waits, or the batch is full, or those
+// that wait may not be waited for, it commits the batch first.
 func (s *Bolt) giveTurn() {
 	s.mu.Lock()
 	b := s.batch
-	if b != nil && (s.waiting == 0 || b.n >= batchUpdates || b.size >= batchBytes || b.failed != nil) {
+	if b != nil && (s.waiting == 0 || b.front && s.front == 0 || b.n >= batchUpdates || b.size >= batchBytes || b.failed != nil) {
 		s.mu.Unlock()
 		s.finish(b)
 		s.batch = nil
@@ -144,6 +180,7 @@ func (s *Bolt) run(ctx context.Context, fn func(Tx) error) (*batch, error) {
 		s.batch = &batch{tx: btx, bucket: btx.Bucket([]byte(bucketName)), keys: make(map[string]struct{}), done: make(chan struct{})}
 	}
 	b := s.batch
+	b.front = b.front || !isBehind(ctx)
 	t := &tx{ctx: ctx, base: b.bucket, writes: make(map[string]write)}
 	err := t.call(fn)
 	if err == nil {

@@ -41,8 +41,10 @@ type Bolt struct {
 	closed bool         // under life
 
 	turn    chan struct{} // full while an Update runs its function or commits
+	gate    chan struct{} // full while an Update that goes behind others is next, or nearly
 	mu      sync.Mutex    // orders waiting against giving back the turn
 	waiting int           // Updates that wait for their turn, under mu
+	front   int           // those of them that do not go behind others, under mu
 	batch   *batch        // open transaction; of the turn's holder
 	broken  error         // why no Update is possible any more; of the turn's holder
 
@@ -77,7 +79,7 @@ func OpenBolt(ctx context.Context, path string, o BoltOptions) (*Bolt, error) {
 	if err != nil {
 		return nil, openError(path, err)
 	}
-	s := &Bolt{db: db, path: path, turn: make(chan struct{}, 1), commit: (*bolt.Tx).Commit}
+	s := &Bolt{db: db, path: path, turn: make(chan struct{}, 1), gate: make(chan struct{}, 1), commit: (*bolt.Tx).Commit}
 	if err := s.prepare(fresh); err != nil {
 		return nil, errors.Join(openError(path, err), db.Close())
 	}
