@@ -77,38 +77,8 @@ func (s *Server) routeServers(h huma.API) {
 	}, conditional, lenient, collects, settable(serverFixed(), nil))
 	route(s, h, operators, http.MethodDelete, "/v1/servers/{id}", "Forget a server", s.forget, conditional, confirms, status(http.StatusNoContent))
 
-	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/approve", "Let a server in", func(ctx context.Context, in *struct {
-		ID   string `path:"id" doc:"UUID, hostname or MAC"`
-		Body *approval
-	}) (*tagged[api.Server], error) {
-		mac, err := macIn(in.Body)
-		if err != nil {
-			return nil, err
-		}
-		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
-			gone, err := inventory.Approve(tx, s.now(), r, mac, s.syncing(*r))
-			if err != nil {
-				return err
-			}
-			return s.unreserve(tx, gone, s.now())
-		}))
-	}, conditional)
-	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/accept-key", "Accept the other key that a server presents", func(ctx context.Context, in *struct {
-		ID   string `path:"id" doc:"UUID, hostname or MAC"`
-		Body *approval
-	}) (*tagged[api.Server], error) {
-		mac, err := macIn(in.Body)
-		if err != nil {
-			return nil, err
-		}
-		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
-			gone, err := inventory.AcceptKey(tx, s.now(), r, mac, s.syncing(*r))
-			if err != nil {
-				return err
-			}
-			return s.unreserve(tx, gone, s.now())
-		}))
-	}, conditional)
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/approve", "Let a server in", s.decideOn(inventory.Approve), conditional)
+	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/accept-key", "Accept the other key that a server presents", s.decideOn(inventory.AcceptKey), conditional)
 	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reject", "Refuse a server", func(ctx context.Context, in *serverID) (*tagged[api.Server], error) {
 		return wrap(s.change(ctx, in.ID, inventory.Reject))
 	}, conditional)
@@ -144,6 +114,29 @@ func (s *Server) routeServers(h huma.API) {
 // approval is the body of a decision about who a machine is.
 type approval struct {
 	MAC string `json:"mac,omitempty" doc:"of the machine that is meant, where several claim to be the server"`
+}
+
+type approvalOf struct {
+	ID   string `path:"id" doc:"UUID, hostname or MAC"`
+	Body *approval
+}
+
+// decideOn is an operator's decision on which machine a server is. Addresses of MACs
+// that the server has no more are given back.
+func (s *Server) decideOn(decide func(tx store.Tx, now time.Time, r *inventory.Record, mac string, syncing bool) (gone []string, err error)) func(context.Context, *approvalOf) (*tagged[api.Server], error) {
+	return func(ctx context.Context, in *approvalOf) (*tagged[api.Server], error) {
+		mac, err := macIn(in.Body)
+		if err != nil {
+			return nil, err
+		}
+		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
+			gone, err := decide(tx, s.now(), r, mac, s.syncing(*r))
+			if err != nil {
+				return err
+			}
+			return s.unreserve(tx, gone, s.now())
+		}))
+	}
 }
 
 // macIn is the MAC of a decision, empty when it names none.

@@ -320,6 +320,11 @@ func (f *fake) act(_ http.ResponseWriter, r *http.Request) (any, error) {
 			return nil, problem(409, api.CodeUUIDCollision, "two machines claim UUID "+s.UUID+": "+strings.Join(s.MACs, ", "), "say which one is meant with --mac")
 		}
 		s.Approved, s.State, s.StateReason = true, api.StateApproved, ""
+	case "accept-key":
+		if s.State != api.StateHeld {
+			return nil, problem(409, api.CodeConflict, "server "+s.Hostname+" presents no other key", "see what it does with: nereid server boot-log "+s.Hostname)
+		}
+		s.State, s.StateReason = api.StateApproved, ""
 	case "reject":
 		s.Approved, s.State = false, api.StateRejected
 	case "setup":
