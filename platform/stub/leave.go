@@ -22,7 +22,7 @@ type Timings struct {
 }
 
 // hostID derives the host id of gethostid(3), by which ZFS knows whose pool it
-// sees, from the server's SMBIOS UUID. It is never 0, which stands for none.
+// sees, from the server's UUID. It is never 0, which stands for none.
 func hostID(uuid string) [4]byte {
 	sum := sha256.Sum256([]byte(strings.ToLower(strings.TrimSpace(uuid))))
 	id := binary.LittleEndian.Uint32(sum[:4])
@@ -35,7 +35,7 @@ func hostID(uuid string) [4]byte {
 }
 
 // leaveIdentity writes /etc/hostid and /etc/hostname into the new root. Without
-// an SMBIOS UUID the NIC's MAC stands in for it.
+// a UUID the NIC's MAC stands in for it.
 func leaveIdentity(root, uuid, mac, hostname string) error {
 	if strings.TrimSpace(uuid) == "" {
 		uuid = mac

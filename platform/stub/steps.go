@@ -1,6 +1,7 @@
 package stub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -227,7 +228,8 @@ func (s *Stub) assemble(ctx context.Context) error {
 			return problem("The layers of platform "+s.manifest.Stamp+" do not make a root filesystem", err.Error(), "", err)
 		}
 	}
-	if err := leaveIdentity(s.root, s.Machine.UUID(), s.config.Network.MAC, s.config.Hostname); err != nil {
+	// What firmware calls the machine may be a placeholder that others have too.
+	if err := leaveIdentity(s.root, cmp.Or(s.config.UUID, s.Machine.UUID()), s.config.Network.MAC, s.config.Hostname); err != nil {
 		return problem("The server's identity could not be written into the root filesystem", err.Error(), "", err)
 	}
 	s.rooted = true
