@@ -96,6 +96,9 @@ func (f *facts) gather(tx store.Tx) error {
 			return err
 		} else if r != nil {
 			f.also = append(f.also, r)
+			if err := f.listed(tx, r); err != nil {
+				return err
+			}
 		}
 	}
 	if f.claim != "" {
@@ -112,6 +115,22 @@ func (f *facts) gather(tx store.Tx) error {
 		f.byKey = r
 	}
 	return err
+}
+
+// listed reads what a server that was not let in listed.
+func (f *facts) listed(tx store.Tx, r *Record) error {
+	if r.Approved || r.accepted() {
+		return nil
+	}
+	o, err := GetObserved(tx, r.UUID)
+	if err != nil || o.Sysinfo == nil {
+		return err
+	}
+	if f.waitsWith == nil {
+		f.waitsWith = map[string][]string{}
+	}
+	f.waitsWith[r.UUID] = MACs(*o.Sysinfo)
+	return nil
 }
 
 // newcomer makes the record of a server nobody knows. One without a UUID of its

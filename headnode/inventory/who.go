@@ -18,6 +18,8 @@ type facts struct {
 	byMAC  *Record   // whose boots those from the MAC are
 	also   []*Record // others that list the MAC or booted from it
 	byUUID *Record   // with the claimed UUID
+
+	waitsWith map[string][]string // MACs that each of also listed, where it waits for approval
 }
 
 // who says which known server a machine is. nil: none, it is a newcomer, and
@@ -58,10 +60,12 @@ func (f facts) identifies() bool {
 }
 
 // mutual says whether a newcomer that waits booted from another of its NICs: each
-// of the two enrolments lists the MAC that the other booted from.
+// of the two enrolments lists the MAC that the other booted from. Where both claim one
+// UUID, and nobody was let in, that may be any NIC.
 func (f facts) mutual(r *Record) bool {
-	return !r.accepted() && slices.Contains(r.MACs, f.mac) && f.identifies() &&
-		slices.ContainsFunc(f.nics, func(n nic) bool { return n.identifies && slices.Contains(r.BootMACs, n.mac) })
+	one := f.claim != "" && slices.Contains(f.waitsWith[r.UUID], f.mac)
+	return !r.accepted() && (one || slices.Contains(r.MACs, f.mac) && f.identifies()) &&
+		slices.ContainsFunc(f.nics, func(n nic) bool { return (one || n.identifies) && slices.Contains(r.BootMACs, n.mac) })
 }
 
 // verdict is what becomes of a machine that was recognised.
