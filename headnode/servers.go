@@ -328,6 +328,13 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 	if sv.Platform.Failed != "" {
 		sv.Alerts = append(sv.Alerts, "Platform "+sv.Platform.Failed+" failed its trial here: "+sv.Platform.Reason)
 	}
+	shared, err := inventory.SharedBootMAC(tx, r)
+	if err != nil {
+		return sv, err
+	}
+	if shared != "" {
+		sv.Alerts = append(sv.Alerts, shared)
+	}
 	unexpected, err := unexpectedAlerts(tx, r, o.Report)
 	if err != nil {
 		return sv, err

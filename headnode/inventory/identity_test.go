@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -144,7 +145,11 @@ func (k *rack) shown(uuid string) (state api.ServerState, why string, alerts []s
 		o, err := GetObserved(tx, uuid)
 		state, why = State(t0, r, o, v)
 		alerts = Alerts(r, o, v.Rivals)
-		return err
+		shared, serr := SharedBootMAC(tx, r)
+		if shared != "" {
+			alerts = append(alerts, shared)
+		}
+		return errors.Join(err, serr)
 	})
 	return state, why, alerts
 }
@@ -246,6 +251,9 @@ func (k *rack) check(standing string, want row, key, boot, uuid string, others [
 		}
 		if u, ok := Usable(uuid); ok && id != u || !ok && id != MadeUUID(boot, 0) {
 			k.Errorf("its UUID is %s", id)
+		}
+		if boot == macA != (len(alerts) == 1 && strings.Contains(alerts[0], macA+", the MAC of server cn0")) || boot != macA && len(alerts) != 0 {
+			k.Errorf("it boots from %s, and its alerts are %q", boot, alerts)
 		}
 	case claimsOther, claimsIt, bothHeld:
 		if !newcomer || refused(out) != api.CodeUUIDCollision || state != api.StateHeld || out.Record.Claims != uuid || !strings.Contains(why, "server approve") {

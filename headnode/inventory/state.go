@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"nereid/api"
+	"nereid/headnode/store"
 )
 
 // BootWindow is how long a boot without a first sync counts as in progress.
@@ -142,4 +143,29 @@ func Alerts(r Record, o Observed, rivals []Record) []string {
 		add("The %s asked for was not done: %s.", r.Power.Action, strings.TrimSuffix(rep.Power.Error, "."))
 	}
 	return append(out, rep.Problems...)
+}
+
+// SharedBootMAC says that a server which was not let in boots from another server's
+// MAC; empty: it does not. It may be that server with another mainboard, or a MAC that
+// two machines have.
+func SharedBootMAC(tx store.Tx, r Record) (string, error) {
+	if r.accepted() {
+		return "", nil
+	}
+	for _, mac := range r.BootMACs {
+		o, found, err := OwnerOf(tx, mac)
+		if err != nil {
+			return "", err
+		}
+		if !found || o.UUID == r.UUID {
+			continue
+		}
+		other, err := Get(tx, o.UUID)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("It boots from %s, the MAC of server %s, with another UUID and another key; before you let it in, find out whether "+
+			"that is %s with another mainboard, or two machines have this MAC.", mac, other.Hostname, other.Hostname), nil
+	}
+	return "", nil
 }
