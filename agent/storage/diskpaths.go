@@ -9,12 +9,16 @@ import (
 	"nereid/api"
 )
 
-// ErrOneDisk says that several kernel names lead to one disk.
+// ErrOneDisk says that several kernel names lead to one disk, or to one drive.
 var ErrOneDisk = errors.New("a pool may use a disk once")
+
+// oneDrive begins what the namespaces of an NVMe drive have in common.
+const oneDrive = "NVMe drive "
 
 // identities are what a disk has in common with its other paths: its world wide
 // name, and on transports where a disk has several ports its model, serial
-// number and size. A disk that shows neither has none.
+// number and size. NVMe has the model and serial number of the drive, whose
+// namespaces fail with it. A disk that shows nothing of this has none.
 func identities(d api.Disk) []string {
 	var ids []string
 	if w := worldWideName(d); w != "" {
@@ -22,6 +26,9 @@ func identities(d api.Disk) []string {
 	}
 	if d.Model != "" && d.Serial != "" && slices.Contains([]string{"sas", "fc", "iscsi"}, d.Transport) {
 		ids = append(ids, fmt.Sprintf("model %s, serial number %s, %d bytes", d.Model, d.Serial, d.SizeBytes))
+	}
+	if d.Transport == "nvme" && d.Model != "" && strings.Trim(d.Serial, "0") != "" {
+		ids = append(ids, oneDrive+d.Model+", serial number "+d.Serial)
 	}
 	return ids
 }
@@ -100,16 +107,23 @@ func onePath(disks []api.Disk, o Options) (skip map[string]string, err error) {
 		slices.SortFunc(g, func(a, b api.Disk) int { return naturalCompare(a.Name, b.Name) })
 		var open []string
 		used := slices.IndexFunc(g, func(d api.Disk) bool { return d.InUseBy != "" })
+		drive := strings.HasPrefix(shared[i], oneDrive)
 		for _, d := range g {
 			switch {
 			case named(d, o.Exclude) || d.InUseBy != "":
-			case used >= 0:
+			case used >= 0 && !drive:
 				skip[d.Name] = fmt.Sprintf("another path to %s, which is in use by %s", g[used].Name, g[used].InUseBy)
 			default:
 				open = append(open, d.Name)
 			}
 		}
 		if len(open) < 2 {
+			continue
+		}
+		if drive {
+			refused = append(refused, fmt.Errorf("%s are %d namespaces of one drive (%s), which fail together, and %w; "+
+				"add --exclude %s to use %s alone, or --distinct %s to use them as disks of their own all the same",
+				and(open), len(open), shared[i], ErrOneDisk, strings.Join(open[1:], ","), open[0], strings.Join(open, ",")))
 			continue
 		}
 		refused = append(refused, fmt.Errorf("%s are %d paths to one disk (%s), and %w; "+

@@ -32,10 +32,15 @@ const (
 var starts = []int64{0, 34 * 512, 40 * 512, 63 * 512, 64 * 512, 128 * 512, 256 * 512, 63 * 4096, 1 << 20}
 
 // farStarts are where partitions begin beyond headEdge: sector 2048 of 4096
-// bytes, behind the reserved partition of Windows, and behind boot partitions of
-// usual sizes. Only signatures count there, because a disk that was cleared by
-// its edges keeps other bytes of its former data.
-var farStarts = []int64{8 << 20, 16 << 20, 33 << 20, 101 << 20, 129 << 20, 257 << 20, 513 << 20, 1025 << 20, 2049 << 20}
+// bytes, and behind the boot partitions that installers make, which are aligned to
+// MiB (TestUsualLayouts has who makes which). Only signatures count there, because a
+// disk that was cleared by its edges keeps other bytes of its former data. Looking at
+// every MiB instead would cost a rotating disk a seek for each.
+var farStarts = []int64{
+	8 << 20, 16 << 20, 17 << 20, 33 << 20, 101 << 20, 117 << 20, 129 << 20, 409640 * 512, 257 << 20, 532520 * 512,
+	301 << 20, 351 << 20, 501 << 20, 513 << 20, 551 << 20, 601 << 20, 1001 << 20, 1025 << 20, 1076 << 20, 1537 << 20,
+	1625 << 20, 2049 << 20, 2050 << 20, 3124 << 20, 4097 << 20, 8193 << 20,
+}
 
 // signature is bytes at a place that tell what a disk carries.
 type signature struct {
