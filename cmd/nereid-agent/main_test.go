@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +28,21 @@ func TestNotBooted(t *testing.T) {
 		_, err := runArgs(t, append(args, "--run-dir", t.TempDir())...)
 		if !errors.Is(err, agent.ErrNotBooted) {
 			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// TestHelpFits: every help text fits a terminal of 80 columns.
+func TestHelpFits(t *testing.T) {
+	for _, c := range []string{"", "run", "disklayout", "sysinfo", "status", "version"} {
+		out, err := runArgs(t, strings.Fields(c+" --help")...)
+		if err != nil {
+			t.Errorf("%s --help: %v", c, err)
+		}
+		for line := range strings.Lines(out) {
+			if len(strings.TrimRight(line, "\n")) > 80 {
+				t.Errorf("%s --help: wider than 80 columns: %s", c, line)
+			}
 		}
 	}
 }
@@ -107,6 +124,17 @@ func TestUnit(t *testing.T) {
 			if strings.HasPrefix(line, private) {
 				t.Errorf("%s has the agent mount what nobody else sees", strings.TrimSpace(line))
 			}
+		}
+	}
+	families, err := exec.Command("grep", "-rhoE", "--include=*.go", "--exclude=*_test.go", `unix\.Socket\(unix\.AF_[A-Z0-9]+`, "../../agent").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, allowed, _ := strings.Cut(string(b), "\nRestrictAddressFamilies=")
+	allowed, _, _ = strings.Cut(allowed, "\n")
+	for family := range strings.FieldsSeq("AF_UNIX AF_INET6 " + strings.ReplaceAll(string(families), "unix.Socket(unix.", "")) {
+		if !slices.Contains(strings.Fields(allowed), family) {
+			t.Errorf("the agent opens sockets of %s, and its unit allows %s", family, allowed)
 		}
 	}
 	if strings.Contains(string(b), "GOMEMLIMIT=") {
