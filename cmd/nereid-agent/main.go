@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -48,13 +49,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root := &cobra.Command{
 		Use:           "nereid-agent",
 		Short:         "Make this server match what its head node wants of it",
-		Long:          "nereid-agent runs on every server that Nereid booted. It imports the pool, enrols with the\nhead node, reports, and makes the server match its spec. Without a command it does \"run\".",
+		Long:          "nereid-agent runs on every server that Nereid booted. It imports the pool,\nenrols with the head node, reports, and makes the server match its spec. Without\na command it does \"run\".",
 		Example:       "  nereid-agent run\n  nereid-agent status\n  nereid-agent disklayout --disks disks.json --layout raidz2 --spares 1",
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), o, stderr) },
 	}
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages", "FlagUsagesWrapped 80"))
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -64,12 +66,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.PersistentFlags().StringVar(&o.log, "log-level", "info", "debug, info, warn or error")
 	root.AddCommand(runCommand(&o, stderr), layoutCommand(), sysinfoCommand(), statusCommand(&o), versionCommand())
 	return root.ExecuteContext(ctx)
-}
-
-// options are the process facts.
-type options struct {
-	dir, log  string
-	stateless bool
 }
 
 func runCommand(o *options, stderr io.Writer) *cobra.Command {

@@ -14,6 +14,12 @@ import (
 	"nereid/agent/sysinfo"
 )
 
+// options are the process facts.
+type options struct {
+	dir, log  string
+	stateless bool
+}
+
 func layoutCommand() *cobra.Command {
 	var (
 		file   string
@@ -23,10 +29,11 @@ func layoutCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disklayout --disks FILE",
 		Short: "Print the pool that a setup would make of a list of disks, and why",
-		Long: "disklayout reads a JSON list of disks (as nereid-agent sysinfo prints below \"disks\") and prints the\n" +
-			"pool a setup would make of them: vdevs, log, cache, spares and usable capacity. It touches no disk.",
+		Long: "disklayout reads a JSON list of disks (as nereid-agent sysinfo prints below\n" +
+			"\"disks\") and prints the pool a setup would make of them: vdevs, log, cache,\n" +
+			"spares and usable capacity. It touches no disk.",
 		Example: "  nereid-agent disklayout --disks disks.json\n" +
-			"  nereid-agent sysinfo | jq .disks | nereid-agent disklayout --disks - --layout mirror --spares 1\n" +
+			"  nereid-agent sysinfo | jq .disks | nereid-agent disklayout --disks -\n" +
 			"  nereid-agent disklayout --disks disks.json --exclude sda --wipe nvme0n1",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -103,7 +110,7 @@ func statusCommand(o *options) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "status",
-		Short:   "Print how the agent stands with its head node and what it last reported",
+		Short:   "Print how the agent stands with its head node and what it reported",
 		Example: "  nereid-agent status\n  nereid-agent status --json | jq .report.pools",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +42,7 @@ func command(stdin io.Reader, stderr io.Writer) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages", "FlagUsagesWrapped 80"))
 	root.PersistentFlags().StringVar(&dir, "data-dir", dir, "directory that holds all state")
 	root.AddCommand(initCommand(&dir, stdin), runCommand(&dir, stderr), &cobra.Command{
 		Use: "unit", Short: "Print the systemd unit", Args: cobra.NoArgs,

@@ -46,6 +46,21 @@ func call(args ...string) (string, error) {
 	return out.String(), err
 }
 
+// TestHelpFits: every help text fits a terminal of 80 columns.
+func TestHelpFits(t *testing.T) {
+	for _, c := range []string{"", "init", "run", "unit", "version"} {
+		out, err := call(strings.Fields(c + " --help")...)
+		if err != nil || out == "" {
+			t.Errorf("%s --help: %q %v", c, out, err)
+		}
+		for line := range strings.Lines(out) {
+			if len(strings.TrimRight(line, "\n")) > 80 {
+				t.Errorf("%s --help: wider than 80 columns: %s", c, line)
+			}
+		}
+	}
+}
+
 func answersFile(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "answers.toml")
