@@ -42,6 +42,7 @@ func TestHintsFinds(t *testing.T) {
 		"nereid server list": true, "nereid server get cn0": true, "nereid server list --state held": true, "nereid server": true,
 		"nereid bond update cn0 bond0": false, "nereid fabric list": false, "nereid server list --colour": false, "nereid servers list": false,
 		"nereid server get a b": false, "nereid server approve --help": true,
+		"nereid X list": true, "nereid X frobnicate": false, "nereid server X cn0": true, "nereid server X --colour": false, "nereid X X cn0 bond0": true, "nereid X X --colour": false,
 	} {
 		err := hints.Try(newApp(nil, io.Discard, io.Discard).rootCommand(), strings.Fields(command))
 		if (err == nil) != fine {

@@ -111,6 +111,7 @@ func commands(program, text string) [][]string {
 		}
 		rest, _, _ = strings.Cut(rest, " (")
 		rest, _, _ = strings.Cut(rest, ". ")
+		rest, _, _ = strings.Cut(rest, ": ")
 		rest, _, _ = strings.Cut(rest, "  ")
 		for _, word := range []string{" again", " and ", " or ", " on the ", " with ", " made", " says ", " prints ", " printed", " draws "} {
 			rest, _, _ = strings.Cut(rest, word)
@@ -134,10 +135,26 @@ func introduced(before string) bool {
 	return false
 }
 
-// Try reads a command as the program would.
+// Try reads a command as the program would. For a noun or a verb that is known only
+// when the program runs each that there is is tried, and one has to do.
 func Try(root *cobra.Command, words []string) error {
-	if slices.Contains(words[1:min(len(words), 3)], unknown) {
-		return nil // made of parts, as the examples of --help: those are tried whole
+	for i := 1; i < min(len(words), 3); i++ {
+		if words[i] != unknown {
+			continue
+		}
+		parent, _, err := root.Find(words[1:i])
+		if err != nil {
+			return err
+		}
+		if !parent.HasSubCommands() {
+			break // the argument of a command without a verb
+		}
+		for _, c := range parent.Commands() {
+			if err = Try(root, slices.Concat(words[:i], []string{c.Name()}, words[i+1:])); err == nil {
+				return nil
+			}
+		}
+		return fmt.Errorf("no command of %s can be meant by %q: %w", parent.CommandPath(), words, err)
 	}
 	cmd, rest, err := root.Find(words[1:])
 	if err != nil {
@@ -146,12 +163,9 @@ func Try(root *cobra.Command, words []string) error {
 	if cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
 		return fmt.Errorf("%s has no command %q", cmd.CommandPath(), rest[0])
 	}
-	if cmd.HasSubCommands() {
-		return nil
-	}
 	if err := cmd.ParseFlags(rest); errors.Is(err, pflag.ErrHelp) {
 		return nil
-	} else if err != nil {
+	} else if err != nil || cmd.HasSubCommands() {
 		return err
 	}
 	if len(cmd.Flags().Args()) == 0 {
