@@ -25,6 +25,11 @@ func TestAllFaultsAtOnce(t *testing.T) {
 		{"POST", "/v1/networks", `{"name":"external","nic_tag":"external","subnet":"10.88.88.128/25"}`, []string{"the name external", "10.88.88.0/24"}},
 		{"PATCH", at("/v1/networks/{id}", rack["/v1/networks/{id}"]), `{"subnet":"10.1.0.0/24","gatway":"x","name":"no name","gateway":"10.1.0.1","mtu":99}`,
 			[]string{"subnet: it cannot be set", "gatway: ", `name "no name"`, "gateway 10.1.0.1", "MTU 99"}},
+		// What has the wrong type is told beside what is wrong with the rest.
+		{"POST", "/v1/nic-tags", `{"name":"no name","mtu":"9000","description":5}`, []string{`mtu: "9000" is not`, "description: 5 is not a string", `name "no name"`}},
+		{"POST", "/v1/networks", `{"name":"no name","nic_tag":"nowhere","vlan_id":[1],"subnet":"10.9.0.1/24","resolvers":["10.9.0.300",7],"owner_uuids":"y","gatway":true}`,
+			[]string{"gatway: ", `name "no name"`, `"nowhere"`, "vlan_id: [1] is not", "10.9.0.1/24", "10.9.0.300", "resolvers[1]: 7 is not", `owner_uuids: "y" is not a list`}},
+		{"PATCH", "/v1/servers/" + server, `{"hostname":"no name","platform":20260101}`, []string{"no name", "platform: 20260101 is not a string"}},
 		{"POST", "/v1/network-pools", `{"name":"no name","networks":["nowhere","external","nobody"],"owner_uuids":["y"]}`,
 			[]string{`name "no name"`, `"nowhere"`, `"nobody"`, `"y" is not a UUID`}},
 		{"POST", "/v1/nics", `{"owner_uuid":"o","belongs_to_uuid":"b","belongs_to_type":"cat","state":"asleep","addresses":[{"network_uuid":"nowhere"},{"network_uuid":"external","ip":"10.1"}],

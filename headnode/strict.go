@@ -2,6 +2,7 @@ package headnode
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding"
 	"encoding/json"
@@ -40,6 +41,7 @@ type form struct {
 type fault struct {
 	at, text string
 	typed    bool // what it is in cannot be read
+	mended   bool // but it can be without this property, or with its text
 }
 
 // formKey is where the options of an operation leave its form.
@@ -76,8 +78,11 @@ func strict(h huma.API, f *form) func(huma.Context, func(huma.Context)) {
 			return
 		}
 		found := unknownQuery(op, ctx)
+		var mended []byte
 		if f.body != nil || op.RequestBody == nil {
-			found = append(found, f.faults(body)...)
+			var more []fault
+			more, mended = f.faults(body)
+			found = append(found, more...)
 		}
 		if f.body != nil && !op.SkipValidateBody {
 			found = addRules(found, h, op, body)
@@ -85,9 +90,9 @@ func strict(h huma.API, f *form) func(huma.Context, func(huma.Context)) {
 		condition, ok := parseIfMatch(r.Header.Values("If-Match"))
 		switch {
 		case !ok:
-			found = append(found, fault{"If-Match", `want revisions in quotes, as "a", "b", or *`, true})
+			found = append(found, fault{at: "If-Match", text: `want revisions in quotes, as "a", "b", or *`, typed: true})
 		case condition.given && !f.conditional && op.Method != http.MethodGet:
-			found = append(found, fault{"If-Match", "this request compares no revisions; leave it out", true})
+			found = append(found, fault{at: "If-Match", text: "this request compares no revisions; leave it out", typed: true})
 		}
 		ctx = huma.WithValue(ctx, preconditionKey{}, condition)
 		ctx = huma.WithValue(ctx, confirmKey{}, ctx.Query("confirm"))
@@ -96,7 +101,8 @@ func strict(h huma.API, f *form) func(huma.Context, func(huma.Context)) {
 			return
 		}
 		err = faultsError(found)
-		if f.collects && !slices.ContainsFunc(found, func(f fault) bool { return f.typed }) {
+		if f.collects && !slices.ContainsFunc(found, func(f fault) bool { return f.typed && !(f.mended && op.SkipValidateBody) }) {
+			r.Body = io.NopCloser(bytes.NewReader(mended))
 			next(huma.WithValue(ctx, faultKey{}, err))
 			return
 		}
@@ -155,7 +161,7 @@ func unknownQuery(op *huma.Operation, ctx huma.Context) []fault {
 	q := u.Query()
 	for _, name := range slices.Sorted(maps.Keys(q)) {
 		if !known[name] {
-			out = append(out, fault{"?" + name, "the query has no such part" + answers.Nearest(name, known), true})
+			out = append(out, fault{at: "?" + name, text: "the query has no such part" + answers.Nearest(name, known), typed: true})
 		}
 	}
 	return out
@@ -175,25 +181,30 @@ func addRules(found []fault, h huma.API, op *huma.Operation, body []byte) []faul
 	for _, err := range res.Errors {
 		d, ok := err.(*huma.ErrorDetail)
 		if ok && d.Message != validation.MsgUnexpectedProperty && !slices.ContainsFunc(found, func(f fault) bool { return f.at == d.Location }) {
-			more = append(more, fault{d.Location, d.Message, true})
+			more = append(more, fault{at: d.Location, text: d.Message, typed: true})
 		}
 	}
 	return append(found, more...)
 }
 
-// faults lists all that a body has and its type does not take. It is nil for what is
-// no JSON, of which huma complains.
-func (f *form) faults(body []byte) []fault {
+// faults lists all that a body has and its type does not take. They are nil for what
+// is no JSON, of which huma complains. mended is the body in which what has the wrong
+// type is left out, or is its own text where a text is wanted: the subject finds in it
+// what else is wrong.
+func (f *form) faults(body []byte) (found []fault, mended []byte) {
 	if !json.Valid(body) {
-		return nil
+		return nil, body
 	}
 	t := f.body
 	if t == nil {
 		t = reflect.TypeFor[none]()
 	}
 	l := looker{form: f}
-	l.look(body, t, "")
-	return l.found
+	mended = l.look(body, t, "")
+	if !slices.ContainsFunc(l.found, func(f fault) bool { return f.typed }) {
+		mended = body // as it came, byte for byte
+	}
+	return l.found, mended
 }
 
 type looker struct {
@@ -201,14 +212,25 @@ type looker struct {
 	found []fault
 }
 
-func (l *looker) add(at string, typed bool, format string, args ...any) {
-	if at == "" {
-		at = "the body"
-	}
-	l.found = append(l.found, fault{at, fmt.Sprintf(format, args...), typed})
+func (l *looker) add(at, format string, args ...any) {
+	l.found = append(l.found, fault{at: cmp.Or(at, "the body"), text: fmt.Sprintf(format, args...)})
 }
 
-func (l *looker) look(raw json.RawMessage, t reflect.Type, at string) {
+// wrong adds that a value has the wrong type, and gives what stands for it.
+func (l *looker) wrong(raw json.RawMessage, t reflect.Type, at string) json.RawMessage {
+	l.found = append(l.found, fault{cmp.Or(at, "the body"), fmt.Sprintf("%.64s is not %s", raw, kindOf(t)), true, at != ""})
+	if t.Kind() != reflect.String || reads(t) || strings.HasSuffix(at, "]") {
+		return nil
+	}
+	text, err := json.Marshal(string(raw))
+	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// look gives a value as it can be read; nil: not at all.
+func (l *looker) look(raw json.RawMessage, t reflect.Type, at string) json.RawMessage {
 	pointer := t.Kind() == reflect.Pointer
 	if pointer {
 		t = t.Elem()
@@ -216,34 +238,49 @@ func (l *looker) look(raw json.RawMessage, t reflect.Type, at string) {
 	list := t.Kind() == reflect.Slice || t.Kind() == reflect.Map
 	if string(raw) == "null" {
 		if (at != "" || !pointer) && (pointer || !list) {
-			l.add(at, false, "null says nothing; leave it out, or give %s", kindOf(t))
+			l.add(at, "null says nothing; leave it out, or give %s", kindOf(t))
 		}
-		return
+		return raw
 	}
 	switch {
 	case reads(t), list && t.Elem().Kind() == reflect.Uint8, !list && t.Kind() != reflect.Struct:
-		if json.Unmarshal(raw, reflect.New(t).Interface()) != nil {
-			l.add(at, true, "%.64s is not %s", raw, kindOf(t))
+		if json.Unmarshal(raw, reflect.New(t).Interface()) == nil {
+			return raw
 		}
+		if text := l.wrong(raw, t, at); !pointer { // without one nothing is asked of the property
+			return text
+		}
+		return nil
 	case t.Kind() == reflect.Slice:
 		var vs []json.RawMessage
 		if json.Unmarshal(raw, &vs) != nil {
-			l.add(at, true, "%.64s is not %s", raw, kindOf(t))
+			return l.wrong(raw, t, at)
 		}
+		good := []json.RawMessage{}
 		for i, v := range vs {
-			l.look(v, t.Elem(), fmt.Sprintf("%s[%d]", at, i))
+			if v = l.look(v, t.Elem(), fmt.Sprintf("%s[%d]", at, i)); v != nil {
+				good = append(good, v)
+			}
 		}
-	default:
-		l.members(raw, t, at)
+		return encoded(good)
 	}
+	return l.members(raw, t, at)
+}
+
+// encoded is JSON of what JSON was read into.
+func encoded(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	return b
 }
 
 // members looks at those of an object.
-func (l *looker) members(raw json.RawMessage, t reflect.Type, at string) {
+func (l *looker) members(raw json.RawMessage, t reflect.Type, at string) json.RawMessage {
 	var m map[string]json.RawMessage
 	if json.Unmarshal(raw, &m) != nil {
-		l.add(at, true, "%.64s is not %s", raw, kindOf(t))
-		return
+		return l.wrong(raw, t, at)
 	}
 	known := map[string]reflect.Type{}
 	if t.Kind() == reflect.Struct {
@@ -257,18 +294,22 @@ func (l *looker) members(raw json.RawMessage, t reflect.Type, at string) {
 		fixed, isFixed := l.fixed[name]
 		made, isMade := l.made[name]
 		switch {
-		case t.Kind() == reflect.Map:
-			l.look(m[name], t.Elem(), where)
-		case at == "" && isFixed:
-			l.add(where, false, "it cannot be set: %s", fixed)
-		case at == "" && isMade && !empty(m[name]):
-			l.add(where, false, "it cannot be set: %s", made)
-		case of == nil && (at != "" || !isMade):
-			l.add(where, false, "there is no such property%s", answers.Nearest(name, keys(known)))
-		case of != nil:
-			l.look(m[name], of, where)
+		case at == "" && isFixed && t.Kind() != reflect.Map:
+			l.add(where, "it cannot be set: %s", fixed)
+		case at == "" && isMade && t.Kind() != reflect.Map && !empty(m[name]):
+			l.add(where, "it cannot be set: %s", made)
+		case t.Kind() == reflect.Map, of != nil:
+			if of == nil {
+				of = t.Elem()
+			}
+			if m[name] = l.look(m[name], of, where); m[name] == nil {
+				delete(m, name)
+			}
+		case at != "" || !isMade:
+			l.add(where, "there is no such property%s", answers.Nearest(name, keys(known)))
 		}
 	}
+	return encoded(m)
 }
 
 func keys[V any](m map[string]V) map[string]bool {
