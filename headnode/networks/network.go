@@ -131,7 +131,7 @@ func CreateNetwork(tx store.Tx, in api.Network) (_ api.Network, err error) {
 		}
 		return in, err
 	}
-	if err := api.Faults(takeNetworkName(tx, n), placeFits(tx, n)); err != nil {
+	if err := api.Faults(takeNetworkName(tx, n), placeFits(tx, n), apartFromNAT(tx, n)); err != nil {
 		return in, err
 	}
 	if err := placeNetwork(tx, n); err != nil {

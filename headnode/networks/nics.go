@@ -56,6 +56,9 @@ func CreateNIC(tx store.Tx, now time.Time, nic api.NetworkNIC, provided []string
 	for i, a := range addrs {
 		nic.Addresses[i] = api.NICAddress{Network: nets[i].UUID, IP: a.String()}
 	}
+	if err := notAnothers(tx, nic); err != nil {
+		return Change{}, err
+	}
 	nic.NICTag, nic.VLAN, nic.VNI, nic.Created = nets[0].NICTag, nets[0].VLAN, nets[0].VNI, now.UTC()
 	if nic.Underlay {
 		if err := underlayFits(tx, nic, nets, addrs); err != nil {

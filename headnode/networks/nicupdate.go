@@ -72,6 +72,11 @@ func UpdateNIC(tx store.Tx, mac string, u api.NICUpdate, ifMatch string, provide
 	if err := checkNIC(&n); err != nil {
 		return Change{}, err
 	}
+	if u.Flags != nil || n.Owner != before.Owner {
+		if err := notAnothers(tx, n); err != nil {
+			return Change{}, err
+		}
+	}
 	if n.Underlay && n.Server != before.Server {
 		return Change{}, conflict("make one on the other server, and delete this one", "NIC %s is the underlay address of server %s and does not move", n.MAC, before.Server)
 	}

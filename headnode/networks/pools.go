@@ -152,6 +152,17 @@ func UpdatePool(tx store.Tx, id string, u api.NetworkPoolUpdate, ifMatch string)
 	if err := checkPool(tx, &p); err != nil {
 		return p, err
 	}
+	if s, err := GetSettings(tx); err != nil {
+		return p, err
+	} else if s.NATNetwork == p.UUID {
+		nets, err := members(tx, &p)
+		if err == nil {
+			err = fabricsApart(tx, nets, old.Networks)
+		}
+		if err != nil {
+			return p, err
+		}
+	}
 	if p.Name != old.Name {
 		if err := takeName(tx, p.Name, p.UUID); err != nil {
 			return p, err

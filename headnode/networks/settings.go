@@ -85,6 +85,12 @@ func UpdateSettings(tx store.Tx, s api.FabricSettings, ifMatch string) (_ api.Fa
 	if s.NATNetwork != "" {
 		if s.NATNetwork, err = natNetwork(tx, s.NATNetwork); err != nil {
 			faults = append(faults, err)
+		} else if s.NATNetwork != old.NATNetwork {
+			nets, err := natNetworks(tx, s.NATNetwork)
+			if err != nil {
+				return s, err
+			}
+			faults = append(faults, fabricsApart(tx, nets, nil))
 		}
 	}
 	if err := api.Faults(faults...); err != nil {
