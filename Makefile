@@ -6,6 +6,7 @@ PLATFORM  := $(CACHE)/platform
 VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 GOFLAGS_R := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 PACKAGES  := integration/lab/packages.sh
+RESULTS   := go run ./integration/results
 export CGO_ENABLED ?= 0
 export NEREID_CACHE := $(CACHE)
 
@@ -17,23 +18,24 @@ help: ## what can be made
 demo: build platform ## a head node and two blank servers, from power-on to running (KEEP=1 leaves them on)
 	bin/nereid-demo --bin bin --platform $(PLATFORM) $(if $(KEEP),--keep)
 
-test: unit netns vm ## all three tiers
+test: unit netns vm ## all three tiers, and the ten slowest tests
+	@$(RESULTS) slowest unit netns vm
 
 unit: ## tests without privileges, and the project's rules
 	@$(PACKAGES) build
 	@echo "== unit tests"
-	go test ./...
+	$(RESULTS) run unit go test ./...
 
 netns: build ## tests against real kernels and foreign programs, in network namespaces (root)
 	@$(PACKAGES) build lab test vagrant
 	@echo "== Vagrantfile"
 	vagrant validate
 	@echo "== netns tests"
-	NEREID_BIN=$(CURDIR)/bin go test -tags netns -run 'NetNS' -count=1 -p 1 -timeout 15m ./...
+	NEREID_BIN=$(CURDIR)/bin $(RESULTS) run netns go test -tags netns -run 'NetNS' -count=1 -p 1 -timeout 15m ./...
 
 vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"
-	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m -v ./integration/... ./bootserver
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m ./integration/... ./bootserver
 
 bench: build platform ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test bench
