@@ -31,7 +31,7 @@ netns: build ## tests against real kernels and foreign programs, in network name
 	@echo "== Vagrantfile"
 	vagrant validate
 	@echo "== netns tests"
-	NEREID_BIN=$(CURDIR)/bin $(RESULTS) run netns go test -tags netns -run 'NetNS' -count=1 -p 1 -timeout 15m ./...
+	NEREID_BIN=$(CURDIR)/bin $(RESULTS) run netns go test -tags netns -run 'NetNS' -count=1 -p 2 -timeout 15m ./...
 
 vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"nereid/api"
 )
@@ -32,12 +31,8 @@ func TestOverTCP(t *testing.T) {
 	t.Cleanup(func() { srv.Close() })
 	h.approved, h.spec = true, setupSpec("r1")
 	h.boot.API = "https://" + l.Addr().String()
-	began := time.Now()
 	r := start(t, w, h, dir, func(a *Agent) { a.Dial = nil })
 	h.until("applied", func(s api.SyncRequest) bool { return complete(s) && s.Report.AppliedSpec == "r1" })
-	if d := time.Since(began); d > 10*time.Second {
-		t.Errorf("took %s", d)
-	}
 	if got := protos.Load(); got != 2 {
 		t.Errorf("HTTP/%d, want 2", got)
 	}

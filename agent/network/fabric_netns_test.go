@@ -5,8 +5,10 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -261,11 +263,27 @@ func TestNetNSRestart(t *testing.T) {
 	}
 }
 
+// TestMain runs the test binary in a network and a mount namespace of its own, with an
+// empty /run: named namespaces of instances are another test binary's somewhere else.
 func TestMain(m *testing.M) {
 	for _, tool := range []string{"ip", "bridge", "ping"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			panic("the netns tier needs iproute2 and iputils-ping: " + err.Error())
 		}
+	}
+	const mark = "NEREID_NETWORK_NETNS"
+	if os.Getenv(mark) == "" {
+		unshare, err := exec.LookPath("unshare")
+		if err == nil {
+			err = os.Setenv(mark, "1")
+		}
+		if err == nil {
+			err = syscall.Exec(unshare, append([]string{"unshare", "--net", "--mount", "--"}, os.Args...), os.Environ())
+		}
+		panic("this tier needs root and util-linux's unshare: " + err.Error())
+	}
+	if err := syscall.Mount("none", "/run", "tmpfs", 0, ""); err != nil {
+		panic("mount: " + err.Error())
 	}
 	m.Run()
 }

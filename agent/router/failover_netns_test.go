@@ -97,20 +97,8 @@ func TestNetNSFailover(t *testing.T) {
 	ip(t, "s2", "link set ul down")
 	died := time.Now()
 	for _, from := range []string{"a1", "b1"} {
-		for {
-			got, err := call(from, "192.0.2.99:80", 200*time.Millisecond)
-			if err == nil && strings.HasPrefix(got, "wan called by 198.51.100.30:") {
-				break
-			}
-			if time.Since(died) > 10*time.Second {
-				t.Fatalf("%s: no connection 10 s after the gateway server died: %v", from, err)
-			}
-		}
-		took := time.Since(died)
-		t.Logf("%s: new connections %v after the gateway server died", from, took.Round(time.Millisecond))
-		if took > 3*time.Second {
-			t.Errorf("%s: new connections only after %v", from, took)
-		}
+		l.failsOver(from, "192.0.2.99:80", "wan called by 198.51.100.30:")
+		t.Logf("%s: new connections %v after the gateway server died", from, time.Since(died).Round(time.Millisecond))
 	}
 	if g := s1.Gateways(); len(g) != 2 || g[0].Used != "100.64.0.3" || !slices.Equal(g[0].Down, []string{"100.64.0.2"}) {
 		t.Errorf("gateways %+v", g)
@@ -138,15 +126,32 @@ func TestNetNSFailover(t *testing.T) {
 	}
 }
 
-// until calls the WAN again and again until it sees 198.51.100.<last>, for 15 s at
-// most, and returns the last bytes of the addresses it saw, each with a space before,
-// repeats left out. All calls have to succeed but for one, which may be the one that
+// failsOver calls again and again until somebody answers with want. How soon that may be
+// is TestMonitorFailover's, whose time is not the machine's.
+func (l *lab) failsOver(from, to, want string) {
+	l.Helper()
+	for began := time.Now(); ; {
+		got, err := call(from, to, 200*time.Millisecond)
+		if err == nil && strings.HasPrefix(got, want) {
+			return
+		}
+		if time.Since(began) > giveUp {
+			l.Fatalf("%s: after %v no connection through another gateway server: %q, %v", from, giveUp, got, err)
+		}
+	}
+}
+
+// giveUp is when a test waits no longer: it says nothing about speed.
+const giveUp = time.Minute
+
+// until calls the WAN again and again until it sees 198.51.100.<last>, and returns the
+// last bytes of the addresses it saw, each with a space before, repeats left out. All calls have to succeed but for one, which may be the one that
 // is made while the gateway server changes: each tracks its own connections.
 func (l *lab) until(from, last string) (changes string) {
 	l.Helper()
 	broken := false
-	for began := time.Now(); time.Since(began) < 15*time.Second; {
-		got, err := call(from, "192.0.2.99:80", 2*time.Second)
+	for began := time.Now(); time.Since(began) < giveUp; {
+		got, err := call(from, "192.0.2.99:80", 5*time.Second)
 		if err != nil && broken {
 			l.Errorf("%s: a second connection failed while the gateway server changed: %v", from, err)
 			break
@@ -204,20 +209,8 @@ func TestNetNSFailoverSix(t *testing.T) {
 	l.calls("wan", "[2001:db8:e::30]:8080", "a1 called by [fd00:64::3]:")
 	ip(t, "s2", "link set ul down")
 	died := time.Now()
-	for {
-		got, err := call("a1", "[2001:db8:99::99]:80", 200*time.Millisecond)
-		if err == nil && strings.HasPrefix(got, "wan called by [2001:db8:e::30]:") {
-			break
-		}
-		if time.Since(died) > 10*time.Second {
-			t.Fatalf("no connection 10 s after the gateway server died: %v", err)
-		}
-	}
-	if took := time.Since(died); took > 3*time.Second {
-		t.Errorf("new connections only after %v", took)
-	} else {
-		t.Logf("new connections %v after the gateway server died", took.Round(time.Millisecond))
-	}
+	l.failsOver("a1", "[2001:db8:99::99]:80", "wan called by [2001:db8:e::30]:")
+	t.Logf("new connections %v after the gateway server died", time.Since(died).Round(time.Millisecond))
 }
 
 // TestNetNSFullTable: an account fills the connection table of its namespace.

@@ -213,11 +213,8 @@ func TestNetNSRackOfFour(t *testing.T) {
 		}
 		since := time.Now()
 		s.until("another gateway serves", func() error { _, err := outside(i, 200*time.Millisecond); return err })
-		took := time.Since(since)
-		t.Logf("%s lost its uplink; the first new connection came through after %.2f s", cut.Spec.Name, took.Seconds())
-		if took > 10*time.Second { // on a quiet machine it is 1
-			t.Error("that is too long")
-		}
+		// On a quiet machine it is 1.
+		t.Logf("%s lost its uplink; the first new connection came through after %.2f s", cut.Spec.Name, time.Since(since).Seconds())
 		s.settled()
 		for _, i := range all { // its own instances, too
 			if seen, err := outside(i, 5*time.Second); err != nil || seen == first {
@@ -257,11 +254,8 @@ func TestNetNSRackOfFour(t *testing.T) {
 		failed.PowerOff()
 		since := time.Now()
 		s.until("another gateway serves", func() error { _, err := outside(i, 200*time.Millisecond); return err })
-		took := time.Since(since)
-		t.Logf("%s failed; the first new connection came through after %.2f s", failed.Spec.Name, took.Seconds())
-		if took > 10*time.Second { // on a quiet machine it is 2
-			t.Error("that is too long")
-		}
+		// On a quiet machine it is 2.
+		t.Logf("%s failed; the first new connection came through after %.2f s", failed.Spec.Name, time.Since(since).Seconds())
 		second, err := outside(i, 5*time.Second)
 		if err != nil || second == first {
 			t.Errorf("after %s failed: %q, %v; before it was %s", failed.Spec.Name, second, err, first)
