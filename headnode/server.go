@@ -158,6 +158,9 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if err := s.store.Update(ctx, inventory.Migrate); err != nil {
 		return nil, fmt.Errorf("bring the inventory into its present form: %w", err)
 	}
+	if err := s.store.Update(ctx, trust.IndexBoots); err != nil {
+		return nil, fmt.Errorf("index the tokens of boots: %w", err)
+	}
 	var told []string
 	err = s.store.Update(ctx, func(tx store.Tx) (err error) {
 		if err := journal.Begin(tx); err != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"nereid/api"
@@ -21,7 +22,16 @@ const BootTokenLife = 15 * time.Minute
 // keepExpired is how long an expired token is still told from an unknown one.
 const keepExpired = 7 * 24 * time.Hour
 
-const bootPrefix = "token/boot/"
+const (
+	bootPrefix   = "token/boot/"
+	expiryPrefix = "token/expiry/" // TIME/BOOT of a token that no key used: when it is removed
+	usedPrefix   = "token/used/"   // MAC/TIME/BOOT of one that a key used: from when on another boot of the MAC removes it
+	indexedKey   = "token/indexed" // there: every token has its key of the two above
+)
+
+// prunedAtOnce is how many tokens of each kind one MintBoot removes at most: more
+// than it makes, so that none pile up.
+const prunedAtOnce = 3
 
 // Binding is what a one-boot token is good for.
 type Binding struct {
@@ -37,11 +47,37 @@ type bootToken struct {
 	Key     string    `json:"key,omitempty"` // public key of the first CSR
 }
 
+// index is the key under which pruneBoot finds a token. Keys sort by their time.
+func (t bootToken) index() string {
+	goes := t.Expires.Add(keepExpired).UTC().Format(indexTime) + "/" + t.BootID
+	if t.Key == "" {
+		return expiryPrefix + goes
+	}
+	return usedPrefix + t.MAC + "/" + goes
+}
+
+const indexTime = "20060102T150405Z"
+
+// put writes a token and its index in place of old, which may be zero.
+func (t bootToken) put(tx store.Tx, old bootToken) error {
+	err := store.Put(tx, bootPrefix+t.BootID, t)
+	if err == nil && old.BootID != "" && old.index() != t.index() {
+		err = tx.Delete(old.index())
+	}
+	if err == nil {
+		err = store.Put(tx, t.index(), t.BootID)
+	}
+	if err != nil {
+		return fmt.Errorf("write boot token: %w", err)
+	}
+	return nil
+}
+
 // MintBoot makes the token of a boot. An earlier one of the same boot is void
 // from then on, unless a key has used it: then there is no other.
 func MintBoot(tx store.Tx, now time.Time, b Binding) (string, error) {
 	if err := pruneBoot(tx, now, b); err != nil {
-		return "", err
+		return "", fmt.Errorf("remove old boot tokens: %w", err)
 	}
 	old, found, err := store.Lookup[bootToken](tx, bootPrefix+b.BootID)
 	if err != nil {
@@ -52,10 +88,7 @@ func MintBoot(tx store.Tx, now time.Time, b Binding) (string, error) {
 	}
 	secret := newSecret()
 	t := bootToken{Binding: b, Hash: hash(secret), Expires: now.Add(BootTokenLife)}
-	if err := store.Put(tx, bootPrefix+b.BootID, t); err != nil {
-		return "", fmt.Errorf("write boot token: %w", err)
-	}
-	return secret, nil
+	return secret, t.put(tx, old)
 }
 
 // UseBoot checks a one-boot token for a key and binds it to that key. sameUUID
@@ -80,35 +113,72 @@ func UseBoot(tx store.Tx, now time.Time, secret, bootID, key string, sameUUID fu
 		return Binding{}, problem(http.StatusForbidden, api.CodeTokenExpired, fmt.Sprintf("the token was not used within %s", BootTokenLife), "reboot the server to get a new one")
 	}
 	if t.Key == "" {
+		old := t
 		t.Key = key
-		if err := store.Put(tx, bootPrefix+bootID, t); err != nil {
-			return Binding{}, fmt.Errorf("write boot token: %w", err)
+		if err := t.put(tx, old); err != nil {
+			return Binding{}, err
 		}
 	}
 	return t.Binding, nil
 }
 
 // ForgetBoot removes the token of a boot.
-func ForgetBoot(tx store.Tx, bootID string) error { return tx.Delete(bootPrefix + bootID) }
+func ForgetBoot(tx store.Tx, bootID string) error {
+	t, found, err := store.Lookup[bootToken](tx, bootPrefix+bootID)
+	if err != nil || !found {
+		return err
+	}
+	if err := tx.Delete(t.index()); err != nil {
+		return err
+	}
+	return tx.Delete(bootPrefix + bootID)
+}
 
-// pruneBoot removes tokens nobody will ask about again: old ones that no key
-// used, and those of the earlier boots of the MAC. The token of the boot a server
+// pruneBoot removes some of the tokens nobody will ask about again: old ones that no
+// key used, and those of the earlier boots of the MAC. The token of the boot a server
 // runs in stays however long it runs: a certificate that ended while the head node
 // was away is replaced with it.
 func pruneBoot(tx store.Tx, now time.Time, b Binding) error {
+	for _, prefix := range []string{expiryPrefix, usedPrefix + b.MAC + "/"} {
+		n := 0
+		for it, err := range tx.Scan(prefix, "") {
+			if err != nil {
+				return err
+			}
+			goes, boot, _ := strings.Cut(it.Key[len(prefix):], "/")
+			if goes >= now.UTC().Format(indexTime) {
+				break
+			}
+			if n++; boot != b.BootID {
+				if err := tx.Delete(it.Key); err != nil {
+					return err
+				}
+				if err := tx.Delete(bootPrefix + boot); err != nil {
+					return err
+				}
+			}
+			if n == prunedAtOnce {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// IndexBoots gives the tokens that an earlier release made their index, once.
+func IndexBoots(tx store.Tx) error {
+	if done, err := store.Has(tx, indexedKey); err != nil || done {
+		return err
+	}
 	for e, err := range store.Each[bootToken](tx, bootPrefix) {
 		if err != nil {
 			return err
 		}
-		t := e.Value
-		if now.Sub(t.Expires) <= keepExpired || t.BootID == b.BootID || t.Key != "" && t.MAC != b.MAC {
-			continue
-		}
-		if err := tx.Delete(e.Key); err != nil {
+		if err := store.Put(tx, e.Value.index(), e.Value.BootID); err != nil {
 			return err
 		}
 	}
-	return nil
+	return store.Put(tx, indexedKey, true)
 }
 
 // newSecret is 32 random bytes, base64url without padding.

@@ -12,5 +12,7 @@
 //     and from its first use on to the public key that used it.
 //
 // Keys: token/boot/BOOT, token/operator/ID and token/platform-key/NAME (whose
-// signature on a platform is accepted).
+// signature on a platform is accepted). One-boot tokens are found by their end under
+// token/expiry/TIME/BOOT and token/used/MAC/TIME/BOOT, so that a boot's token costs the
+// same beside any number of others; token/indexed says that all tokens are.
 package trust
