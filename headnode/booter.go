@@ -60,12 +60,12 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		}
 		b := api.Boot{}
 		fresh = false
+		rec, err := serverOf(tx, r.MAC)
+		if err != nil {
+			return err
+		}
 		if r.Boots() { // also one that gets no address, so that it is seen
-			_, known, err := inventory.OwnerOf(tx, r.MAC)
-			if err == nil {
-				b, fresh, err = begin(tx, r, known, now)
-			}
-			if err != nil {
+			if b, fresh, err = begin(tx, r, rec != nil, now); err != nil {
 				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
 			}
 			boot = b
@@ -92,7 +92,7 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 		case o.Known:
 			a.Rule = "known-address"
 		}
-		return s.describe(tx, n, r, b, &a, now)
+		return s.describe(tx, n, r, rec, b, &a, now)
 	})
 	if err == nil && !r.Explain {
 		s.noteFull(ctx, a, now)
@@ -108,25 +108,22 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 	if !r.Requested.IsValid() {
 		return s.bootInform(ctx, r) // a boot service request: the address stays what it is
 	}
-	var (
-		a    api.BootAnswer
-		boot string
-	)
-	err := s.store.Update(ctx, func(tx store.Tx) error {
+	a, again, err := s.bootAgain(ctx, r, now)
+	if err != nil || again {
+		return a, err
+	}
+	var boot string
+	err = s.store.Update(ctx, func(tx store.Tx) error {
 		a, boot = api.BootAnswer{}, ""
 		n, err := s.admin(tx)
 		if err != nil {
 			return err
 		}
-		rec, found, err := inventory.ByFirmware(tx, r.MAC)
+		rec, err := serverOf(tx, r.MAC)
 		if err != nil {
 			return err
 		}
-		server := ""
-		if found {
-			server = rec.UUID
-		}
-		lease, err := addresses.Commit(tx, n, r.MAC, r.Requested, server, now)
+		lease, err := addresses.Commit(tx, n, r.MAC, r.Requested, uuidOf(rec), now)
 		var wrong *addresses.WrongAddressError
 		switch {
 		case errors.As(err, &wrong):
@@ -144,31 +141,19 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		case err != nil:
 			return fmt.Errorf("lease %s to %s: %w", r.Requested, r.MAC, err)
 		}
-		a.Address = netip.PrefixFrom(lease.Address, n.Own.Bits())
-		a.Rule, a.Reason = "lease", fmt.Sprintf("%s is leased to %s", lease.Address, r.MAC)
-		if server != "" {
-			a.Rule, a.Reason = "reservation", fmt.Sprintf("%s is reserved for server %s", lease.Address, rec.Hostname)
-		}
-		if lease.State == addresses.Fixed {
-			a.Rule, a.Reason = "nic-address", fmt.Sprintf("%s is the address of NIC %s", lease.Address, r.MAC)
-		}
 		b := api.Boot{}
 		if r.Boots() {
-			if b, _, err = s.pending.Begin(tx, r, found, now); err != nil {
+			if b, _, err = s.pending.Begin(tx, r, rec != nil, now); err != nil {
 				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
 			}
-			stage := api.StageAck
-			if r.IPXE() {
-				stage = api.StageIPXEAck
-			}
-			if _, err = s.pending.Record(tx, b.ID, api.BootEvent{Stage: stage, Detail: lease.Address.String()}, now, func(b *api.Boot) {
+			if _, err = s.pending.Record(tx, b.ID, ackOf(r, lease), now, func(b *api.Boot) {
 				b.Address = lease.Address.String()
 			}); err != nil {
 				return fmt.Errorf("record boot of %s: %w", r.MAC, err)
 			}
 			boot = b.ID
 		}
-		return s.describe(tx, n, r, b, &a, now)
+		return s.leased(tx, n, r, rec, lease, b, &a, now)
 	})
 	if err != nil {
 		return api.BootAnswer{}, err
@@ -183,6 +168,92 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		s.hub.publish(api.Event{Kind: "boot", Server: a.Server, Name: boot})
 	}
 	return a, nil
+}
+
+// bootAgain answers a REQUEST that changes nothing of note, without a write of its
+// own: the lease is on disk already, and that it was asked for again is written with
+// what else happened to boots. again is false when there is something to write: then
+// nothing was answered. The first boot of a server is written before its answer.
+func (s *Server) bootAgain(ctx context.Context, r api.BootRequest, now time.Time) (a api.BootAnswer, again bool, err error) {
+	b := api.Boot{}
+	err = s.store.View(ctx, func(tx store.Tx) error {
+		a, again, b = api.BootAnswer{}, false, api.Boot{}
+		n, err := s.admin(tx)
+		if err != nil {
+			return err
+		}
+		rec, err := serverOf(tx, r.MAC)
+		if err != nil {
+			return err
+		}
+		lease, current, err := addresses.Current(tx, n, r.MAC, r.Requested, uuidOf(rec), now)
+		if err != nil || !current {
+			return err
+		}
+		if r.Boots() {
+			if b, _, err = s.pending.Begin(tx, r, rec != nil, now); err != nil {
+				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
+			}
+			later, err := s.pending.Later(tx, b.ID, lease.Address.String(), ackOf(r, lease), now)
+			if err != nil || !later {
+				return err
+			}
+		}
+		again = true
+		return s.leased(tx, n, r, rec, lease, b, &a, now)
+	})
+	switch {
+	case err != nil || !again || b.ID == "":
+	case a.Server == "":
+		s.newcomerNews(b, now)
+	default:
+		s.hub.publish(api.Event{Kind: "boot", Server: a.Server, Name: b.ID})
+	}
+	return a, again, err
+}
+
+// ackOf is the event of a REQUEST that is granted.
+func ackOf(r api.BootRequest, lease addresses.Lease) api.BootEvent {
+	stage := api.StageAck
+	if r.IPXE() {
+		stage = api.StageIPXEAck
+	}
+	return api.BootEvent{Stage: stage, Detail: lease.Address.String()}
+}
+
+// leased grants a REQUEST. What is told of the lease ends with what is on disk of it.
+func (s *Server) leased(tx store.Tx, n addresses.Network, r api.BootRequest, rec *inventory.Record, lease addresses.Lease, b api.Boot, a *api.BootAnswer, now time.Time) error {
+	a.Address = netip.PrefixFrom(lease.Address, n.Own.Bits())
+	a.Rule, a.Reason = "lease", fmt.Sprintf("%s is leased to %s", lease.Address, r.MAC)
+	if rec != nil {
+		a.Rule, a.Reason = "reservation", fmt.Sprintf("%s is reserved for server %s", lease.Address, rec.Hostname)
+	}
+	if lease.State == addresses.Fixed {
+		a.Rule, a.Reason = "nic-address", fmt.Sprintf("%s is the address of NIC %s", lease.Address, r.MAC)
+	}
+	if lease.State == addresses.Leased {
+		n.Lease = lease.Expires.Sub(now).Truncate(time.Second)
+	}
+	return s.describe(tx, n, r, rec, b, a, now)
+}
+
+// serverOf finds the server of a DHCP message; nil: none.
+func serverOf(tx store.Tx, mac string) (*inventory.Record, error) {
+	rec, found, err := inventory.ByFirmware(tx, mac)
+	if err != nil {
+		return nil, fmt.Errorf("find server of %s: %w", mac, err)
+	}
+	if !found {
+		return nil, nil
+	}
+	return &rec, nil
+}
+
+func uuidOf(rec *inventory.Record) string {
+	if rec == nil {
+		return ""
+	}
+	return rec.UUID
 }
 
 func nak(rule string, err error, change string) api.BootAnswer {
@@ -204,13 +275,17 @@ func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAns
 		} else if !isNotFound(err) {
 			return err
 		}
+		rec, err := serverOf(tx, r.MAC)
+		if err != nil {
+			return err
+		}
 		b := api.Boot{}
 		if r.Boots() {
-			if b, _, err = s.pending.Peek(tx, r, false, now); err != nil {
+			if b, _, err = s.pending.Peek(tx, r, rec != nil, now); err != nil {
 				return err
 			}
 		}
-		return s.describe(tx, n, r, b, &a, now)
+		return s.describe(tx, n, r, rec, b, &a, now)
 	})
 	return a, err
 }
@@ -254,24 +329,24 @@ func (s *Server) bootDecline(ctx context.Context, r api.BootRequest) (api.BootAn
 	return a, err
 }
 
-// describe fills in what every answer carries, and what the machine would boot.
-func (s *Server) describe(tx store.Tx, n addresses.Network, r api.BootRequest, b api.Boot, a *api.BootAnswer, now time.Time) error {
+// describe fills in what every answer carries. What the machine would boot is said
+// where somebody asked for an explanation: DHCP answers tell nothing of it.
+func (s *Server) describe(tx store.Tx, n addresses.Network, r api.BootRequest, rec *inventory.Record, b api.Boot, a *api.BootAnswer, now time.Time) error {
 	a.Verdict = api.VerdictAnswer
 	a.Gateway, a.DNS, a.NTP, a.Domain, a.Lease = n.Gateway, n.DNS, s.answers.Admin.NTP, s.answers.DNSDomain, n.Lease
 	a.BootID = b.ID
-	rec, found, err := inventory.ByFirmware(tx, r.MAC)
-	if err != nil {
-		return err
-	}
-	if found {
+	if rec != nil {
 		a.Server, a.Hostname = rec.UUID, rec.Hostname
 	}
-	if !r.Boots() {
+	a.Boot = r.Boots()
+	switch {
+	case !a.Boot:
 		a.Change = "only firmware and iPXE are given something to boot"
 		return nil
+	case !r.Explain:
+		return nil
 	}
-	a.Boot = true
-	d, hold, err := s.decide(tx, r.MAC, b, now)
+	d, hold, err := s.decide(tx, r.MAC, rec, b, now)
 	if err != nil {
 		return err
 	}
@@ -286,7 +361,7 @@ func (s *Server) describe(tx store.Tx, n addresses.Network, r api.BootRequest, b
 		a.Platform = d.Next
 		a.Reason += "; " + d.Reason
 		a.Change = "assign another platform with: nereid platform assign"
-		if !found {
+		if rec == nil {
 			a.Change = "approve it once it has enrolled; it boots the default platform until then"
 		}
 	}
@@ -311,26 +386,26 @@ func (h hold) sentence() string {
 const holdRetry = 30
 
 // decide says what a machine boots, or why it is held. Unknown and pending
-// machines do boot: they have to, to be approved.
-func (s *Server) decide(tx store.Tx, mac string, b api.Boot, now time.Time) (platforms.Decision, hold, error) {
-	rec, found, err := inventory.ByFirmware(tx, mac)
-	if err != nil {
-		return platforms.Decision{}, hold{}, err
-	}
+// machines do boot: they have to, to be approved. rec is the server's; nil: none is.
+func (s *Server) decide(tx store.Tx, mac string, rec *inventory.Record, b api.Boot, now time.Time) (platforms.Decision, hold, error) {
+	var (
+		bs  []api.Boot
+		err error
+	)
 	who := mac
-	if found {
+	if rec != nil {
 		rivals, err := inventory.Claimants(tx, rec.UUID)
 		if err != nil {
 			return platforms.Decision{}, hold{}, err
 		}
-		if h := heldBy(rec, inventory.Contested(rec, rivals, s.syncing(rec))); h.reason != "" {
+		if h := heldBy(*rec, inventory.Contested(*rec, rivals, s.syncing(*rec))); h.reason != "" {
 			return platforms.Decision{}, h, nil
 		}
 		who = rec.UUID
-	}
-	var bs []api.Boot
-	if found {
-		bs, err = s.bootsOf(tx, rec, boots.MaxPerMAC)
+		bs, err = s.bootsOf(tx, *rec, boots.MaxPerMAC)
+		if err != nil {
+			return platforms.Decision{}, hold{}, err
+		}
 	} else {
 		bs, err = s.pending.ByMAC(tx, mac, boots.MaxPerMAC)
 	}

@@ -59,7 +59,11 @@ func (s *Server) Plan(ctx context.Context, bootID string, from netip.Addr) (api.
 			return err
 		}
 		plan = api.BootPlan{BootID: bootID, Address: netip.PrefixFrom(from.Unmap(), s.answers.Admin.Address.Bits())}
-		d, h, err := s.decide(tx, b.MAC, b, now)
+		rec, err := serverOf(tx, b.MAC)
+		if err != nil {
+			return err
+		}
+		d, h, err := s.decide(tx, b.MAC, rec, b, now)
 		if err != nil {
 			return err
 		}
@@ -92,7 +96,11 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 		if err != nil {
 			return err
 		}
-		d, h, err := s.decide(tx, b.MAC, b, now)
+		srv, err := serverOf(tx, b.MAC)
+		if err != nil {
+			return err
+		}
+		d, h, err := s.decide(tx, b.MAC, srv, b, now)
 		if err != nil {
 			return err
 		}
@@ -111,10 +119,7 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 		if err != nil {
 			return fmt.Errorf("read the key of platform %s: %w", stamp, err)
 		}
-		host, uuid, claimed, err := s.identity(tx, b)
-		if err != nil {
-			return err
-		}
+		host, uuid, claimed := identity(srv, b)
 		token, err := trust.MintBoot(tx, now, trust.Binding{BootID: b.ID, MAC: b.MAC, UUID: claimed})
 		if err != nil {
 			return err
@@ -149,14 +154,10 @@ func (s *Server) unconfigured(tx store.Tx, id string, from netip.Addr) (api.Boot
 // to: what the firmware claimed, and nothing where it claimed nothing of use. A
 // machine that is known by its MAC has its UUID; another whose firmware has none
 // of use gets the one made from its MAC, as it will when it enrols.
-func (s *Server) identity(tx store.Tx, b api.Boot) (host, uuid, claimed string, err error) {
-	rec, found, err := inventory.ByFirmware(tx, b.MAC)
-	if err != nil {
-		return "", "", "", err
-	}
+func identity(rec *inventory.Record, b api.Boot) (host, uuid, claimed string) {
 	claimed, usable := inventory.Usable(b.UUID)
 	switch {
-	case found:
+	case rec != nil:
 		host, uuid = rec.Hostname, rec.UUID
 	default:
 		host = strings.ReplaceAll(b.MAC, ":", "-")
@@ -164,7 +165,7 @@ func (s *Server) identity(tx store.Tx, b api.Boot) (host, uuid, claimed string, 
 			uuid = inventory.MadeUUID(b.MAC, 0)
 		}
 	}
-	return host, uuid, claimed, nil
+	return host, uuid, claimed
 }
 
 // Record adds to a boot's record. Handing out the script of a platform counts as

@@ -66,6 +66,31 @@ func Commit(tx store.Tx, n Network, mac string, addr netip.Addr, server string, 
 	return l, nil
 }
 
+// Current says whether the MAC has the address, and Commit would change nothing of
+// note: the lease was written in the last quarter of the lease time.
+func Current(tx store.Tx, n Network, mac string, addr netip.Addr, server string, now time.Time) (Lease, bool, error) {
+	mac, err := canonical(mac)
+	if err == nil {
+		err = n.check()
+	}
+	if err != nil {
+		return Lease{}, false, fmt.Errorf("look at lease: %w", err)
+	}
+	l, found, err := known(tx, n, mac)
+	if err != nil {
+		return Lease{}, false, fmt.Errorf("look at lease: %w", err)
+	}
+	if !found || l.Address != addr.Unmap() {
+		return l, false, nil
+	}
+	if l.State == Fixed {
+		return l, true, nil
+	}
+	age := now.Sub(l.Renewed)
+	settles := l.Declines > 0 && now.Sub(l.Since) > Quarantine
+	return l, l.Active(now) && l.Server == server && age >= 0 && age < n.Lease/4 && !settles, nil
+}
+
 // begun is a MAC's new lease of an address. How often others declined the address
 // stays with it.
 func begun(tx store.Tx, a netip.Addr, mac string, now time.Time) (Lease, error) {

@@ -109,6 +109,37 @@ func (p *Pending) Written(ids ...string) {
 	}
 }
 
+// Later adds an event of a boot in memory, as Note does, and has Flush write it. A
+// boot of a stranger need not be written at all yet: then Flush writes it with the
+// address. It does nothing and gives false where Record is to write the boot at once:
+// it is a server's first event, or the boot has another address.
+func (p *Pending) Later(tx store.Tx, id, address string, ev api.BootEvent, now time.Time) (bool, error) {
+	r, err := read(tx, id)
+	if err == nil {
+		if r.Address != address {
+			return false, nil
+		}
+		return true, p.Note(tx, id, ev, now)
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return false, fmt.Errorf("note %s: %w", ev.Stage, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.byID[id]
+	if e == nil {
+		return false, nil
+	}
+	v := e.Value.(*pending)
+	if v.known || v.stored || v.boot.Address != "" && v.boot.Address != address {
+		return false, nil
+	}
+	v.boot.Address, ev.Time = address, now.UTC()
+	p.say(e, ev, now)
+	p.soil(id)
+	return true, nil
+}
+
 // Dirty receives when events were noted that Flush has not written yet.
 func (p *Pending) Dirty() <-chan struct{} { return p.wake }
 
