@@ -7,11 +7,8 @@ func (s *Server) Addrs() (dhcp, bootService, tftp, http netip.AddrPort) {
 	return s.dhcpAddr[0], s.dhcpAddr[1], s.tftpAddr, s.httpAddr
 }
 
-// RefusedScript and ConfigArchive are tested as what machines get, NewLimitListener
-// alone.
+// RefusedScript and ConfigArchive are tested as what machines get.
 var (
 	RefusedScript = refusedScript
 	ConfigArchive = configArchive
-
-	NewLimitListener = newLimitListener
 )

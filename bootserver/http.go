@@ -7,13 +7,14 @@ import (
 	"strings"
 	"time"
 
+	"nereid/admit"
 	"nereid/api"
 )
 
-// Limits of the HTTP server. Clients are a few hundred machines that each hold
-// one connection; what exceeds maxConns waits in the listen queue.
+// Limits of the HTTP server. Each machine that boots holds a connection or two.
 const (
-	maxConns      = 512
+	maxConns      = 2048
+	maxClient     = 64 // of these of one address
 	headerTimeout = 10 * time.Second
 	readTimeout   = 30 * time.Second
 	idleTimeout   = 60 * time.Second
@@ -57,6 +58,25 @@ func (s *Server) httpServer() *http.Server {
 		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout,
 		WriteTimeout: stallTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: s.errorLog(),
+	}
+}
+
+// door is who may have how many HTTP connections: machines that got an address of this
+// boot server do not give way to others.
+func (s *Server) door() *admit.Door {
+	return &admit.Door{Total: maxConns, Strangers: maxConns / 2, PerClient: maxClient, Known: s.leased,
+		Shed: func(beyond string, who netip.Addr) { s.shed("HTTP connections "+beyond, who) }}
+}
+
+// leased reports whether an address was given to a machine that boots.
+func (s *Server) leased(a netip.Addr) bool {
+	_, ok := s.leases.get(a)
+	return ok
+}
+
+func (s *Server) shed(what string, who netip.Addr) {
+	if s.Shed != nil {
+		s.Shed(what, who.String())
 	}
 }
 

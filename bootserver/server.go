@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"nereid/admit"
 	"nereid/bootserver/dhcp"
 )
 
@@ -83,7 +84,7 @@ func (s *Server) Run(ctx context.Context) error {
 	web := s.httpServer()
 	web.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
 	g.Go(func() error {
-		if err := web.Serve(newLimitListener(ls.http, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+		if err := web.Serve(&admit.Listener{TCPListener: ls.http, Door: s.door()}); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP on %s: %w", ls.http.Addr(), err)
 		}
 		return nil

@@ -45,7 +45,7 @@ func fakeIPXE(t testing.TB) string {
 	return dir
 }
 
-func newLocal(t testing.TB) *local {
+func newLocal(t testing.TB, set ...func(*bootserver.Server)) *local {
 	t.Helper()
 	b, err := boottest.New(t.TempDir(), netip.MustParsePrefix("127.0.0.1/8"), netip.MustParseAddr("127.0.0.2"),
 		[]byte("kernel"), []byte("initrd"), bytes.Repeat([]byte("layer "), 2<<20))
@@ -54,6 +54,9 @@ func newLocal(t testing.TB) *local {
 	}
 	s := &bootserver.Server{Address: b.Network, Booter: b, Files: b, IPXEDir: fakeIPXE(t),
 		Ports: bootserver.Ports{DHCP: -1, BootService: -1, TFTP: -1, HTTP: -1}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	for _, f := range set {
+		f(s)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

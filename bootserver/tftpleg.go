@@ -67,10 +67,8 @@ func (s *Server) tftpServer(ctx context.Context) *tftp.Server {
 	return &tftp.Server{
 		Files:  s.ipxe,
 		Logger: s.log().With(slog.String("leg", "tftp")),
-		Known: func(a netip.Addr) bool {
-			_, ok := s.leases.get(a)
-			return ok
-		},
+		Known:  s.leased,
+		Shed:   func(beyond string, who netip.Addr) { s.shed("TFTP reads "+beyond, who) },
 		Done: func(t tftp.Transfer) {
 			id, ok := s.leases.get(t.Client.Addr())
 			if !ok {

@@ -2,12 +2,14 @@ package headnode
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
 	"strings"
 	"time"
 
+	"nereid/admit"
 	"nereid/api"
 	"nereid/headnode/store"
 	"nereid/headnode/trust"
@@ -35,6 +37,9 @@ type callerKey struct{}
 
 type peerKey struct{}
 
+// placeKey holds what a TCP connection takes of what all clients share.
+type placeKey struct{}
+
 func callerOf(ctx context.Context) caller {
 	c, _ := ctx.Value(callerKey{}).(caller)
 	return c
@@ -46,8 +51,14 @@ type peer struct {
 	err error
 }
 
-// connContext asks the kernel who is at the other end of a Unix connection.
+// connContext asks the kernel who is at the other end of a Unix connection, and keeps
+// the place of any other.
 func connContext(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		if a, ok := t.NetConn().(*admit.Conn); ok {
+			return context.WithValue(ctx, placeKey{}, a.Place)
+		}
+	}
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		return ctx
@@ -61,6 +72,9 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := s.identify(r)
+		if p, ok := r.Context().Value(placeKey{}).(*admit.Place); ok && (c.uuid != "" || c.operator != "") {
+			p.Prove()
+		}
 		c.control = http.NewResponseController(w)
 		now := time.Now()
 		// A body that trickles is cut; a long poll lifts this once it is read.

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -72,7 +73,7 @@ func initDir(t *testing.T, last int) string {
 
 func startHead(t *testing.T) *head { return startIn(t, initDir(t, 250)) }
 
-func startIn(t *testing.T, dir string) *head {
+func startIn(t *testing.T, dir string, set ...func(*Server)) *head {
 	t.Helper()
 	h := &head{t: t, dir: dir, done: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,6 +84,9 @@ func startIn(t *testing.T, dir string) *head {
 		t.Fatal(err)
 	}
 	h.Server = s
+	for _, f := range set {
+		f(s)
+	}
 	go func() { h.done <- errors.Join(s.Run(ctx), s.Close()) }()
 	select {
 	case <-s.Ready():
@@ -160,6 +164,7 @@ type machine struct {
 	mac   string
 	nics  []string
 	addr  netip.Addr
+	from  netip.Addr // it speaks HTTPS from; zero: any
 	boot  string
 	token string
 	cfg   api.BootConfig
@@ -316,9 +321,26 @@ func (m *machine) post(pool *x509.CertPool, path string, in, out any) (int, erro
 		cfg.Certificates = []tls.Certificate{{Certificate: [][]byte{block.Bytes}, PrivateKey: m.key}}
 	}
 	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true}
+	var d net.Dialer
+	if m.from.IsValid() {
+		d.LocalAddr = &net.TCPAddr{IP: m.from.AsSlice()}
+	}
+	opened := make(chan net.Conn, 4)
+	tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, network, addr)
+		if err == nil {
+			opened <- c
+		}
+		return c, err
+	}
 	defer tr.CloseIdleConnections()
 	c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
 	res, err := c.Post("https://"+m.h.HTTPS().String()+path, "application/json", bytes.NewReader(b))
+	select {
+	case c := <-opened:
+		defer c.Close()
+	default: // there was none
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -358,5 +380,18 @@ func wantCode(t *testing.T, what string, err error, code api.Code) {
 	}
 	if p.Detail == "" || p.Next == "" || p.Status < 400 {
 		t.Errorf("%s: the problem does not say what and what next: %+v", what, *p)
+	}
+}
+
+// until waits for something that nothing tells of.
+func (h *head) until(what string, ok func() bool) {
+	h.t.Helper()
+	limit := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-limit:
+			h.t.Fatalf("it did not come true that %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }

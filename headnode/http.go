@@ -15,15 +15,16 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"nereid/admit"
 	"nereid/api"
 )
 
 // Limits of the HTTP servers.
 const (
-	maxConns  = 8192 // per listener: two for each of 4,000 servers
+	maxConns  = 8192 // over HTTPS: two for each of 4,000 servers
+	maxClient = 64   // of these of one address
 	maxHeader = 32 << 10
 	maxBody   = 1 << 20 // of an operator's request
 	maxSync   = 4 << 20 // of an agent's: an inventory with thousands of disks
@@ -65,7 +66,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		BaseContext:       func(net.Listener) context.Context { return context.WithValue(stopping, stopKey{}, ctx.Done()) },
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	tcp = tls.NewListener(netutil.LimitListener(tcp, maxConns), s.ca.TLSConfig(
+	tcp = tls.NewListener(&admit.Listener{TCPListener: tcp.(*net.TCPListener), Door: s.door}, s.ca.TLSConfig(
 		[]netip.Addr{s.answers.Admin.Address.Addr(), netip.MustParseAddr("127.0.0.1")}, []string{"nereid-headnode", "localhost"}))
 
 	g, gctx := errgroup.WithContext(ctx)

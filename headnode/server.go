@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"nereid/admit"
 	"nereid/api"
 	"nereid/headnode/addresses"
 	"nereid/headnode/answers"
@@ -74,7 +75,8 @@ type Server struct {
 	offers  *addresses.Offers
 	pending *boots.Pending
 	live    live
-	known   atomic.Pointer[map[string]bool] // MACs of servers
+	known   atomic.Pointer[known]
+	door    *admit.Door // of HTTPS
 	probes  probes
 	hub     hub
 	shed    shed
@@ -151,6 +153,8 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.pending = boots.NewPending(maxPending)
 	s.pending.Dropped = dropBoot
 	s.live.seen = map[string]liveServer{}
+	s.door = &admit.Door{Total: maxConns, Strangers: maxConns / 2, PerClient: maxClient, Known: s.knownAddress,
+		Shed: func(beyond string, who netip.Addr) { s.Shed("HTTPS connections "+beyond, who.String()) }}
 	s.sets = journal.NewHub(s.store)
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err

@@ -31,7 +31,8 @@ func (s *Server) RunSVP(ctx context.Context, at netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("listen for SVP: %w", err)
 	}
-	server := &svp.Server{Lookup: svpLookup{s}, Log: s.log, Allow: func(a netip.Addr) bool { return s.mayAskSVP(ctx, a.Unmap()) }}
+	server := &svp.Server{Lookup: svpLookup{s}, Log: s.log, Allow: func(a netip.Addr) bool { return s.mayAskSVP(ctx, a.Unmap()) },
+		Shed: func(beyond string, who netip.Addr) { s.Shed("SVP connections "+beyond, who.String()) }}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.expireSVP(ctx); return nil })
 	g.Go(func() error { return server.Serve(ctx, l) })

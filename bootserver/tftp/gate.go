@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"nereid/admit"
 )
 
 // gate is the socket of port 69 as the protocol engine sees it: only reads that
@@ -14,7 +16,7 @@ import (
 type gate struct {
 	*net.UDPConn
 	server *Server
-	slots  slots
+	slots  *slots
 	closed atomic.Bool
 }
 
@@ -51,7 +53,7 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 		case len(v.Read) > len(p):
 			g.server.log().Debug("TFTP request dropped: too long", "from", from.String(), "bytes", n)
 		default:
-			if why := g.slots.take(from, g.server.known(from.Addr())); why != "" {
+			if why := g.slots.take(from); why != "" {
 				g.server.overload(from, why)
 				continue
 			}
@@ -60,48 +62,36 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 	}
 }
 
-// slots counts the reads in progress by client.
+// slots are the reads in progress.
 type slots struct {
-	max, perClient int
+	door *admit.Door
 
 	mu     sync.Mutex
-	active map[netip.AddrPort]bool
-	client map[netip.Addr]int
+	active map[netip.AddrPort]*admit.Place
 	last   netip.AddrPort
 }
 
-// take reserves a slot, or says why there is none. Clients that are not known
-// may fill a quarter of the slots.
-func (s *slots) take(from netip.AddrPort, known bool) string {
+// take reserves a slot, or says why there is none.
+func (s *slots) take(from netip.AddrPort) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	limit := s.max
-	if !known {
-		limit = max(1, s.max/4)
-	}
-	switch {
-	case s.active[from]:
+	if s.active[from] != nil {
 		return "the same read is in progress"
-	case s.client[from.Addr()] >= s.perClient:
-		return "too many reads of one client"
-	case len(s.active) >= limit:
-		return "too many reads at once"
 	}
-	s.active[from] = true
-	s.client[from.Addr()]++
-	s.last = from
+	place, beyond := s.door.Enter(from.Addr(), nil)
+	if place == nil {
+		return beyond
+	}
+	s.active[from], s.last = place, from
 	return ""
 }
 
 func (s *slots) release(from netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.active[from] {
-		return
-	}
-	delete(s.active, from)
-	if s.client[from.Addr()]--; s.client[from.Addr()] <= 0 {
-		delete(s.client, from.Addr())
+	if p := s.active[from]; p != nil {
+		p.Leave()
+		delete(s.active, from)
 	}
 }
 
@@ -111,10 +101,4 @@ func (s *slots) releaseLast() {
 	last := s.last
 	s.mu.Unlock()
 	s.release(last)
-}
-
-func (s *slots) used() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.active)
 }

@@ -14,6 +14,8 @@ import (
 
 	engine "github.com/pin/tftp/v3"
 	"golang.org/x/sync/errgroup"
+
+	"nereid/admit"
 )
 
 // Transfer is a file sent to a client, or the part of it that was.
@@ -43,6 +45,8 @@ type Server struct {
 	Timeout time.Duration
 	// Known reports whether an address has a lease; nil means all have.
 	Known func(netip.Addr) bool
+	// Shed, when not nil, hears of reads that are dropped beyond a limit.
+	Shed func(beyond string, client netip.Addr)
 	// Done is called after each transfer, Refused after each refusal.
 	Done    func(Transfer)
 	Refused func(client netip.Addr, text string)
@@ -54,15 +58,7 @@ type Server struct {
 // Serve answers on conn until ctx ends, then closes it, lets transfers stop
 // (within a few timeouts) and returns nil.
 func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
-	g := &gate{UDPConn: conn, server: s}
-	g.slots.max, g.slots.perClient = s.MaxTransfers, s.MaxPerClient
-	if g.slots.max <= 0 {
-		g.slots.max = 256
-	}
-	if g.slots.perClient <= 0 {
-		g.slots.perClient = 8
-	}
-	g.slots.active, g.slots.client = map[netip.AddrPort]bool{}, map[netip.Addr]int{}
+	g := &gate{UDPConn: conn, server: s, slots: s.newSlots()}
 	block, timeout := s.BlockSize, s.Timeout
 	if block <= 0 {
 		block = 1468
@@ -161,7 +157,20 @@ func (s *Server) has(name string) bool {
 	return ok
 }
 
-func (s *Server) known(a netip.Addr) bool { return s.Known == nil || s.Known(a) }
+// newSlots are the slots for reads. Clients that are not known may fill a quarter.
+func (s *Server) newSlots() *slots {
+	d := &admit.Door{Total: s.MaxTransfers, PerClient: s.MaxPerClient, Known: s.Known, Shed: s.Shed, Stay: true}
+	if d.Total <= 0 {
+		d.Total = 256
+	}
+	if d.PerClient <= 0 {
+		d.PerClient = 8
+	}
+	if d.Strangers = max(1, d.Total/4); s.Known == nil {
+		d.Strangers = d.Total
+	}
+	return &slots{door: d, active: map[netip.AddrPort]*admit.Place{}}
+}
 
 func (s *Server) refused(client netip.Addr, text string) {
 	s.log().Info("TFTP request refused", "client", client.String(), "why", text)

@@ -296,26 +296,26 @@ func read(t *testing.T, from netip.Addr, server netip.AddrPort, name string) ([]
 
 // TestPerClient: one client cannot take all slots.
 func TestPerClient(t *testing.T) {
-	s := slots{max: 100, perClient: 2, active: map[netip.AddrPort]bool{}, client: map[netip.Addr]int{}}
+	s := (&Server{MaxTransfers: 100, MaxPerClient: 2}).newSlots()
 	a := netip.MustParseAddr("10.0.0.1")
 	p := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
-	if s.take(p(1), true) != "" || s.take(p(2), true) != "" {
+	if s.take(p(1)) != "" || s.take(p(2)) != "" {
 		t.Fatal("the first two were not let in")
 	}
-	if why := s.take(p(3), true); why != "too many reads of one client" {
+	if why := s.take(p(3)); why != "beyond 2 of one client" {
 		t.Errorf("third: %q", why)
 	}
-	if why := s.take(p(1), true); why != "the same read is in progress" {
+	if why := s.take(p(1)); why != "the same read is in progress" {
 		t.Errorf("duplicate: %q", why)
 	}
 	s.release(p(1))
 	s.release(p(1))
-	if why := s.take(p(3), true); why != "" || s.used() != 2 {
-		t.Errorf("after a release: %q, %d used", why, s.used())
+	if why := s.take(p(3)); why != "" || s.door.Held() != 2 {
+		t.Errorf("after a release: %q, %d used", why, s.door.Held())
 	}
 	s.releaseLast()
-	if s.used() != 1 {
-		t.Errorf("%d used after the last was given back", s.used())
+	if s.door.Held() != 1 {
+		t.Errorf("%d used after the last was given back", s.door.Held())
 	}
 }
 

@@ -175,6 +175,20 @@ func write(tx store.Tx, l Lease) error {
 	return tx.Put(expiryKey(l.Expires, l.Address), []byte(l.State))
 }
 
+// OfServers gives the addresses that are reserved for servers of the inventory.
+func OfServers(tx store.Tx) (map[netip.Addr]bool, error) {
+	of := map[netip.Addr]bool{}
+	for e, err := range store.Each[Lease](tx, ipPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("addresses of servers: %w", err)
+		}
+		if e.Value.State == Reserved {
+			of[e.Value.Address] = true
+		}
+	}
+	return of, nil
+}
+
 // Usage counts what the range is used for.
 func Usage(tx store.Tx, n Network, now time.Time) (Counts, error) {
 	if err := n.check(); err != nil {

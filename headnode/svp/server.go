@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"nereid/admit"
 )
 
 // Port is the TCP port that SmartOS nodes connect to.
@@ -34,8 +36,9 @@ const (
 // Server answers SmartOS nodes. Its fields are not to be changed once it serves.
 type Server struct {
 	Lookup Lookup
-	Allow  func(netip.Addr) bool // whether an address is a node's: of a peer, and of the log it asks for; nil: none is
-	Log    *slog.Logger          // nil: nothing is logged
+	Allow  func(netip.Addr) bool                // whether an address is a node's: of a peer, and of the log it asks for; nil: none is
+	Log    *slog.Logger                         // nil: nothing is logged
+	Shed   func(beyond string, peer netip.Addr) // hears of connections beyond a limit; nil: nobody does
 
 	MaxConns     int           // 0: DefaultMaxConns
 	MaxPerClient int           // connections from one address; 0: DefaultMaxPerClient
@@ -43,10 +46,8 @@ type Server struct {
 	Timeout      time.Duration // for the rest of a message, a look-up, and a write; 0: DefaultTimeout
 
 	counters counters
-
-	mu    sync.Mutex
-	conns map[netip.Addr]int // connections by address
-	total int
+	once     sync.Once
+	entrance *admit.Door
 }
 
 // Serve answers the connections of l until ctx ends. It closes l, lets requests in
@@ -78,13 +79,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			return fmt.Errorf("accept SVP connection: %w", err)
 		}
-		peer, ok := s.admit(c)
-		if !ok {
+		place, peer := s.admit(c)
+		if place == nil {
 			_ = c.Close()
 			continue
 		}
 		wg.Go(func() {
-			defer s.leave(peer)
+			defer place.Leave()
 			s.serve(ctx, c, peer)
 		})
 	}
@@ -112,37 +113,32 @@ func wait(ctx context.Context, d time.Duration) bool {
 // allowed says whether an address may be a node's.
 func (s *Server) allowed(a netip.Addr) bool { return s.Allow != nil && s.Allow(a.Unmap()) }
 
-// admit counts a connection in, or says why it is refused.
-func (s *Server) admit(c net.Conn) (peer netip.Addr, ok bool) {
+// door is who may have how many connections.
+func (s *Server) door() *admit.Door {
+	s.once.Do(func() {
+		s.entrance = &admit.Door{Total: or(s.MaxConns, DefaultMaxConns), PerClient: or(s.MaxPerClient, DefaultMaxPerClient),
+			Shed: func(beyond string, peer netip.Addr) {
+				s.counters.refused.Add(1)
+				s.log().Debug("SVP connection refused", "peer", peer.String(), "why", beyond)
+				if s.Shed != nil {
+					s.Shed(beyond, peer)
+				}
+			}}
+	})
+	return s.entrance
+}
+
+// admit lets a connection in; without a place it is refused.
+func (s *Server) admit(c net.Conn) (*admit.Place, netip.Addr) {
 	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	peer = ap.Addr().Unmap().WithZone("")
+	peer := ap.Addr().Unmap().WithZone("")
 	if err != nil || !s.allowed(peer) {
 		s.counters.refused.Add(1)
 		s.log().Debug("SVP connection refused: not from a server's address", "peer", c.RemoteAddr().String())
-		return peer, false
+		return nil, peer
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conns == nil {
-		s.conns = make(map[netip.Addr]int)
-	}
-	if s.total >= or(s.MaxConns, DefaultMaxConns) || s.conns[peer] >= or(s.MaxPerClient, DefaultMaxPerClient) {
-		s.counters.refused.Add(1)
-		s.log().Debug("SVP connection refused: too many", "peer", peer.String(), "of_peer", s.conns[peer], "total", s.total)
-		return peer, false
-	}
-	s.conns[peer]++
-	s.total++
-	return peer, true
-}
-
-func (s *Server) leave(peer netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.conns[peer]--; s.conns[peer] == 0 {
-		delete(s.conns, peer)
-	}
+	p, _ := s.door().Enter(peer, func() { _ = c.Close() })
+	return p, peer
 }
 
 func or[T int | time.Duration](v, def T) T {

@@ -24,11 +24,8 @@ type counters struct {
 
 // Stats gives the present counts.
 func (s *Server) Stats() Stats {
-	s.mu.Lock()
-	conns := s.total
-	s.mu.Unlock()
 	st := Stats{
-		Conns:      conns,
+		Conns:      s.door().Held(),
 		Refused:    s.counters.refused.Load(),
 		BadCRC:     s.counters.badCRC.Load(),
 		Unknown:    s.counters.unknown.Load(),
