@@ -20,6 +20,7 @@ type Door struct {
 	Strangers int  // places for all clients that are not known; 0: Total
 	PerClient int  // places for one address
 	Stay      bool // nobody gives way: what holds a place cannot be broken off
+	Turns     bool // where no stranger has two, the first gives its only place to one that has none
 
 	// Known reports, from memory, whether an address is a known client's. nil: none is.
 	Known func(netip.Addr) bool
@@ -100,7 +101,7 @@ func (d *Door) enter(addr netip.Addr, as int, leave func()) (p, gone *Place, bey
 	}
 	has := c.places.Len()
 	if has >= d.PerClient {
-		return nil, nil, fmt.Sprintf("beyond %d of one client", d.PerClient)
+		return nil, nil, d.OfOne()
 	}
 	if full, beyond := d.full(c.kind); full {
 		if gone = d.yields(c.kind, has); gone == nil {
@@ -129,7 +130,10 @@ func (d *Door) yields(as, has int) *Place {
 		return nil
 	}
 	if as == stranger {
-		return d.kinds[stranger].most(has + 2)
+		if p := d.kinds[stranger].most(has + 2); p != nil || !d.Turns || has > 0 {
+			return p
+		}
+		return d.kinds[stranger].most(1)
 	}
 	if p := d.kinds[stranger].most(1); p != nil {
 		return p
@@ -138,7 +142,7 @@ func (d *Door) yields(as, has int) *Place {
 }
 
 // most gives the newest place of the client with the most places, if it has at least
-// so many.
+// so many; of several such clients the one that has had as many for the longest.
 func (k *kind) most(least int) *Place {
 	for n := len(k.with) - 1; n >= least; n-- {
 		if e := k.with[n].Front(); e != nil {
@@ -186,6 +190,9 @@ func (d *Door) drop(p *Place) {
 	d.move(p.of, func() { p.of.places.Remove(p.at) })
 	p.at = nil
 }
+
+// OfOne is what Enter says of an address beyond its own bound.
+func (d *Door) OfOne() string { return fmt.Sprintf("beyond %d of one client", d.PerClient) }
 
 // Leave gives a place up. It may be called again.
 func (p *Place) Leave() {

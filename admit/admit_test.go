@@ -135,6 +135,23 @@ func TestStay(t *testing.T) {
 	r.want("a known one", 1001, "beyond 4 at once")
 }
 
+// TestTurns: where strangers hold one place each, the first of them gives it to one
+// that has none.
+func TestTurns(t *testing.T) {
+	r := newRoom(t, &Door{Total: 4, Strangers: 2, PerClient: 2, Turns: true})
+	for n := range 4 {
+		r.want("strangers", n, "")
+	}
+	r.has(1, 0)
+	r.has(2, 1)
+	r.want("one that has one", 3, "beyond 2 of strangers")
+	r.want("a known one", 1000, "")
+	r.want("a known one", 1000, "")
+	r.want("a stranger", 4, "")
+	r.has(2, 0)
+	r.has(1000, 2)
+}
+
 // TestCounts: whatever comes and goes, the bounds hold and the counts are right.
 func TestCounts(t *testing.T) {
 	r := newRoom(t, &Door{Total: 30, Strangers: 20, PerClient: 5})

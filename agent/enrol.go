@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -30,7 +31,7 @@ func (l *link) enrol(ctx context.Context) time.Duration {
 		l.say.say("This server could not make a certificate request: " + err.Error())
 		return l.enrolBackoff.next()
 	}
-	req := api.EnrolRequest{Token: l.a.Boot.Token, BootID: l.a.Boot.BootID, CSR: csr, Sysinfo: l.inv.info}
+	req := api.EnrolRequest{Token: l.a.Boot.Token, BootID: l.a.Boot.BootID, CSR: csr, Sysinfo: shortened(l.inv.info)}
 	var resp api.EnrolResponse
 	asked := time.Now()
 	cctx, cancel := context.WithTimeout(ctx, heldTimeout)
@@ -69,6 +70,19 @@ func (l *link) enrol(ctx context.Context) time.Duration {
 	l.plain.close()
 	l.say.say("Enrolled with the head node at " + l.base.Host + ".")
 	return 0
+}
+
+// shortened leaves disks out of hardware that is too long for an enrolment: they are
+// shown to who approves the server, and all of them follow with its first sync.
+func shortened(info api.Sysinfo) api.Sysinfo {
+	const room = api.MaxEnrol - 16<<10 // for the rest of the request
+	for len(info.Disks) > 0 {
+		if b, err := json.Marshal(info); err != nil || len(b) <= room {
+			break
+		}
+		info.Disks = info.Disks[:len(info.Disks)/2]
+	}
+	return info
 }
 
 // name is how the server calls itself: by its UUID, or by the MAC it booted from.

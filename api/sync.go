@@ -144,6 +144,9 @@ type SyncResponse struct {
 // MaxProbes is how many probes a server is asked for at once.
 const MaxProbes = 4
 
+// MaxEnrol is the size of the longest enrolment, in bytes: anybody may send one.
+const MaxEnrol = 256 << 10
+
 // EnrolRequest asks for a client certificate. The token is bound to the key of
 // the first CSR that used it; the same key may ask again until it is approved.
 type EnrolRequest struct {

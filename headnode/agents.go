@@ -24,7 +24,7 @@ type polled[T any] struct {
 }
 
 func (s *Server) routeAgents(h huma.API) {
-	route(s, h, anyone, http.MethodPost, "/v1/enrol", "Ask for a client certificate with a one-boot token; held while an operator has to approve", s.enrol, reports)
+	route(s, h, anyone, http.MethodPost, "/v1/enrol", "Ask for a client certificate with a one-boot token; held while an operator has to approve", s.enrol, s.enrolments)
 	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/sync", "Report and hear what is wanted; held while there is nothing new", s.sync, reports)
 	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/renew", "Renew a client certificate with the present one", s.renew, tolerant)
 }
@@ -36,6 +36,7 @@ func (s *Server) enrol(ctx context.Context, in *body[api.EnrolRequest]) (*polled
 	if err != nil {
 		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "look at the agent's version", "%v", err)
 	}
+	turn := turnOf(ctx)
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var changed <-chan struct{}
@@ -56,6 +57,9 @@ func (s *Server) enrol(ctx context.Context, in *body[api.EnrolRequest]) (*polled
 			csr.UUID = uuid
 			return s.certify(csr)
 		}
+		if out.Record.Approved {
+			turn.prove()
+		}
 		if watched != uuid { // which server it is was known only now: look again, watching
 			changed, watched = s.store.Watch(watch, inventory.ServerPrefix+uuid), uuid
 			continue
@@ -65,6 +69,8 @@ func (s *Server) enrol(ctx context.Context, in *body[api.EnrolRequest]) (*polled
 		}
 		select {
 		case <-changed:
+		case <-turn.over():
+			return nil, tooManyEnrol()
 		case <-hold.C:
 			return &polled[api.EnrolResponse]{Status: http.StatusAccepted, Body: waitAnswer(out)}, nil
 		case <-stopOf(ctx):

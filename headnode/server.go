@@ -77,6 +77,7 @@ type Server struct {
 	live    live
 	known   atomic.Pointer[known]
 	door    *admit.Door // of HTTPS
+	waiting *admit.Door // of enrolments
 	probes  probes
 	hub     hub
 	shed    shed
@@ -155,6 +156,8 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.live.seen = map[string]liveServer{}
 	s.door = &admit.Door{Total: maxConns, Strangers: maxConns / 2, PerClient: maxClient, Known: s.knownAddress,
 		Shed: func(beyond string, who netip.Addr) { s.Shed("HTTPS connections "+beyond, who.String()) }}
+	s.waiting = &admit.Door{Total: maxEnrols, Strangers: maxEnrols / 4, PerClient: maxClientEnrols, Turns: true, Known: s.knownAddress,
+		Shed: func(beyond string, who netip.Addr) { s.Shed("enrolments "+beyond, who.String()) }}
 	s.sets = journal.NewHub(s.store)
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err
