@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	"nereid/agent/firewall"
 	"nereid/agent/network"
@@ -68,4 +71,32 @@ func filterOptions(s api.NetworkSpec) firewall.Options {
 		}
 	}
 	return o
+}
+
+// rulesFailed says whose firewall rules could not be made, and what that means for
+// their NICs; empty: nobody's.
+func rulesFailed(failed []firewall.Failure) string {
+	if len(failed) == 0 {
+		return ""
+	}
+	accounts := make([]string, len(failed))
+	for i, f := range failed {
+		accounts[i] = fmt.Sprintf("account %s (%v", cmp.Or(f.Owner, "unknown"), f.Err)
+		if len(f.Closed) > 0 {
+			accounts[i] += "; NICs that had no rules before are closed: " + andMore(f.Closed)
+		}
+		accounts[i] += ")"
+	}
+	return "Firewall rules cannot be made, and the NICs of their accounts keep the rules of before: " + andMore(accounts) +
+		"; correct what is named, a rule with nereid firewall update RULE or nereid firewall disable RULE, a NIC with nereid nic update MAC."
+}
+
+// andMore lists the first five, and counts the others.
+func andMore(names []string) string {
+	const most = 5
+	s := strings.Join(names[:min(len(names), most)], ", ")
+	if n := len(names) - most; n > 0 {
+		s += fmt.Sprintf(" and %d more", n)
+	}
+	return s
 }

@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
+	"nereid/agent/firewall"
 	"nereid/agent/network"
 	"nereid/api"
 )
@@ -37,5 +40,23 @@ func TestBridgeNames(t *testing.T) {
 	}
 	if p := ports[0]; p.Bridge != "vb7" || len(p.Names) != 0 {
 		t.Errorf("port of a fabric: %+v", p)
+	}
+}
+
+// An operator reads whose rules cannot be made, of many some, and what to do.
+func TestRulesFailed(t *testing.T) {
+	if got := rulesFailed(nil); got != "" {
+		t.Errorf("nobody's: %q", got)
+	}
+	one := firewall.Failure{Owner: "a", Err: errors.New("rule 7: protocol")}
+	want := "Firewall rules cannot be made, and the NICs of their accounts keep the rules of before: account a (rule 7: protocol); correct what is named, a rule with nereid firewall update RULE or nereid firewall disable RULE, a NIC with nereid nic update MAC."
+	if got := rulesFailed([]firewall.Failure{one}); got != want {
+		t.Errorf("one: %q, want %q", got, want)
+	}
+	many := slices.Repeat([]firewall.Failure{one}, 8)
+	many[0].Closed = slices.Repeat([]string{"m"}, 7)
+	got := rulesFailed(many)
+	if strings.Count(got, "account a (") != 5 || !strings.Contains(got, ") and 3 more; correct") || !strings.Contains(got, "are closed: m, m, m, m, m and 2 more)") {
+		t.Errorf("many: %q", got)
 	}
 }

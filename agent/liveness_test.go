@@ -92,7 +92,7 @@ type slowFilter struct {
 	wireFilter
 }
 
-func (s slowFilter) Apply(ctx context.Context, p []firewall.Port, f api.FirewallSpec, o firewall.Options) error {
+func (s slowFilter) Apply(ctx context.Context, p []firewall.Port, f api.FirewallSpec, o firewall.Options) ([]firewall.Failure, error) {
 	s.work("firewall")
 	return s.wireFilter.Apply(ctx, p, f, o)
 }

@@ -29,6 +29,7 @@ type wire struct {
 	moved chan struct{} // a link came or went
 	kept  []api.UnexpectedNIC
 	gone  []string
+	bad   []firewall.Failure
 }
 
 func newWire() *wire {
@@ -66,10 +67,12 @@ func (w *wire) did() string {
 	return s
 }
 
-func (w *wire) fail(what string, err error) {
+func (w *wire) fail(what string, err error) { w.set(func() { w.fails[what] = err }) }
+
+func (w *wire) set(change func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.fails[what] = err
+	change()
 }
 
 func (w *wire) net() Net {
@@ -135,8 +138,11 @@ func (w wireRouters) Drops(context.Context) (map[string]uint64, error) {
 
 type wireFilter struct{ *wire }
 
-func (w wireFilter) Apply(_ context.Context, p []firewall.Port, _ api.FirewallSpec, o firewall.Options) error {
-	return w.note("firewall", " %d ports, isolated %v", len(p), o.Isolated)
+func (w wireFilter) Apply(_ context.Context, p []firewall.Port, _ api.FirewallSpec, o firewall.Options) ([]firewall.Failure, error) {
+	err := w.note("firewall", " %d ports, isolated %v", len(p), o.Isolated)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bad, err
 }
 func (w wireFilter) VerifyOrRepair(context.Context) (bool, error) { return false, nil }
 func (w wireFilter) Counters(context.Context) (map[string]uint64, error) {
@@ -216,6 +222,27 @@ func TestNetwork(t *testing.T) {
 		}
 		n.fail("firewall", nil)
 		h.until("r3", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r3" && len(s.Report.Problems) == 0 })
+
+		// One account's rules stop nobody else, and are told until they can be made.
+		n.did()
+		n.set(func() {
+			n.bad = []firewall.Failure{{Owner: "a", Err: errors.New("rule 7: protocol"), Closed: []string{"02:6e:72:00:00:01"}}}
+		})
+		h.set(func() { h.spec = networkSpec("r3a") })
+		s = h.until("r3a", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r3a" })
+		if len(s.Report.Problems) != 1 || !strings.Contains(s.Report.Problems[0], "account a (rule 7: protocol; NICs that had no rules before are closed: 02:6e:72:00:00:01)") {
+			t.Errorf("problems %q", s.Report.Problems)
+		}
+		if got := n.did(); !strings.Contains(got, "links 1 ports 1 VNIs\nrouters 1") {
+			t.Errorf("with one account's rules failing did\n%s", got)
+		}
+		time.Sleep(10 * time.Minute)
+		if got := n.did(); got != "" {
+			t.Errorf("tried again by itself: %s", got)
+		}
+		n.set(func() { n.bad = nil })
+		h.set(func() { h.spec = networkSpec("r3b") })
+		h.until("r3b", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r3b" && len(s.Report.Problems) == 0 })
 
 		// What cut the server off is not tried again by itself.
 		n.did()

@@ -49,7 +49,7 @@ type Routers interface {
 
 // Filter is anti-spoofing and the firewall; *firewall.Firewall is one.
 type Filter interface {
-	Apply(ctx context.Context, ports []firewall.Port, fw api.FirewallSpec, o firewall.Options) error
+	Apply(ctx context.Context, ports []firewall.Port, fw api.FirewallSpec, o firewall.Options) ([]firewall.Failure, error)
 	VerifyOrRepair(ctx context.Context) (repaired bool, err error)
 	Counters(ctx context.Context) (map[string]uint64, error)
 }
@@ -156,9 +156,11 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
 		if err != nil {
 			return fmt.Errorf("look for NICs that are there: %w; no port was changed", err)
 		}
-		if err := n.a.Net.Filter.Apply(ctx, append(filterPorts(s), ports...), s.Firewall, filterOptions(s)); err != nil {
+		failed, err := n.a.Net.Filter.Apply(ctx, append(filterPorts(s), ports...), s.Firewall, filterOptions(s))
+		if err != nil {
 			return fmt.Errorf("apply firewall: %w; no port was changed", err)
 		}
+		n.board.problem("firewall", rulesFailed(failed))
 	}
 	linksErr := n.a.Net.Links.Apply(ctx, s)
 	if linksErr != nil {

@@ -26,7 +26,7 @@ func BenchmarkNetNSApply(b *testing.B) {
 			w := manyRules(n)
 			for b.Loop() {
 				f := newFirewall(b) // of a process that has just started
-				if err := f.Apply(b.Context(), w.ports, w.fw, Options{}); err != nil {
+				if err := applyAll(b.Context(), f, w.ports, w.fw, Options{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -48,7 +48,7 @@ func BenchmarkNetNSChange(b *testing.B) {
 		for what, fw := range changed {
 			b.Run(fmt.Sprintf("%s/rules=%d", what, n), func(b *testing.B) {
 				f := newFirewall(b)
-				if err := f.Apply(b.Context(), w.ports, w.fw, Options{}); err != nil {
+				if err := applyAll(b.Context(), f, w.ports, w.fw, Options{}); err != nil {
 					b.Fatal(err)
 				}
 				done := false
@@ -58,7 +58,7 @@ func BenchmarkNetNSChange(b *testing.B) {
 						spec = w.fw
 					}
 					done = !done
-					if err := f.Apply(b.Context(), w.ports, spec, Options{}); err != nil {
+					if err := applyAll(b.Context(), f, w.ports, spec, Options{}); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -73,7 +73,7 @@ func BenchmarkNetNSCommit(b *testing.B) {
 		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
 			w := manyRules(n)
 			f := newFirewall(b)
-			if err := f.Apply(b.Context(), w.ports, w.fw, Options{}); err != nil {
+			if err := applyAll(b.Context(), f, w.ports, w.fw, Options{}); err != nil {
 				b.Fatal(err)
 			}
 			hosts, _ := f.applied.set(setHosts4)
@@ -114,7 +114,7 @@ func throughput(b *testing.B, firewall func(testing.TB) *Firewall) {
 				w := manyRules(n)
 				w.fw.Rules = append(w.fw.Rules, api.FirewallEntry{Rule: "x", Direction: "in", Ports: []string{w.ports[0].MAC}, Action: "allow", Protocol: "tcp", Dst: []api.PortRange{{First: 7, Last: 7}}})
 				w.ports[0].Addresses = []api.PortAddress{{Address: "10.0.0.1/24"}}
-				if err := f.Apply(b.Context(), w.ports, w.fw, Options{}); err != nil {
+				if err := applyAll(b.Context(), f, w.ports, w.fw, Options{}); err != nil {
 					b.Fatal(err)
 				}
 			} else if err := f.Remove(b.Context()); err != nil {

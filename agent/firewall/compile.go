@@ -1,8 +1,10 @@
 package firewall
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -30,12 +32,13 @@ type compiler struct {
 	n        *numbers // changed
 	es       map[string]elements
 	elements int
+	room     int // for elements
 	steps    int
 }
 
 // compileRules fills the firewall's sets.
 func compileRules(s *spec, n *numbers) (map[string]elements, error) {
-	c := &compiler{spec: s, n: n, es: make(map[string]elements)}
+	c := &compiler{spec: s, n: n, es: make(map[string]elements), room: cmp.Or(s.room, maxElements)}
 	for _, set := range judgeSets() {
 		c.es[set.name] = make(elements)
 	}
@@ -52,8 +55,8 @@ func compileRules(s *spec, n *numbers) (map[string]elements, error) {
 	}
 	behaviours := newBehaviours()
 	for i, g := range groups {
-		if err := c.group(g, groupNumbers[i], addresses.patterns, patternNumbers, bySet, behaviours); err != nil {
-			return nil, err
+		if !c.group(g, groupNumbers[i], addresses.patterns, patternNumbers, bySet, behaviours) {
+			return nil, c.weigh(groups, bySet)
 		}
 	}
 	behaviours.number(n)
@@ -78,8 +81,8 @@ func compileRules(s *spec, n *numbers) (map[string]elements, error) {
 		c.es[set][string(r.first.AsSlice())] = element{string(r.last.AsSlice()), string(encodeResult(patternNumbers[r.pattern]))}
 	}
 	c.elements += len(addresses.hosts) + len(addresses.ranges)
-	if c.elements > maxElements {
-		return nil, fmt.Errorf("the address sets have %d different members: at most %d fit", len(addresses.hosts)+len(addresses.ranges), maxElements)
+	if c.elements > c.room {
+		return nil, c.weigh(groups, bySet)
 	}
 	return c.es, nil
 }
@@ -178,8 +181,8 @@ func (c *compiler) numberPatterns(a *addressMap) []uint32 {
 	return ids
 }
 
-// group compiles the rules of one group of ports.
-func (c *compiler) group(g group, id uint32, patterns []pattern, numbers []uint32, bySet [][]int, behaviours *behaviours) error {
+// group compiles the rules of one group of ports; false: that passes the limits.
+func (c *compiler) group(g group, id uint32, patterns []pattern, numbers []uint32, bySet [][]int, behaviours *behaviours) (fits bool) {
 	var common []int
 	rulesOf := make(map[int][]int) // by set
 	var sets []int
@@ -217,12 +220,12 @@ func (c *compiler) group(g group, id uint32, patterns []pattern, numbers []uint3
 				behaviours.of[[2]uint32{id, numbers[p]}] = content
 				c.elements++
 			}
-			if c.elements > maxElements || c.steps > maxSteps {
-				return c.tooMuch(g, bySet)
+			if c.elements > c.room || c.steps > maxSteps {
+				return false
 			}
 		}
 	}
-	return nil
+	return true
 }
 
 // rulesOf lists the rules of a group that name one of a pattern's sets, strongest
@@ -253,20 +256,65 @@ func (c *compiler) outcomes(id uint32, o outcomes) {
 	}
 }
 
-// tooMuch names the rule of a group that most of the elements come from.
-func (c *compiler) tooMuch(g group, bySet [][]int) error {
-	worst, most := 0, -1
-	for _, r := range g.rules {
-		rule := &c.spec.rules[r]
-		n := 0
-		for _, s := range rule.peers {
-			n += len(bySet[s]) * len(rule.spans)
+// crowded says that the limits were passed, and what is due to whom.
+type crowded map[string]weight // by owner
+
+// weight is how much of the limits an owner's rules take at most, and about which of
+// them that is most.
+type weight struct {
+	cost, worst int
+	err         error
+}
+
+func (c crowded) Error() string { return c[c.owners()[0]].err.Error() }
+
+// owners are all of them, the heaviest first.
+func (c crowded) owners() []string {
+	return slices.SortedFunc(maps.Keys(c), func(a, b string) int { return cmp.Or(cmp.Compare(c[b].cost, c[a].cost), cmp.Compare(a, b)) })
+}
+
+// weigh divides what all groups cost among the owners of their ports. What it costs to
+// weigh is no more than to have all rules looked at once for each group.
+func (c *compiler) weigh(groups []group, bySet [][]int) crowded {
+	all := make(crowded)
+	for _, g := range groups {
+		sum, worst, most := 0, 0, -1
+		counted := make(map[int]bool) // sets whose members are in the sum
+		for _, r := range g.rules {
+			rule := &c.spec.rules[r]
+			n := 0
+			for _, s := range rule.peers {
+				if n += len(bySet[s]); c.steps > maxSteps {
+					continue
+				}
+				n += len(bySet[s]) * (len(rule.spans) - 1) // it is elements that there are too many of
+				if set := &c.spec.sets[s]; !counted[s] {
+					counted[s], n = true, n+len(set.hosts)+len(set.nets)
+				}
+			}
+			if sum += n; n > most {
+				worst, most = r, n
+			}
 		}
-		if n > most {
-			worst, most = r, n
+		if most < 0 {
+			continue
+		}
+		seen := make(map[string]bool)
+		for _, p := range g.ports {
+			o := c.spec.ports[p].owner
+			if seen[o] {
+				continue
+			}
+			seen[o] = true
+			w := all[o]
+			if w.cost += sum; w.err == nil || most > w.worst {
+				r := &c.spec.rules[worst]
+				w.worst = most
+				w.err = fmt.Errorf("rule %s (%s) is too much together with the %d others of %d ports: it meets %d members and combinations of address sets, and all rules may become %d elements; name fewer tags or fewer ranges of ports in it",
+					r.id, r.direction, len(g.rules)-1, len(g.ports), most, c.room)
+			}
+			all[o] = w
 		}
 	}
-	r := &c.spec.rules[worst]
-	return fmt.Errorf("rule %s (%s) is too much together with the %d others of %d ports: it meets %d combinations of address sets, and all rules may become %d elements; name fewer tags or fewer ranges of ports in it",
-		r.id, r.direction, len(g.rules)-1, len(g.ports), most, maxElements)
+	return all
 }

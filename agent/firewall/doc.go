@@ -5,6 +5,7 @@
 //	ports, rules, options ─> parseInput ─> spec ─> build ─> ruleset ─> difference ─> transaction ─> kernel
 //	                                                 │
 //	             guard.go: who sends it   judge.go, track.go: may it pass   compile.go: sets from rules
+//	  owners.go: whose rules wait
 //
 // Everything up to the transaction is a pure function. The ruleset is chains of
 // expressions, of which a port has one short chain of its own and all have the rest
@@ -54,6 +55,10 @@
 // the members of sets once, not once for each rule or port, and with the different
 // things that groups do about patterns. Rules that would make more than 1,048,576
 // elements are refused, and the error names the one most is due to.
+//
+// Rules that are refused, for that or because they cannot be read, are refused for
+// the owner of their ports only (owners.go): that owner's ports keep the rules in
+// force, or are closed when they had none.
 //
 // ARP and neighbour discovery always pass, being judged by anti-spoofing; other
 // EtherTypes reach a port only if it may itself send them. Protocols that no rule can

@@ -43,8 +43,8 @@ func Explain(ports []api.PortSpec, fw api.FirewallSpec, f Flow) (Decision, error
 		return Decision{Allow: true, Reason: "the port has no firewall"}, nil
 	}
 	s := &spec{ports: []portInput{{mac: mac, firewall: true}}}
-	if err := s.parseRules(fw, map[[6]byte]int{mac: 0}); err != nil {
-		return Decision{}, fmt.Errorf("explain a flow: %w", err)
+	if wrong := s.parseRules(fw, map[[6]byte]int{mac: 0}); len(wrong) > 0 {
+		return Decision{}, fmt.Errorf("explain a flow: %w", wrong[0].err)
 	}
 	peer := f.Peer.Unmap()
 	for _, r := range s.rules {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"nereid/api"
 )
 
 // fakeKernel does transactions on a ruleset of its own, refuses what the kernel
@@ -148,4 +150,13 @@ func (k *fakeKernel) separate(context.Context) (bool, error) {
 	was := k.mixed
 	k.mixed = false
 	return was, nil
+}
+
+// applyAll is Apply, where nobody's rules may fail.
+func applyAll(ctx context.Context, f *Firewall, ports []Port, fw api.FirewallSpec, o Options) error {
+	failures, err := f.Apply(ctx, ports, fw, o)
+	for _, failed := range failures {
+		err = errors.Join(err, failed.Err)
+	}
+	return err
 }

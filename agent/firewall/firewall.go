@@ -24,10 +24,12 @@ type Firewall struct {
 	Stateless bool
 
 	kernel kernel // nil: the system's
+	room   int    // for elements; 0: maxElements
 
 	mu      sync.Mutex
 	numbers *numbers
 	applied *ruleset // nil: nothing yet by this process
+	inForce wanted   // that it was made from
 	seen    uint32   // the kernel's generation when the tables were last known to be right; 0: unknown
 	program program  // of the tables as they were made; zero: unknown
 }
@@ -60,42 +62,43 @@ type counted struct{ packets, bytes uint64 }
 
 // Apply makes the kernel's rules those of ports and spec, in one transaction that
 // changes no more than it must, and in none when nothing has to change. After an
-// error the old rules are in force, all of them.
+// error the old rules are in force, all of them. What it is given must not be changed
+// afterwards.
+//
+// One owner's rules that cannot be made, because they are malformed or together too
+// large (the rule is named), stop nobody else: the owner is named in what is returned.
 //
 // The first Apply of a process replaces what a process before it left: atomically,
 // the counters going on, connections being judged again.
 //
-// Errors: the input is malformed or too large (the rule is named), or the kernel
-// refuses; errors.ErrUnsupported where there is no nf_tables.
-func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec, o Options) error {
+// Errors: the options are malformed, or the kernel refuses; errors.ErrUnsupported where
+// there is no nf_tables.
+func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec, o Options) ([]Failure, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	start := time.Now()
-	s, err := parseInput(ports, fw, o)
-	if err != nil {
-		return fmt.Errorf("read the firewall's spec: %w", err)
-	}
 	if _, err := f.separate(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	n := f.numbers
 	if n == nil {
+		var err error
 		if n, err = f.begin(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	r, n, err := build(s, n, f.applied, !f.Stateless)
+	c, err := f.compile(wanted{ports, fw}, o, n)
 	if err != nil {
-		return fmt.Errorf("compile the firewall: %w", err)
+		return nil, fmt.Errorf("compile the firewall: %w", err)
 	}
-	compiled := time.Since(start)
+	took := time.Since(start)
 	t, small := (*transaction)(nil), false
 	if f.applied != nil {
-		t, small = difference(f.applied, r)
+		t, small = difference(f.applied, c.rules)
 	}
 	if small && t.empty() {
-		f.numbers = n
-		return nil
+		f.numbers, f.inForce = c.numbers, c.in
+		return c.failures, nil
 	}
 	if small {
 		if err = f.commit(ctx, t); err != nil {
@@ -105,13 +108,14 @@ func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec,
 		}
 	}
 	if !small {
-		if t, err = f.replace(ctx, r); err != nil {
-			return err
+		if t, err = f.replace(ctx, c.rules); err != nil {
+			return nil, err
 		}
 	}
-	f.numbers, f.applied = n, r
-	f.log().InfoContext(ctx, "firewall applied", "ports", len(s.ports), "rules", len(s.rules), "sent", t.size(), "replaced", t.replace, "compiled", compiled, "took", time.Since(start))
-	return nil
+	f.numbers, f.applied, f.inForce = c.numbers, c.rules, c.in
+	f.log().InfoContext(ctx, "firewall applied", "ports", len(c.spec.ports), "rules", len(c.spec.rules), "owners failed", len(c.failures),
+		"sent", t.size(), "replaced", t.replace, "compiled", took, "took", time.Since(start))
+	return c.failures, nil
 }
 
 // Protect puts anti-spoofing on interfaces of ports that have just been made, before
@@ -259,7 +263,8 @@ func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error
 }
 
 // Counters are packets dropped since the tables were first made, by reason: mac,
-// ipv4, arp, ipv6, nd, dhcp, ra and ethertype of anti-spoofing; vxlan from outside
+// ipv4, arp, ipv6, nd, dhcp, ra and ethertype of anti-spoofing; closed, of what a
+// closed port sent; vxlan from outside
 // the underlay; isolated, from a bridge to the server; blocked_in, blocked_out and
 // invalid of the firewall. It waits for no Apply.
 func (f *Firewall) Counters(ctx context.Context) (map[string]uint64, error) {

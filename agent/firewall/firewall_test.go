@@ -70,12 +70,12 @@ func TestGolden(t *testing.T) {
 
 func apply(t *testing.T, f *Firewall, w *world, o Options) {
 	t.Helper()
-	if err := f.Apply(t.Context(), w.ports, w.fw, o); err != nil {
+	if err := applyAll(t.Context(), f, w.ports, w.fw, o); err != nil {
 		t.Fatal(err)
 	}
 	k := f.kernel.(*fakeKernel)
 	before := k.commits
-	if err := f.Apply(t.Context(), w.ports, w.fw, o); err != nil || k.commits != before {
+	if err := applyAll(t.Context(), f, w.ports, w.fw, o); err != nil || k.commits != before {
 		t.Fatalf("the second Apply: %d transactions, %v", k.commits-before, err)
 	}
 }
@@ -129,7 +129,7 @@ func TestFailures(t *testing.T) {
 	f := &Firewall{kernel: k}
 	refused := errors.New("no memory")
 	k.fail = refused
-	if err := f.Apply(t.Context(), w.ports, w.fw, officeOptions); !errors.Is(err, refused) || k.ruleset != nil {
+	if err := applyAll(t.Context(), f, w.ports, w.fw, officeOptions); !errors.Is(err, refused) || k.ruleset != nil {
 		t.Fatalf("the first Apply: %v", err)
 	}
 	apply(t, f, w, officeOptions)
@@ -152,7 +152,7 @@ func TestFailures(t *testing.T) {
 	// Malformed input.
 	bad := office()
 	bad.fw.Rules[2].Peers = []string{"nowhere"}
-	if err := f.Apply(t.Context(), bad.ports, bad.fw, officeOptions); err == nil || !strings.Contains(err.Error(), `rule cccc: address set "nowhere"`) {
+	if err := applyAll(t.Context(), f, bad.ports, bad.fw, officeOptions); err == nil || !strings.Contains(err.Error(), `rule cccc: address set "nowhere"`) {
 		t.Errorf("an unknown set: %v", err)
 	}
 	if after := k.ruleset.String(); after != before {
@@ -191,6 +191,23 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// crowd adds n tags, and for each of n ports a rule that each third tag may use it: about
+// n*n/3 elements.
+func (w *world) crowd(mac, owner string, n int) {
+	for i := range n {
+		w.fw.Sets = append(w.fw.Sets, api.AddressSet{Name: fmt.Sprintf("%stag%d", owner, i), Members: []string{netip.AddrFrom4([4]byte{10, 3, byte(i >> 8), byte(i)}).String()}})
+	}
+	for i := range n {
+		e := api.FirewallEntry{Rule: fmt.Sprintf("%srule-%d", owner, i), Direction: "in", Ports: []string{mac}, Action: "allow", Protocol: "tcp", Dst: []api.PortRange{{First: uint16(2 * i), Last: uint16(2 * i)}}}
+		for k := i % 3; k < n; k += 3 {
+			if k%n != i {
+				e.Peers = append(e.Peers, fmt.Sprintf("%stag%d", owner, k))
+			}
+		}
+		w.fw.Rules = append(w.fw.Rules, e)
+	}
+}
+
 // TestTooMuch: rules that would become too many elements are refused by name.
 func TestTooMuch(t *testing.T) {
 	w := manyRules(0)
@@ -198,20 +215,8 @@ func TestTooMuch(t *testing.T) {
 	f := &Firewall{kernel: k}
 	apply(t, f, w, Options{})
 	before := k.ruleset.String()
-	// 2000 tags, and for each of 2000 ports a rule that each third tag may use it.
-	for i := range 2000 {
-		w.fw.Sets = append(w.fw.Sets, api.AddressSet{Name: fmt.Sprintf("tag%d", i), Members: []string{netip.AddrFrom4([4]byte{10, 3, byte(i >> 8), byte(i)}).String()}})
-	}
-	for i := range 2000 {
-		e := api.FirewallEntry{Rule: fmt.Sprintf("rule-%d", i), Direction: "in", Ports: []string{w.ports[0].MAC}, Action: "allow", Protocol: "tcp", Dst: []api.PortRange{{First: uint16(2 * i), Last: uint16(2 * i)}}}
-		for k := i % 3; k < 2000; k += 3 {
-			if k%2000 != i {
-				e.Peers = append(e.Peers, fmt.Sprintf("tag%d", k))
-			}
-		}
-		w.fw.Rules = append(w.fw.Rules, e)
-	}
-	err := f.Apply(t.Context(), w.ports, w.fw, Options{})
+	w.crowd(w.ports[0].MAC, "", 2000)
+	err := applyAll(t.Context(), f, w.ports, w.fw, Options{})
 	if err == nil || !strings.Contains(err.Error(), "rule rule-") || !strings.Contains(err.Error(), "name fewer tags") {
 		t.Fatalf("Apply: %v", err)
 	}
@@ -381,7 +386,7 @@ func TestRefusals(t *testing.T) {
 		{"bad ports", nil, api.FirewallSpec{Rules: []api.FirewallEntry{{Rule: "r", Direction: "in", Action: "allow", Protocol: "tcp", Dst: []api.PortRange{{First: 2, Last: 1}}}}}, Options{}, "rule r: ports 2-1"},
 		{"a rule's name for a log", nil, api.FirewallSpec{Rules: []api.FirewallEntry{{Rule: "r\n"}}}, Options{}, "is not a UUID"},
 	} {
-		if err := (&Firewall{kernel: newFakeKernel()}).Apply(t.Context(), c.ports, c.fw, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := applyAll(t.Context(), &Firewall{kernel: newFakeKernel()}, c.ports, c.fw, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
@@ -404,7 +409,7 @@ func TestCountersDuringApply(t *testing.T) {
 		}
 	}
 	w := office()
-	if err := f.Apply(t.Context(), w.ports, w.fw, officeOptions); err != nil || k.commits == 0 {
+	if err := applyAll(t.Context(), f, w.ports, w.fw, officeOptions); err != nil || k.commits == 0 {
 		t.Errorf("apply: %v, %d transactions", err, k.commits)
 	}
 }

@@ -21,6 +21,7 @@ const (
 	countDHCP      = "dhcp"
 	countRA        = "ra"
 	countEtherType = "ethertype"
+	countClosed    = "closed"
 )
 
 // Numbers of protocols that programs look for (IANA).
@@ -57,7 +58,7 @@ func guardSets() []set {
 
 func guardCounters() []counterName {
 	var cs []counterName
-	for _, n := range []string{countMAC, countIPv4, countARP, countIPv6, countND, countDHCP, countRA, countEtherType} {
+	for _, n := range []string{countMAC, countIPv4, countARP, countIPv6, countND, countDHCP, countRA, countEtherType, countClosed} {
 		cs = append(cs, counterName{netdevTable, n})
 	}
 	return cs
@@ -220,6 +221,10 @@ func portChains(ports []portInput) []chain {
 				bytesAre(linkHeader, 6, append(p.mac[:], etherType...)...), then(acceptIt))
 		}
 		chains[i] = chain{table: netdevTable, name: "port_" + p.name, hook: ingress, priority: guardPriority, device: p.name}
+		if p.closed {
+			chains[i].rules = []rule{when(dropAs(countClosed))}
+			continue
+		}
 		for _, a := range p.addrs[:min(len(p.addrs)-1, maxDirect)] {
 			r := own(6, 8, a.AsSlice(), 0x86, 0xdd)
 			if a.Is4() {

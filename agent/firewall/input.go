@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,6 +18,8 @@ type Port struct {
 	Bridge    string   // that the interface is, or will be, a port of
 	Names     []string // that Bridge may have instead
 	api.PortSpec
+
+	closed bool // it sends nothing and takes nothing
 }
 
 // Options are what a server's firewall needs besides its ports and rules.
@@ -37,6 +40,7 @@ type Options struct {
 
 // portInput is a Port, parsed.
 type portInput struct {
+	owner        string
 	name, bridge string
 	aliases      []string // of the bridge
 	mac          [6]byte
@@ -44,6 +48,7 @@ type portInput struct {
 	addrs        []netip.Addr
 	nets         []netip.Prefix // disjoint
 	firewall     bool
+	closed       bool
 	flags        api.SpoofFlags
 }
 
@@ -56,6 +61,7 @@ type spec struct {
 	isolated []string
 	begin    []string // what the names of all isolated begin with; empty: anything
 	prefix   string   // of ports' names
+	room     int      // for elements; 0: maxElements
 }
 
 // setInput is an api.AddressSet.
@@ -67,20 +73,26 @@ type setInput struct {
 
 var nameRE = regexp.MustCompile(`^[^\s/\x00]{1,15}$`) // dev_valid_name of the kernel's net/core/dev.c
 
+// parseInput reads the whole input. Of type faults is an error about what owners want,
+// and any other is about what the server needs.
 func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 	s := &spec{isolated: slices.Clone(o.Isolated), begin: slices.Clone(o.IsolatedPrefixes), prefix: o.PortPrefix}
 	byMAC := make(map[[6]byte]int)
 	names := make(map[string]bool)
+	bad := make(faults)
 	for _, p := range ports {
 		in, err := parsePort(p)
+		if _, twice := byMAC[in.mac]; err == nil && (twice || names[in.name]) {
+			err = errors.New("another port has the same MAC or interface")
+		}
+		if err == nil && !strings.HasPrefix(in.name, s.prefix) {
+			err = fmt.Errorf("the names of ports' interfaces begin with %s", s.prefix)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("port %s on %s: %w", p.MAC, p.Interface, err)
-		}
-		if _, twice := byMAC[in.mac]; twice || names[in.name] {
-			return nil, fmt.Errorf("port %s on %s: another port has the same MAC or interface", p.MAC, p.Interface)
-		}
-		if !strings.HasPrefix(in.name, s.prefix) {
-			return nil, fmt.Errorf("port %s on %s: the names of ports' interfaces begin with %s", p.MAC, p.Interface, s.prefix)
+			if !p.closed { // Protect keeps it out of every bridge, which closes it as well
+				bad.add(p.Owner, fmt.Errorf("port %s on %s: %w", p.MAC, p.Interface, err))
+			}
+			continue
 		}
 		byMAC[in.mac] = len(s.ports)
 		names[in.name] = true
@@ -107,11 +119,22 @@ func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 		s.underlay = append(s.underlay, p)
 	}
 	s.underlay = disjoint(s.underlay)
-	return s, s.parseRules(fw, byMAC)
+	if wrong := s.parseRules(fw, byMAC); len(wrong) > 0 {
+		owners := ownersOf(ports)
+		for _, w := range wrong {
+			for _, o := range owners.of(w.ports) {
+				bad.add(o, w.err)
+			}
+		}
+	}
+	if len(bad) > 0 {
+		return nil, bad
+	}
+	return s, nil
 }
 
 func parsePort(p Port) (portInput, error) {
-	in := portInput{name: p.Interface, bridge: p.Bridge, aliases: p.Names, vni: p.VNI != 0, firewall: p.Firewall, flags: p.SpoofFlags}
+	in := portInput{owner: p.Owner, name: p.Interface, bridge: p.Bridge, aliases: p.Names, vni: p.VNI != 0, firewall: p.Firewall, closed: p.closed, flags: p.SpoofFlags}
 	for _, n := range append([]string{p.Interface, p.Bridge}, p.Names...) {
 		if !nameRE.MatchString(n) {
 			return in, fmt.Errorf("%q is not a name of an interface", n)

@@ -295,7 +295,7 @@ func TestNetNSFailedTransaction(t *testing.T) {
 	}
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := f.Apply(canceled, append(w.ports, testPort(9, true)), w.fw, Options{}); !errors.Is(err, context.Canceled) {
+	if err := applyAll(canceled, f, append(w.ports, testPort(9, true)), w.fw, Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Apply: %v", err)
 	}
 	if repaired, err := f.VerifyOrRepair(t.Context()); repaired || err != nil {

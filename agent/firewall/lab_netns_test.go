@@ -263,14 +263,14 @@ func counters(t testing.TB, f *Firewall) map[string]uint64 {
 // applyTwice applies, and sees that the second time costs no transaction.
 func applyTwice(t testing.TB, f *Firewall, w *world, o Options) {
 	t.Helper()
-	if err := f.Apply(t.Context(), w.ports, w.fw, o); err != nil {
+	if err := applyAll(t.Context(), f, w.ports, w.fw, o); err != nil {
 		t.Fatal(err)
 	}
 	before, err := system{}.generation(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Apply(t.Context(), w.ports, w.fw, o); err != nil {
+	if err := applyAll(t.Context(), f, w.ports, w.fw, o); err != nil {
 		t.Fatal(err)
 	}
 	if after, err := (system{}).generation(t.Context()); err != nil || after != before {

@@ -287,7 +287,7 @@ func TestChangesEqualNaive(t *testing.T) {
 			}
 			for range 2 {
 				before := k.commits
-				if err := f.Apply(t.Context(), w.ports, w.fw, o); err != nil {
+				if err := applyAll(t.Context(), f, w.ports, w.fw, o); err != nil {
 					t.Fatalf("seed %d step %d: %v", seed, step, err)
 				}
 				if k.commits > before+1 {
@@ -295,7 +295,7 @@ func TestChangesEqualNaive(t *testing.T) {
 				}
 			}
 			before := k.commits
-			if err := f.Apply(t.Context(), w.ports, w.fw, o); err != nil || k.commits != before {
+			if err := applyAll(t.Context(), f, w.ports, w.fw, o); err != nil || k.commits != before {
 				t.Fatalf("seed %d step %d: again: %d transactions, %v", seed, step, k.commits-before, err)
 			}
 			if k.replaced != replaced {

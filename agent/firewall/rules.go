@@ -3,6 +3,7 @@ package firewall
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 
@@ -41,50 +42,80 @@ var (
 	setNameRE = regexp.MustCompile(`^[a-z0-9_]{1,31}$`)
 )
 
+// malformed is a rule that cannot be read, or an address set that no rule names.
+type malformed struct {
+	ports []string // of the rule
+	err   error
+}
+
 // parseRules reads the entries, without those that concern none of the ports, and
 // puts them in the order in which they are looked at.
-func (s *spec) parseRules(fw api.FirewallSpec, byMAC map[[6]byte]int) error {
+func (s *spec) parseRules(fw api.FirewallSpec, byMAC map[[6]byte]int) (wrong []malformed) {
 	named := make(map[string]int)
+	unread := make(map[string]error) // sets
 	for _, a := range fw.Sets {
-		in := setInput{name: a.Name}
-		if _, twice := named[a.Name]; twice || !setNameRE.MatchString(a.Name) {
-			return fmt.Errorf("address set %q: not a name, or there twice", a.Name)
+		in, err := parseSet(a)
+		if _, twice := named[a.Name]; twice {
+			err = fmt.Errorf("address set %q: there twice", a.Name)
 		}
-		for _, m := range a.Members {
-			p, err := parsePrefix(m)
-			switch {
-			case err != nil:
-				return fmt.Errorf("address set %s: %w", a.Name, err)
-			case p.IsSingleIP():
-				in.hosts = append(in.hosts, p.Addr())
-			default:
-				in.nets = append(in.nets, p)
-			}
+		if err != nil {
+			unread[a.Name] = err
+			continue
 		}
 		named[a.Name] = len(s.sets)
 		s.sets = append(s.sets, in)
 	}
+	blamed := make(map[string]bool)
 	for _, e := range fw.Rules {
 		r, err := parseRule(e, named)
-		if err != nil {
-			return fmt.Errorf("rule %s: %w", e.Rule, err)
+		for _, p := range e.Peers {
+			if bad := unread[p]; bad != nil {
+				err, blamed[p] = bad, true
+			}
 		}
 		for _, text := range e.Ports {
-			mac, err := parseMAC(text)
-			if err != nil {
-				return fmt.Errorf("rule %s: port: %w", e.Rule, err)
+			mac, bad := parseMAC(text)
+			if bad != nil {
+				err = fmt.Errorf("port: %w", bad)
 			}
 			// A port that has gone, or has no firewall, is no reason to refuse a rule.
 			if i, here := byMAC[mac]; here && s.ports[i].firewall {
 				r.ports = append(r.ports, i)
 			}
 		}
+		if err != nil {
+			wrong = append(wrong, malformed{e.Ports, fmt.Errorf("rule %s: %w", e.Rule, err)})
+		}
 		if len(r.ports) > 0 {
 			s.rules = append(s.rules, r)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(unread)) {
+		if !blamed[name] {
+			wrong = append(wrong, malformed{nil, unread[name]})
+		}
+	}
 	slices.SortStableFunc(s.rules, compareRules)
-	return nil
+	return wrong
+}
+
+func parseSet(a api.AddressSet) (setInput, error) {
+	in := setInput{name: a.Name}
+	if !setNameRE.MatchString(a.Name) {
+		return in, fmt.Errorf("address set %q: not a name", a.Name)
+	}
+	for _, m := range a.Members {
+		p, err := parsePrefix(m)
+		switch {
+		case err != nil:
+			return in, fmt.Errorf("address set %s: %w", a.Name, err)
+		case p.IsSingleIP():
+			in.hosts = append(in.hosts, p.Addr())
+		default:
+			in.nets = append(in.nets, p)
+		}
+	}
+	return in, nil
 }
 
 // compareRules sorts the rule that decides before those that it beats: the higher

@@ -54,6 +54,8 @@ func dropped(name string) string {
 		return "anti-spoofing: a router advertisement or redirect"
 	case "ethertype":
 		return "anti-spoofing: neither IPv4, ARP nor IPv6"
+	case "closed":
+		return "firewall: from a NIC that is closed"
 	case "blocked_in":
 		return "firewall: to an instance"
 	case "blocked_out":
