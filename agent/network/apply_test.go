@@ -157,9 +157,7 @@ func same(f *fake) string {
 			}
 		}
 	}
-	g := *f
-	g.state = s
-	return g.String()
+	return (&fake{state: s, tables: f.tables}).String()
 }
 
 // keepsAdmin checks before each step that the admin addresses are somewhere.

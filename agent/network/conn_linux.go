@@ -189,8 +189,9 @@ func (c *conn) readDump(each func(uint16, []byte)) (whole bool, err error) {
 	}
 }
 
-// request sends one message and waits for its acknowledgement.
-func (c *conn) request(ctx context.Context, kind, flags uint16, body []byte) error {
+// request sends one message and waits for its acknowledgement. What the kernel answers
+// before that goes to each.
+func (c *conn) request(ctx context.Context, kind, flags uint16, body []byte, each func(kind uint16, body []byte)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -213,11 +214,15 @@ func (c *conn) request(ctx context.Context, kind, flags uint16, body []byte) err
 		}
 		done := false
 		err = messages(b, func(h header, body []byte) error {
-			if h.seq != c.seq || h.kind != unix.NLMSG_ERROR {
-				return nil
+			switch {
+			case h.seq != c.seq:
+			case h.kind == unix.NLMSG_ERROR:
+				done, c.dirty = true, false
+				return answer(h, body)
+			case each != nil:
+				each(h.kind, body)
 			}
-			done, c.dirty = true, false
-			return answer(h, body)
+			return nil
 		})
 		if err != nil || done {
 			return err

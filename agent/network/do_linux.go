@@ -154,7 +154,7 @@ func (k *Kernel) setFlags(ctx context.Context, index int, f PortFlags) error {
 		flags = addAttribute(flags, a.kind, []byte{v})
 	}
 	body = addAttribute(body, unix.IFLA_PROTINFO|nested, flags)
-	return k.conn.request(ctx, unix.RTM_SETLINK, 0, body)
+	return k.conn.request(ctx, unix.RTM_SETLINK, 0, body, nil)
 }
 
 func infoMessage(family uint8, index int) []byte {
@@ -174,7 +174,7 @@ func (k *Kernel) close(ctx context.Context, l netlink.Link, closed bool) error {
 	conf := add32(nil, confARPIgnore, ignore)
 	conf = add32(conf, confRPFilter, filter)
 	spec := addAttribute(nil, unix.AF_INET|nested, addAttribute(nil, unix.IFLA_INET_CONF|nested, conf))
-	if err := k.conn.request(ctx, unix.RTM_SETLINK, 0, addAttribute(infoMessage(unix.AF_UNSPEC, l.Attrs().Index), unix.IFLA_AF_SPEC|nested, spec)); err != nil {
+	if err := k.conn.request(ctx, unix.RTM_SETLINK, 0, addAttribute(infoMessage(unix.AF_UNSPEC, l.Attrs().Index), unix.IFLA_AF_SPEC|nested, spec), nil); err != nil {
 		return fmt.Errorf("set IPv4 of %s: %w", l.Attrs().Name, err)
 	}
 	return within(k.ns, func() error {
@@ -183,7 +183,7 @@ func (k *Kernel) close(ctx context.Context, l netlink.Link, closed bool) error {
 			return nil // no IPv6 on this system, or an MTU below 1280
 		}
 		spec := addAttribute(nil, unix.AF_INET6|nested, addAttribute(nil, unix.IFLA_INET6_ADDR_GEN_MODE, []byte{mode}))
-		if err := k.conn.request(ctx, unix.RTM_SETLINK, 0, addAttribute(infoMessage(unix.AF_UNSPEC, l.Attrs().Index), unix.IFLA_AF_SPEC|nested, spec)); err != nil {
+		if err := k.conn.request(ctx, unix.RTM_SETLINK, 0, addAttribute(infoMessage(unix.AF_UNSPEC, l.Attrs().Index), unix.IFLA_AF_SPEC|nested, spec), nil); err != nil {
 			return fmt.Errorf("set IPv6 of %s: %w", l.Attrs().Name, err)
 		}
 		set := func(name, value string) error {
@@ -241,7 +241,7 @@ func (k *Kernel) addAddr(ctx context.Context, index int, a Addr) error {
 	if a.Ours {
 		body = addAttribute(body, ifaProto, []byte{Protocol})
 	}
-	err := k.conn.request(ctx, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body)
+	err := k.conn.request(ctx, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, nil)
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
@@ -249,7 +249,7 @@ func (k *Kernel) addAddr(ctx context.Context, index int, a Addr) error {
 }
 
 func (k *Kernel) delAddr(ctx context.Context, index int, a Addr) error {
-	err := k.conn.request(ctx, unix.RTM_DELADDR, 0, addressMessage(index, a))
+	err := k.conn.request(ctx, unix.RTM_DELADDR, 0, addressMessage(index, a), nil)
 	if errors.Is(err, unix.EADDRNOTAVAIL) {
 		return nil
 	}

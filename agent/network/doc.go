@@ -5,6 +5,20 @@
 //	              ^                                          │
 //	              └────────── System.Read (dumps) <──────────┘
 //
+// Apply makes all of a spec. SetPort and DropPort make one instance's NIC, from the
+// spec of this one and from what is in memory of its link (seen.go): what the last Read
+// said, and since then what Watch is told and what is done here. So one NIC costs the
+// same beside 2,000 as beside 2, and its failure is its own.
+//
+//	SetPort ──> planPort(port, bridge, link) ──> steps ──> System.Do ──> kernel
+//	   ^                        memory <── link's events and System.Read(name) ──┘
+//	   └── Disturbed <── Watch, Apply
+//
+// Who makes what: bonds, NIC tags, the underlay, VNIs and bridges are infrastructure.
+// A port that finds none of its own has it made, by an Apply of the last spec; what no
+// port stands on any more Watch removes, by another. Ports that were set are changed by
+// SetPort alone: Apply and Watch say which of them want it.
+//
 // Facts to know before changing it:
 //
 //   - A plan is a pure function of the spec and of what three netlink dumps say is

@@ -27,14 +27,6 @@ const (
 	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE
 )
 
-// dumped is a link as read, with the indexes of others instead of their names.
-type dumped struct {
-	Link
-	master, parent int32
-	foreignParent  bool // the parent's index is of another namespace
-	open4, open6   bool
-}
-
 // parseLink reads an RTM_NEWLINK. ok is false when it is none.
 func parseLink(b []byte) (d dumped, ok bool) {
 	if len(b) < unix.SizeofIfInfomsg {
@@ -212,6 +204,17 @@ func (f *PortFlags) set(kind uint16, on bool) {
 			*a.flag = on
 		}
 	}
+}
+
+// parsePortFlags reads what a bridge says of a port: none when the port left it.
+func parsePortFlags(b []byte, there bool) *PortFlags {
+	f := &PortFlags{}
+	attributes(b[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
+		if kind == unix.IFLA_PROTINFO && there {
+			attributes(v, func(kind uint16, v []byte) { f.set(kind, get8(v) != 0) })
+		}
+	})
+	return f
 }
 
 type portFlag struct {

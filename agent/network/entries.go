@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"nereid/api"
 )
@@ -14,6 +15,8 @@ import (
 // its ports on this server. It is compact, as a VNI may have 100,000 entries: the
 // underlay addresses, of which there are few, are kept once.
 type segmentMap struct {
+	mu sync.Mutex // held while entries are changed; before it, if at all, Network.maps
+
 	vni           uint32
 	bridge, vxlan int32 // indexes; 0: not there
 	own           netip.Addr
@@ -223,6 +226,42 @@ func (m *segmentMap) update(fm api.FabricMap) (changes []Change, all bool, bad i
 		changes = append(changes, m.forward(mac, before, after)...)
 	}
 	return changes, false, bad
+}
+
+// setPort notes where a port is here; nil: nowhere. It returns what changed of the
+// kernel's entries. A port that joined the bridge just now has none.
+func (m *segmentMap) setPort(mac MAC, port *localPort, joined bool) (changes []Change) {
+	macs := map[MAC]bool{mac: true}
+	before := m.where(macs)
+	old := m.ports[mac]
+	if port == nil {
+		delete(m.ports, mac)
+		port = &localPort{}
+	} else {
+		if m.ports == nil {
+			m.ports = map[MAC]localPort{}
+		}
+		m.ports[mac] = *port
+	}
+	if p, ok := before[mac]; ok && joined && p.Port == port.index {
+		delete(before, mac)
+	}
+	changes = m.forward(mac, before, m.where(macs))
+	unmapped := func(ip netip.Addr) bool {
+		_, ok := m.entries[ip.As16()]
+		return ip.Is4() && !ok
+	}
+	for _, ip := range old.addrs {
+		if _, taken := m.localNeighbour(ip); !taken && unmapped(ip) {
+			changes = append(changes, Change{Delete: true, Dev: m.bridge, IP: ip, MAC: mac})
+		}
+	}
+	for _, ip := range port.addrs {
+		if unmapped(ip) && (joined || !slices.Contains(old.addrs, ip)) {
+			changes = append(changes, Change{Dev: m.bridge, IP: ip, MAC: mac})
+		}
+	}
+	return changes
 }
 
 // localNeighbour is the MAC of an IPv4 address of a port here.

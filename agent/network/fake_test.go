@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,6 +26,10 @@ type fake struct {
 	refuse func(Step) error
 	events chan Event
 	during func() // called by Change
+
+	mu    sync.Mutex
+	dumps int // Reads of everything
+	asked int // links that were asked for by name
 }
 
 var errKilled = errors.New("killed")
@@ -54,14 +59,30 @@ var (
 	adminGateway = netip.MustParseAddr("10.99.99.1")
 )
 
-func (f *fake) Read(ctx context.Context) (*State, error) {
+func (f *fake) Read(ctx context.Context, names ...string) (*State, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.left == 0 {
 		return nil, errKilled
 	}
-	return f.state.clone(), ctx.Err()
+	if len(names) == 0 {
+		f.dumps++
+		return f.state.clone(), ctx.Err()
+	}
+	s := &State{Links: map[string]*Link{}}
+	for _, name := range names {
+		f.asked++
+		if l := f.state.Links[name]; l != nil {
+			s.Links[name] = l.clone()
+			s.Links[name].Addrs, s.Links[name].Routes = nil, nil
+		}
+	}
+	return s, ctx.Err()
 }
 
 func (f *fake) Do(_ context.Context, s Step) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.left == 0 {
 		return errKilled
 	}
@@ -105,8 +126,13 @@ func (f *fake) Change(_ context.Context, changes []Change) error {
 	if f.during != nil {
 		f.during()
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, c := range changes {
 		dev := f.byIndex(c.Dev)
+		if dev == nil && c.Delete {
+			continue
+		}
 		if dev == nil {
 			return fmt.Errorf("%s: no such link", c)
 		}

@@ -75,7 +75,10 @@ func within(ns netns.NsHandle, f func() error) error {
 }
 
 // Read implements System.
-func (k *Kernel) Read(ctx context.Context) (*State, error) {
+func (k *Kernel) Read(ctx context.Context, names ...string) (*State, error) {
+	if len(names) > 0 {
+		return k.readLinks(ctx, names)
+	}
 	var byIndex map[int32]*dumped
 	err := k.conn.dump(ctx, unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg), func() { byIndex = map[int32]*dumped{} }, func(kind uint16, b []byte) {
 		if d, ok := parseLink(b); ok && kind == unix.RTM_NEWLINK {
@@ -119,18 +122,48 @@ func (k *Kernel) Read(ctx context.Context) (*State, error) {
 	}
 	s := &State{Links: make(map[string]*Link, len(byIndex))}
 	for _, d := range byIndex {
-		if m := byIndex[d.master]; m != nil {
-			d.Master = m.Name
-		}
-		if p := byIndex[d.parent]; p != nil && !d.foreignParent && d.Kind == "vlan" {
-			d.Parent = p.Name
-		}
-		if d.Loopback {
-			d.Addrs, d.Routes = nil, nil
-		}
-		s.Links[d.Name] = &d.Link
+		s.Links[d.Name] = d.named(func(index int32) string {
+			if d := byIndex[index]; d != nil {
+				return d.Name
+			}
+			return ""
+		})
 	}
 	return s, nil
+}
+
+// readLinks reads links by their names. Those that are not there are left out.
+func (k *Kernel) readLinks(ctx context.Context, names []string) (*State, error) {
+	s := &State{Links: make(map[string]*Link, len(names))}
+	for _, name := range names {
+		d, err := k.readLink(ctx, addAttribute(infoMessage(unix.AF_UNSPEC, 0), unix.IFLA_IFNAME, append([]byte(name), 0)))
+		if notThere(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read link %s: %w", name, err)
+		}
+		s.Links[name] = d.named(func(index int32) string {
+			other, oerr := k.readLink(ctx, infoMessage(unix.AF_UNSPEC, int(index)))
+			if oerr != nil && !notThere(oerr) {
+				err = fmt.Errorf("read link %d, which %s is on: %w", index, name, oerr)
+			}
+			return other.Name
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (k *Kernel) readLink(ctx context.Context, body []byte) (d dumped, err error) {
+	err = k.conn.request(ctx, unix.RTM_GETLINK, 0, body, func(kind uint16, b []byte) {
+		if kind == unix.RTM_NEWLINK {
+			d, _ = parseLink(b)
+		}
+	})
+	return d, err
 }
 
 // Table implements System.
@@ -226,9 +259,24 @@ func event(kind uint16, b []byte) (e Event, ok bool) {
 			return e, false
 		}
 		down := binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP == 0
-		return Event{Kind: EventLink, Dev: int32(binary.NativeEndian.Uint32(b[4:])), Gone: kind == unix.RTM_DELLINK && b[0] != unix.AF_BRIDGE || down}, true
-	case unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		return Event{Kind: EventLink}, true
+		e = Event{Kind: EventLink, Dev: int32(binary.NativeEndian.Uint32(b[4:])), Gone: kind == unix.RTM_DELLINK && b[0] != unix.AF_BRIDGE || down}
+		switch {
+		case b[0] == unix.AF_BRIDGE:
+			e.Port = parsePortFlags(b, kind == unix.RTM_NEWLINK)
+		case kind == unix.RTM_DELLINK:
+			e.Removed = true
+		default:
+			if d, ok := parseLink(b); ok {
+				e.Link = &d
+			}
+		}
+		return e, true
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		_, _, ok = parseAddress(b)
+		return Event{Kind: EventLink}, ok
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		_, _, ok = parseRoute(b)
+		return Event{Kind: EventLink}, ok
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 	default:
 		return e, false

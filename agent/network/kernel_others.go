@@ -21,7 +21,7 @@ func Open(string) (*Kernel, error) { return nil, ErrUnsupported }
 func (*Kernel) Close() error { return nil }
 
 // Read is not there on this system.
-func (*Kernel) Read(context.Context) (*State, error) { return nil, ErrUnsupported }
+func (*Kernel) Read(context.Context, ...string) (*State, error) { return nil, ErrUnsupported }
 
 // Do is not there on this system.
 func (*Kernel) Do(context.Context, Step) error { return ErrUnsupported }

@@ -319,9 +319,9 @@ func (k *killer) Do(ctx context.Context, s Step) error {
 	return k.System.Do(ctx, s)
 }
 
-func (k *killer) Read(ctx context.Context) (*State, error) {
+func (k *killer) Read(ctx context.Context, names ...string) (*State, error) {
 	if k.left == 0 {
 		return nil, errKilled
 	}
-	return k.System.Read(ctx)
+	return k.System.Read(ctx, names...)
 }

@@ -20,12 +20,12 @@ var ErrUnknownVNI = errors.New("this server's spec does not have the VNI")
 // ignored. After a failure in the middle, the next call or the next Apply does the
 // rest. An error also tells of entries that cannot be read; the others are used.
 func (n *Network) ApplyMap(ctx context.Context, vni uint32, fm api.FabricMap) error {
-	n.maps.Lock()
-	defer n.maps.Unlock()
-	m := n.segments[vni]
+	m := n.segment(vni)
 	if m == nil {
 		return fmt.Errorf("apply map of VNI %d: %w", vni, ErrUnknownVNI)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	changes, all, bad := m.update(fm)
 	var err error
 	if all || !m.synced {
@@ -44,6 +44,42 @@ func (n *Network) ApplyMap(ctx context.Context, vni uint32, fm api.FabricMap) er
 		err = errors.Join(err, fmt.Errorf("apply map of VNI %d: %d entries cannot be read", vni, bad))
 	}
 	return err
+}
+
+// segment is what is known of a VNI; nil: this server does not have it.
+func (n *Network) segment(vni uint32) *segmentMap {
+	n.maps.Lock()
+	defer n.maps.Unlock()
+	return n.segments[vni]
+}
+
+func (n *Network) allSegments() []*segmentMap {
+	n.maps.Lock()
+	defer n.maps.Unlock()
+	return slices.Collect(maps.Values(n.segments))
+}
+
+// setLocal notes that a port is on a VNI here, or with nil that it is not, and changes
+// the entries of its addresses. joined: it was put into the bridge just now, which
+// then knows nothing of it.
+func (n *Network) setLocal(ctx context.Context, vni uint32, mac string, port *localPort, joined bool) error {
+	m := n.segment(vni)
+	hw, err := parseMACBytes(mac)
+	if m == nil || err != nil {
+		return nil // it has no entries
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changes := m.setPort(hw, port, joined)
+	if len(changes) == 0 {
+		return nil
+	}
+	if err := n.System.Change(ctx, changes); err != nil {
+		m.synced = false
+		n.tidy(true) // all entries are compared, which no port waits for
+		return fmt.Errorf("set the entries of NIC %s in VNI %d: %w", mac, vni, err)
+	}
+	return nil
 }
 
 // note keeps which map a segment uses, for those who do not wait for a change.
@@ -73,10 +109,13 @@ func (n *Network) Maps() map[uint32]string {
 // MapState is what to ask the head node for the next changes of a VNI's map with.
 // It is not known before the first map.
 func (n *Network) MapState(vni uint32) (epoch string, since uint64, known bool) {
-	n.maps.Lock()
-	defer n.maps.Unlock()
-	m := n.segments[vni]
-	if m == nil || !m.have {
+	m := n.segment(vni)
+	if m == nil {
+		return "", 0, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.have {
 		return "", 0, false
 	}
 	return m.epoch, m.version, true
@@ -84,12 +123,12 @@ func (n *Network) MapState(vni uint32) (epoch string, since uint64, known bool) 
 
 // Lookup finds where an address of a VNI is, by the map in use.
 func (n *Network) Lookup(vni uint32, ip netip.Addr) (e api.MapEntry, ok bool) {
-	n.maps.Lock()
-	defer n.maps.Unlock()
-	m := n.segments[vni]
+	m := n.segment(vni)
 	if m == nil {
 		return e, false
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	k, ok := m.entries[ip.As16()]
 	if !ok {
 		return e, false
@@ -115,11 +154,7 @@ func (n *Network) sync(ctx context.Context, m *segmentMap) error {
 
 // settleMaps brings the segments to a spec and the links that are there now.
 func (n *Network) settleMaps(ctx context.Context, spec api.NetworkSpec, s *State) error {
-	n.maps.Lock()
-	defer n.maps.Unlock()
-	if n.segments == nil {
-		n.segments = map[uint32]*segmentMap{}
-	}
+	spec.Ports = slices.Concat(spec.Ports, n.wanted())
 	ports := localPorts(spec, s)
 	var own netip.Addr
 	if spec.Underlay != nil {
@@ -131,26 +166,41 @@ func (n *Network) settleMaps(ctx context.Context, spec api.NetworkSpec, s *State
 	var errs []error
 	for _, v := range spec.VNIs {
 		want[v.VNI] = true
+		n.maps.Lock()
+		if n.segments == nil {
+			n.segments = map[uint32]*segmentMap{}
+		}
 		m := n.segments[v.VNI]
 		if m == nil {
 			m = &segmentMap{vni: v.VNI}
 			n.segments[v.VNI] = m
 		}
-		bridge, vxlan := index(s, BridgeOfVNI(v.VNI)), index(s, VXLANDevice(v.VNI))
-		if m.bridge != bridge || m.vxlan != vxlan || m.own != own || !samePorts(m.ports, ports[v.VNI]) {
-			m.bridge, m.vxlan, m.own, m.ports, m.synced = bridge, vxlan, own, ports[v.VNI], false
-		}
-		if !m.synced {
-			if err := n.sync(ctx, m); err != nil {
-				errs = append(errs, fmt.Errorf("VNI %d: %w", v.VNI, err))
-			}
+		n.maps.Unlock()
+		if err := n.settleMap(ctx, m, s, own, ports[v.VNI]); err != nil {
+			errs = append(errs, fmt.Errorf("VNI %d: %w", v.VNI, err))
 		}
 	}
+	n.maps.Lock()
 	maps.DeleteFunc(n.segments, func(vni uint32, _ *segmentMap) bool { return !want[vni] })
+	n.maps.Unlock()
 	n.mu.Lock()
 	maps.DeleteFunc(n.inUse, func(vni uint32, _ string) bool { return !want[vni] })
 	n.mu.Unlock()
 	return errors.Join(errs...)
+}
+
+// settleMap brings one segment to the links that are there now.
+func (n *Network) settleMap(ctx context.Context, m *segmentMap, s *State, own netip.Addr, ports map[MAC]localPort) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	bridge, vxlan := index(s, BridgeOfVNI(m.vni)), index(s, VXLANDevice(m.vni))
+	if m.bridge != bridge || m.vxlan != vxlan || m.own != own || !samePorts(m.ports, ports) {
+		m.bridge, m.vxlan, m.own, m.ports, m.synced = bridge, vxlan, own, ports, false
+	}
+	if m.synced {
+		return nil
+	}
+	return n.sync(ctx, m)
 }
 
 // index is a link's; 0 when it is not there or not ours.
@@ -170,18 +220,23 @@ func localPorts(spec api.NetworkSpec, s *State) map[uint32]map[MAC]localPort {
 		if p.VNI == 0 || err != nil || i == 0 || s.Links[PortDevice(p.MAC)].Master != BridgeOfVNI(p.VNI) {
 			continue
 		}
-		lp := localPort{index: i}
-		for _, a := range p.Addresses {
-			if ip, err := parsePrefix(a.Address); err == nil {
-				lp.addrs = append(lp.addrs, ip.Addr())
-			}
-		}
 		if ports[p.VNI] == nil {
 			ports[p.VNI] = map[MAC]localPort{}
 		}
-		ports[p.VNI][mac] = lp
+		ports[p.VNI][mac] = *localOf(p, s.Links[PortDevice(p.MAC)])
 	}
 	return ports
+}
+
+// localOf is what a VNI's entries need of a port.
+func localOf(p api.PortSpec, l *Link) *localPort {
+	lp := &localPort{index: l.Index}
+	for _, a := range p.Addresses {
+		if ip, err := parsePrefix(a.Address); err == nil {
+			lp.addrs = append(lp.addrs, ip.Addr())
+		}
+	}
+	return lp
 }
 
 func samePorts(a, b map[MAC]localPort) bool {

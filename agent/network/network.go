@@ -32,22 +32,29 @@ type Network struct {
 	// Protect is called with instances' NICs (PortDevice) before they are put into
 	// bridges, whenever that is; an error keeps them out. Nil: nothing is called.
 	Protect func(ctx context.Context, devices []string) error
+	// Disturbed is called when a port that SetPort was asked for may be no more as it
+	// was made, or can be made now: SetPort makes it so, and costs little when it is.
+	// It must not block. Nil: nobody is told.
+	Disturbed func(mac string)
 	// Sys is where sysfs is; empty: /sys.
 	Sys string
 	// Log gets what is done; nil discards.
 	Log *slog.Logger
 
-	change sync.Mutex // held while links are changed
+	change sync.RWMutex // held while links are changed: by one for all, or by each for its port
 	spec   *api.NetworkSpec
 
-	mu       sync.Mutex      // guards what follows
+	mu       sync.Mutex // guards what follows
+	seen     memory
+	watcher  *queue          // of Watch; nil: nobody watches
 	told     api.NetworkSpec // of the last Apply
 	problems []string
 	applied  bool
 	tags     map[string][]string // of the last Apply, by link
+	byApply  map[string]bool     // ports of the last Apply's spec, by device
 	inUse    map[uint32]string   // epoch:version of each VNI's map
 
-	maps     sync.Mutex // guards segments, and is held while entries are changed
+	maps     sync.Mutex // guards segments, but not what is in them
 	segments map[uint32]*segmentMap
 }
 
@@ -77,13 +84,27 @@ func (n *Network) log() *slog.Logger {
 // the rest is done nevertheless, but for bonds that make no sense: then nothing
 // is changed. When a change had to be undone because it cut the server off, the
 // error is a *RolledBack. Applying a spec twice changes nothing the second time.
+//
+// Ports that SetPort was asked for are not changed, but get what they stand on; of
+// those that then are not as they should be, Disturbed is told.
 func (n *Network) Apply(ctx context.Context, spec api.NetworkSpec) error {
 	n.change.Lock()
 	defer n.change.Unlock()
 	n.spec = &spec
-	err := n.apply(ctx, spec)
+	return n.applyAll(ctx)
+}
+
+// applyAll applies the last spec. n.change is held.
+func (n *Network) applyAll(ctx context.Context) error {
+	spec := *n.spec
+	needs := n.needs()
+	disturbed, err := n.apply(ctx, spec, needs)
+	n.disturbed(disturbed)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err != nil && !errors.As(err, new(Problems)) { // it is not known what is there
+		n.known().tried(needs, func(g ground) string { return n.seen.made[g] })
+	}
 	n.told, n.applied, n.problems = spec, err == nil, nil
 	var p Problems
 	switch {
@@ -95,23 +116,34 @@ func (n *Network) Apply(ctx context.Context, spec api.NetworkSpec) error {
 	return err
 }
 
-func (n *Network) apply(ctx context.Context, spec api.NetworkSpec) error {
+// disturbed tells of ports that SetPort has to look at.
+func (n *Network) disturbed(macs []string) {
+	if n.Disturbed == nil {
+		return
+	}
+	for _, mac := range macs {
+		n.Disturbed(mac)
+	}
+}
+
+func (n *Network) apply(ctx context.Context, spec api.NetworkSpec, needs []ground) (disturbed []string, err error) {
 	state, err := n.System.Read(ctx)
 	if err != nil {
-		return fmt.Errorf("read network: %w", err)
+		return nil, fmt.Errorf("read network: %w", err)
 	}
 	if err := checkBonds(spec, state); err != nil {
-		return err
+		return nil, err
 	}
 	guard, err := n.openGuard(spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	spec, refused := guard.inForce(spec)
+	spec.VNIs = n.withVNIs(spec.VNIs)
 	var problems Problems
 	var last *plan
 	for range rounds {
-		last = makePlan(spec, state)
+		last = makePlan(spec, state, needs...)
 		problems = append(slices.Clone(refused), last.problems...)
 		if last.fault != nil {
 			problems = append(problems, last.fault.Error()+".")
@@ -120,7 +152,7 @@ func (n *Network) apply(ctx context.Context, spec api.NetworkSpec) error {
 		if risky := touching(steps, adminPath(state, n.Admin)); len(risky) > 0 {
 			withhold, err := guard.before(state, risky)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if withhold {
 				steps = without(steps, risky)
@@ -132,26 +164,26 @@ func (n *Network) apply(ctx context.Context, spec api.NetworkSpec) error {
 		failed, done := n.run(guard.shield(ctx), steps)
 		problems = append(problems, failed...)
 		if state, err = n.System.Read(ctx); err != nil {
-			return fmt.Errorf("read network: %w", err)
+			return nil, fmt.Errorf("read network: %w", err)
 		}
 		if done == 0 {
 			break
 		}
 	}
 	if err := guard.after(ctx, spec); err != nil {
-		return err
+		return nil, err
 	}
-	n.remember(last)
+	disturbed = n.remember(last, state, needs)
 	if err := n.settleMaps(ctx, spec, state); err != nil {
 		problems = append(problems, err.Error()+".")
 	}
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return disturbed, ctx.Err()
 	}
 	if len(problems) > 0 {
-		return problems
+		return disturbed, problems
 	}
-	return nil
+	return disturbed, nil
 }
 
 // run does steps. One that fails takes with it those that are about the same
@@ -216,8 +248,9 @@ func leansOn(s Step) string {
 	return "\x00" // no link has that name
 }
 
-// remember keeps what the report says of the last plan.
-func (n *Network) remember(p *plan) {
+// remember keeps what the report says of the last plan, and what is there. It returns
+// the ports of SetPort that are not as they should be.
+func (n *Network) remember(p *plan, s *State, needs []ground) (disturbed []string) {
 	tags := map[string][]string{}
 	for _, t := range p.spec.Tags {
 		if r, ok := p.tags[t.Name]; ok {
@@ -230,17 +263,21 @@ func (n *Network) remember(p *plan) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.tags = tags
+	n.byApply = make(map[string]bool, len(p.spec.Ports))
+	for _, port := range p.spec.Ports {
+		n.byApply[PortDevice(port.MAC)] = true
+	}
+	return n.known().all(s, append(p.grounds(), needs...), p.bridge)
 }
 
 // repair applies the last spec again.
 func (n *Network) repair(ctx context.Context) error {
 	n.change.Lock()
-	spec := n.spec
-	n.change.Unlock()
-	if spec == nil {
+	defer n.change.Unlock()
+	if n.spec == nil {
 		return nil
 	}
-	return n.Apply(ctx, *spec)
+	return n.applyAll(ctx)
 }
 
 // touching are the steps that change one of these links. Further names and the

@@ -17,6 +17,7 @@ type plan struct {
 	problems []string // sentences: what, why, what next
 
 	spec  api.NetworkSpec
+	needs []ground        // of ports that the spec does not have
 	now   *State          // as it will be after steps
 	keep  map[string]bool // links made here that the spec has
 	fault error           // a step did not fit the state, so that the plan is wrong
@@ -47,10 +48,11 @@ type segment struct {
 	home    string // link that has the host's addresses there
 }
 
-// makePlan is pure: state is not changed.
-func makePlan(spec api.NetworkSpec, state *State) *plan {
+// makePlan is pure: state is not changed. Besides what the spec's ports stand on, it
+// makes what is needed.
+func makePlan(spec api.NetworkSpec, state *State, needs ...ground) *plan {
 	p := &plan{
-		spec: spec, now: state.clone(), keep: map[string]bool{},
+		spec: spec, needs: needs, now: state.clone(), keep: map[string]bool{},
 		bonds: map[string][]string{}, tags: map[string]tag{}, segments: map[segmentKey]*segment{}, homes: map[string]string{},
 	}
 	p.resolveBonds()

@@ -131,6 +131,11 @@ func (p *plan) resolveSegments() {
 			need(port.Tag, port.VLAN, true)
 		}
 	}
+	for _, g := range p.needs {
+		if g.vni == 0 {
+			need(g.tag, g.vlan, true)
+		}
+	}
 	for _, r := range p.spec.Routers {
 		if r.NAT != nil && r.NAT.Tag != "" {
 			need(r.NAT.Tag, r.NAT.VLAN, true)

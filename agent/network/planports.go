@@ -12,57 +12,140 @@ import (
 	"nereid/api"
 )
 
-// ports makes the instances' NICs: first all of them, and then what they are in, so
-// that they are protected together.
+// ground is what a port stands on: a NIC tag and VLAN, or a VNI.
+type ground struct {
+	tag  string
+	vlan int
+	vni  uint32
+}
+
+func groundOf(port api.PortSpec) ground {
+	if port.VNI != 0 {
+		return ground{vni: port.VNI}
+	}
+	return ground{tag: port.Tag, vlan: port.VLAN}
+}
+
+// missing says why a port cannot be made without its ground.
+func (g ground) missing() string {
+	if g.vni != 0 {
+		return fmt.Sprintf("VNI %d is not there; see the other problems", g.vni)
+	}
+	return fmt.Sprintf("NIC tag %s, VLAN %d is not there; let a NIC or bond of this server provide the tag", g.tag, g.vlan)
+}
+
+// bridge is a ground's; empty when the plan makes none.
+func (p *plan) bridge(g ground) string {
+	name := BridgeOfVNI(g.vni)
+	if g.vni == 0 {
+		seg := p.segment(g.tag, g.vlan)
+		if seg == nil {
+			return ""
+		}
+		name = seg.home
+	}
+	if !p.keep[name] {
+		return ""
+	}
+	return name
+}
+
+// grounds are those that are made of the spec.
+func (p *plan) grounds() (all []ground) {
+	for _, v := range p.spec.VNIs {
+		all = append(all, ground{vni: v.VNI})
+	}
+	for key, seg := range p.segments {
+		for _, t := range seg.tags {
+			if seg.bridged {
+				all = append(all, ground{tag: t, vlan: key.vlan})
+			}
+		}
+	}
+	return all
+}
+
+// ports makes the instances' NICs of the spec: first all of them, and then what they
+// are in, so that they are protected together.
 func (p *plan) ports() {
 	var made []Link
 	for _, port := range p.spec.Ports {
-		mac, err := parseMAC(port.MAC)
-		if err != nil {
-			p.problem("A NIC of instance %s was not made: %v.", port.Instance, err)
-			continue
+		if want, ok := p.port(port, p.bridge(groundOf(port))); ok {
+			made = append(made, want)
 		}
-		port.MAC = mac
-		what := fmt.Sprintf("NIC %s of instance %s", mac, port.Instance)
-		flags := openPort
-		var bridge string
-		if port.VNI != 0 {
-			flags = fabricPort
-			// What it sends from further MACs can only be found by learning.
-			flags.Learning, flags.Flood = port.AllowMACSpoofing, port.AllowMACSpoofing
-			bridge = BridgeOfVNI(port.VNI)
-			if !p.keep[bridge] {
-				p.problem("%s was not made: VNI %d is not there; see the other problems.", what, port.VNI)
-				continue
-			}
-		} else {
-			seg := p.segment(port.Tag, port.VLAN)
-			if seg == nil || !p.keep[seg.home] {
-				p.problem("%s was not made: NIC tag %s, VLAN %d is not there; let a NIC or bond of this server provide the tag.", what, port.Tag, port.VLAN)
-				continue
-			}
-			bridge = seg.home
-		}
-		guest, err := guestOf(port)
-		if err != nil {
-			p.problem("%s was not made: %v.", what, err)
-			continue
-		}
-		want := Link{Name: PortDevice(mac), Kind: "veth", Alias: portAlias(port.Instance, guest), MTU: port.MTU, Master: bridge, Flags: flags, Closed: true, Up: true}
-		l := p.now.Links[want.Name]
-		if l != nil && l.class() != classPort && !fresh(p.now, l, "veth") {
-			p.problem("%s was not made: a link named %s is there that the agent did not make; rename or remove it.", what, want.Name)
-			continue
-		}
-		if l == nil || l.Alias != want.Alias {
-			p.add(Connect{Link{Name: want.Name, Kind: want.Kind, Alias: want.Alias, MTU: want.MTU}, guest})
-		}
-		p.keep[want.Name] = true
-		made = append(made, want)
 	}
 	for _, want := range made {
 		p.settle(p.now.Links[want.Name], want)
 	}
+}
+
+// port makes one instance's NIC, which is in no bridge yet; not ok when it cannot be.
+// It looks at nothing but the NIC's link.
+func (p *plan) port(port api.PortSpec, bridge string) (want Link, ok bool) {
+	mac, err := parseMAC(port.MAC)
+	if err != nil {
+		p.problem("A NIC of instance %s was not made: %v.", port.Instance, err)
+		return want, false
+	}
+	port.MAC = mac
+	what := fmt.Sprintf("NIC %s of instance %s", mac, port.Instance)
+	if bridge == "" {
+		p.problem("%s was not made: %s.", what, groundOf(port).missing())
+		return want, false
+	}
+	flags := openPort
+	if port.VNI != 0 {
+		flags = fabricPort
+		// What it sends from further MACs can only be found by learning.
+		flags.Learning, flags.Flood = port.AllowMACSpoofing, port.AllowMACSpoofing
+	}
+	guest, err := guestOf(port)
+	if err != nil {
+		p.problem("%s was not made: %v.", what, err)
+		return want, false
+	}
+	want = Link{Name: PortDevice(mac), Kind: "veth", Alias: portAlias(port.Instance, guest), MTU: port.MTU, Master: bridge, Flags: flags, Closed: true, Up: true}
+	l := p.now.Links[want.Name]
+	if l != nil && l.class() != classPort && !fresh(p.now, l, "veth") {
+		p.problem("%s was not made: a link named %s is there that the agent did not make; rename or remove it.", what, want.Name)
+		return want, false
+	}
+	if l == nil || l.Alias != want.Alias {
+		p.add(Connect{Link{Name: want.Name, Kind: want.Kind, Alias: want.Alias, MTU: want.MTU}, guest})
+	}
+	p.keep[want.Name] = true
+	return want, true
+}
+
+// planPort is the plan of one port, from what is seen of its link; nil: nothing is
+// there. It is pure, and costs the same however many ports there are.
+func planPort(port api.PortSpec, bridge string, seen *Link) *plan {
+	p := &plan{now: &State{Links: map[string]*Link{}}, keep: map[string]bool{}}
+	if seen != nil {
+		p.now.Links[seen.Name] = seen.clone()
+	}
+	if bridge != "" {
+		p.now.Links[bridge] = &Link{Name: bridge, Kind: "bridge"}
+	}
+	if want, ok := p.port(port, bridge); ok {
+		p.settle(p.now.Links[want.Name], want)
+	}
+	return p
+}
+
+// planDrop is the plan of a port that is to be no more: of an instance's, or with ""
+// of any. What was cut short when it was made goes too; what is another instance's or
+// was not made here stays.
+func planDrop(mac, instance string, seen *Link) []Step {
+	if seen != nil {
+		_, of := portOf(seen.Alias)
+		s := &State{Links: map[string]*Link{seen.Name: seen}}
+		ours := seen.class() == classPort && (instance == "" || of == instance)
+		if !ours && !fresh(s, seen, "veth") {
+			return nil
+		}
+	}
+	return []Step{Disconnect{PortDevice(mac), PortNamespace(mac)}}
 }
 
 // portAlias says what a NIC is of, and with a digest how its inside was made: it
@@ -88,7 +171,7 @@ func (p *plan) remove() {
 			}
 			switch c {
 			case classPort:
-				p.add(Disconnect{name, "nic-" + strings.TrimPrefix(name, "np")})
+				p.add(Disconnect{name, "nic-" + strings.TrimPrefix(name, PortPrefix)})
 				continue
 			case classTag:
 				p.releaseBridge(l)

@@ -25,6 +25,7 @@ func (n *Network) Report(ctx context.Context) (api.NetworkReport, error) {
 	tags := n.tags
 	spec := n.told
 	n.mu.Unlock()
+	spec.Ports = slices.Concat(spec.Ports, n.wanted())
 	r.Maps = n.Maps()
 	r.Unexpected, r.Gone = s.unexpected(spec)
 	for _, name := range slices.Sorted(maps.Keys(s.Links)) {

@@ -16,6 +16,9 @@ func (s *State) do(step Step) error {
 		return s.create(c.Link)
 	}
 	l := s.Links[step.on()]
+	if _, ok := step.(Disconnect); ok && l == nil {
+		return nil // of its namespace something may be left
+	}
 	if l == nil {
 		return fmt.Errorf("no link %s", step.on())
 	}

@@ -47,6 +47,29 @@ type Link struct {
 	Routes []Route `json:"routes,omitempty"` // of the main table, but for those that come with an address
 }
 
+// dumped is a link as read, with the indexes of others instead of their names.
+type dumped struct {
+	Link
+	master, parent int32
+	foreignParent  bool // the parent's index is of another namespace
+	open4, open6   bool
+}
+
+// named is the link with the names of others, found by their indexes.
+func (d *dumped) named(name func(index int32) string) *Link {
+	l := d.Link
+	if d.master != 0 {
+		l.Master = name(d.master)
+	}
+	if d.parent != 0 && !d.foreignParent && d.Kind == "vlan" {
+		l.Parent = name(d.parent)
+	}
+	if d.Loopback {
+		l.Addrs, l.Routes = nil, nil
+	}
+	return &l
+}
+
 // PortFlags are the flags of a bridge port that matter here (IFLA_BRPORT_*).
 type PortFlags struct {
 	Learning, Flood, McastFlood, BcastFlood bool

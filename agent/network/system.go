@@ -7,8 +7,10 @@ import (
 
 // System is the kernel's side: one network namespace. Open makes the real one.
 type System interface {
-	// Read says what is there, by one dump each of links, addresses and routes.
-	Read(ctx context.Context) (*State, error)
+	// Read says what is there, by one dump each of links, addresses and routes. With
+	// names it says what is there of these links, by a question about each, and
+	// nothing of their addresses and routes.
+	Read(ctx context.Context, names ...string) (*State, error)
 	// Do does one step.
 	Do(ctx context.Context, s Step) error
 	// Table reads the entries of a VNI's bridge, by its index, with a VXLAN device.
@@ -71,4 +73,10 @@ type Event struct {
 	IP     netip.Addr // neighbour, or of a VXLAN device's entry the underlay address
 	Self   bool       // a VXLAN device's half of an entry
 	Static bool       // not learnt
+
+	// Of a link's event: what it is now, what it is as a port of a bridge, or that it
+	// was removed. None of these: it has to be looked at.
+	Link    *dumped
+	Port    *PortFlags
+	Removed bool
 }

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -25,14 +26,17 @@ const retryLimit = time.Minute
 // event told of, be it a repair or a link that came or went. It returns nil when ctx
 // ends.
 func (n *Network) Watch(ctx context.Context, ready, changed func()) error {
-	q := &queue{wake: make(chan struct{}, 1), entries: map[eventKey]Event{}}
+	q := newQueue()
 	ctx, cancel := context.WithCancel(ctx)
 	var repairs sync.WaitGroup
 	repairs.Go(func() { n.repairs(ctx, q, changed) })
-	if ready == nil {
-		ready = func() {}
-	}
-	err := n.System.Watch(ctx, ready, q.put)
+	err := n.System.Watch(ctx, func() {
+		n.watches(q)
+		if ready != nil {
+			ready()
+		}
+	}, q.put)
+	n.watches(nil)
 	ended := ctx.Err() != nil
 	cancel()
 	repairs.Wait()
@@ -71,10 +75,25 @@ func (n *Network) repairs(ctx context.Context, q *queue, changed func()) {
 	}
 }
 
+// watches notes who is told of what changes. What is known of ports from before is
+// looked at again before it is used.
+func (n *Network) watches(q *queue) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.watcher = q
+	for _, p := range n.seen.ports {
+		p.sure = false
+	}
+}
+
 // look repairs what events tell of; false when that did not work.
 func (n *Network) look(ctx context.Context, p pending, changed func()) bool {
 	disturbed := n.mark(p)
-	if !p.links && !disturbed {
+	n.mu.Lock()
+	others, ports := n.known().heard(p.told, n.byApply)
+	n.mu.Unlock()
+	n.disturbed(ports)
+	if !p.links && !others && !disturbed {
 		return true
 	}
 	err := n.repair(ctx)
@@ -92,23 +111,33 @@ func (n *Network) look(ctx context.Context, p pending, changed func()) bool {
 
 // mark marks the segments whose entries are not as they should be.
 func (n *Network) mark(p pending) (any bool) {
-	n.maps.Lock()
-	defer n.maps.Unlock()
+	if !p.lost && len(p.down)+len(p.entries) == 0 {
+		return false
+	}
 	byDev := map[int32][]Event{}
 	for k, e := range p.entries {
 		byDev[k.dev] = append(byDev[k.dev], e)
 	}
-	for _, m := range n.segments {
-		events := append(byDev[m.bridge], byDev[m.vxlan]...)
-		for _, port := range m.ports {
-			events = append(events, byDev[port.index]...)
-		}
-		// A link that went down and up lost its neighbours without a word.
-		if p.lost || p.down[m.bridge] || p.down[m.vxlan] || len(events) > 0 && m.disturbed(events) {
-			m.synced, any = false, true
-		}
+	for _, m := range n.allSegments() {
+		any = m.mark(p, byDev) || any
 	}
 	return any
+}
+
+// mark marks a segment whose entries are not as they should be.
+func (m *segmentMap) mark(p pending, byDev map[int32][]Event) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	events := slices.Concat(byDev[m.bridge], byDev[m.vxlan])
+	for _, port := range m.ports {
+		events = append(events, byDev[port.index]...)
+	}
+	// A link that went down and up lost its neighbours without a word.
+	if !p.lost && !p.down[m.bridge] && !p.down[m.vxlan] && (len(events) == 0 || !m.disturbed(events)) {
+		return false
+	}
+	m.synced = false
+	return true
 }
 
 // queue is the events that were not looked at yet. It is bounded, and of one
@@ -121,6 +150,16 @@ type queue struct {
 	next    pending
 }
 
+func newQueue() *queue {
+	return &queue{wake: make(chan struct{}, 1), entries: map[eventKey]Event{}, next: pending{told: map[linkKey]Event{}}}
+}
+
+// linkKey is of what was told of a link: by itself, or by the bridge that it is in.
+type linkKey struct {
+	dev    int32
+	bridge bool
+}
+
 type eventKey struct {
 	dev  int32
 	key  [16]byte
@@ -131,6 +170,7 @@ type eventKey struct {
 // pending is what is taken from a queue at once.
 type pending struct {
 	links   bool // some link, address or route changed
+	told    map[linkKey]Event
 	lost    bool
 	down    map[int32]bool // links that are down or gone
 	entries map[eventKey]Event
@@ -142,7 +182,12 @@ func (q *queue) put(e Event) {
 	case EventLost:
 		q.next.lost, q.next.links = true, true
 	case EventLink:
-		q.next.links = true
+		k := linkKey{e.Dev, e.Port != nil}
+		if _, ok := q.next.told[k]; e.Dev == 0 || !ok && len(q.next.told) >= maxPending {
+			q.next.links = true
+		} else {
+			q.next.told[k] = e
+		}
 		if e.Gone && e.Dev != 0 {
 			if q.next.down == nil {
 				q.next.down = map[int32]bool{}
@@ -174,6 +219,6 @@ func (q *queue) take() pending {
 	defer q.mu.Unlock()
 	p := q.next
 	p.entries = q.entries
-	q.next, q.entries = pending{}, map[eventKey]Event{}
+	q.next, q.entries = pending{told: map[linkKey]Event{}}, map[eventKey]Event{}
 	return p
 }

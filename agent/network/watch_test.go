@@ -107,7 +107,7 @@ func TestWatch(t *testing.T) {
 
 // TestQueueIsBounded: with too many entries to look at, all are read.
 func TestQueueIsBounded(t *testing.T) {
-	q := &queue{wake: make(chan struct{}, 1), entries: map[eventKey]Event{}}
+	q := newQueue()
 	for i := range maxPending {
 		q.put(Event{Kind: EventForward, MAC: MAC{0, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}})
 	}
