@@ -147,6 +147,14 @@ type BootEvent struct {
 	Count   int       `json:"count,omitempty" doc:"times seen in a row, when more than once"`
 }
 
+// BootReport is what a boot server saw of a boot; the head node adds the time.
+type BootReport struct {
+	Stage   BootStage `json:"stage" enum:"discover,ack,tftp,ipxe-discover,ipxe-ack,script,kernel,initrd,config,stub,layer,root,switch-root,refused,failed"`
+	Detail  string    `json:"detail,omitempty" maxLength:"1000"`
+	Bytes   int64     `json:"bytes,omitempty"`
+	Seconds float64   `json:"seconds,omitempty"`
+}
+
 // Boot is the record of one boot.
 type Boot struct {
 	ID       string       `json:"id"`

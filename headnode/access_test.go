@@ -182,6 +182,7 @@ func TestOpenAPI(t *testing.T) {
 		post/v1/servers/{id}/reset get/v1/servers/{id}/boots get/v1/boots get/v1/platforms post/v1/platforms get/v1/platforms/{stamp}
 		delete/v1/platforms/{stamp} put/v1/platforms/{stamp}/default post/v1/platforms/{stamp}/verify post/v1/platforms/collect
 		head/v1/files/{sha256} put/v1/files/{sha256} get/v1/platform-keys post/v1/platform-keys delete/v1/platform-keys/{name}
+		post/v1/boot-requests get/v1/boots/{id}/plan post/v1/boots/{id}/config post/v1/boots/{id}/events
 		get/v1/tokens post/v1/tokens delete/v1/tokens/{id} post/v1/explain get/v1/events post/v1/enrol
 		post/v1/servers/{uuid}/sync post/v1/servers/{uuid}/renew`) {
 		method, path, _ := strings.Cut(want, "/")

@@ -136,6 +136,7 @@ func (s *Server) handler() http.Handler {
 	h := humago.New(mux, cfg)
 	s.routeOperators(h)
 	s.routeServers(h)
+	s.routeBooter(h)
 	s.routePlatforms(h)
 	s.routeAgents(h)
 	s.routeNetworks(h)
