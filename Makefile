@@ -49,6 +49,7 @@ build: ## the programs, into bin/
 	@echo "== programs -> bin/"
 	go build $(GOFLAGS_R) -o bin/ ./cmd/...
 	go build $(GOFLAGS_R) -o bin/nereid-demo ./integration/demo
+	go build $(GOFLAGS_R) -o bin/ ./integration/fleet/nereid-fleet
 
 platform: build ## the platform image, into the cache
 	@$(PACKAGES) build lab

@@ -13,13 +13,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
 	"time"
 )
 
-// Client speaks to a head node as an operator. Set its fields before the first
+// Client speaks to a head node as an operator, or as a server's agent. Set its fields before the first
 // call; it may be used by several goroutines after that.
 type Client struct {
 	// Headnode is a Unix socket (a path, or unix:///path) or an https URL.
@@ -29,6 +30,12 @@ type Client struct {
 	// CASHA256 pins the head node's CA: the SHA-256 of its certificate in DER,
 	// hexadecimal. Empty: the system's authorities decide.
 	CASHA256 string
+	// Certificate is a server's, for the requests of its agent; nil: an operator's
+	// client, or a server that enrols.
+	Certificate *tls.Certificate
+	// From is the address that connections over TCP come from; the zero Addr leaves it to
+	// the system.
+	From netip.Addr
 	// Timeout limits one request and its answer; 30 s when 0. Event streams
 	// have no limit but their context's.
 	Timeout time.Duration
@@ -96,6 +103,9 @@ func (c *Client) connect() error {
 		if u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
 			return fmt.Errorf("head node %q: want the path of a Unix socket or https://HOST:PORT", c.Headnode)
 		}
+		if c.From.IsValid() {
+			dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.From, 0))
+		}
 		tr.DialContext = dialer.DialContext
 		tr.Proxy = http.ProxyFromEnvironment
 		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS13}
@@ -107,6 +117,13 @@ func (c *Client) connect() error {
 			// The usual check is replaced, not left out: see verifyPinned.
 			tr.TLSClientConfig.InsecureSkipVerify = true
 			tr.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error { return verifyPinned(s, pin, u.Hostname()) }
+		}
+		if c.Certificate != nil {
+			tr.TLSClientConfig.Certificates = []tls.Certificate{*c.Certificate}
+			tr.ForceAttemptHTTP2 = true
+			tr.IdleConnTimeout, tr.MaxIdleConns = time.Minute, 1
+			// A head node that vanished without a word is noticed within a poll.
+			tr.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second}
 		}
 		c.base = "https://" + u.Host
 	}
