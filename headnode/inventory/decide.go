@@ -272,7 +272,7 @@ func Forget(tx store.Tx, r Record) (free []string, err error) {
 			return nil, err
 		}
 	}
-	for _, key := range []string{hostnamePrefix + r.Hostname, observedPrefix + r.UUID, ServerPrefix + r.UUID} {
+	for _, key := range []string{hostnamePrefix + r.Hostname, observedPrefix + r.UUID, hardwarePrefix + r.UUID, ServerPrefix + r.UUID} {
 		if err := tx.Delete(key); err != nil {
 			return nil, err
 		}

@@ -7,7 +7,8 @@
 // and never stored.
 //
 //   - server/UUID    Record; a change of it wakes the server's sync
-//   - observed/UUID  Observed
+//   - observed/UUID  Observed, but for the hardware
+//   - hardware/UUID  api.Sysinfo
 //   - mac/MAC        Owner: the one server a MAC belongs to
 //   - hostname/NAME  UUID; names are unique
 //

@@ -22,8 +22,8 @@ type before struct {
 
 // Migrate brings what an earlier release stored into the present form: keys lead
 // to servers, and machines that claimed or were refused a known UUID get records
-// of their own, with what an operator decided about them. Run again it changes
-// nothing.
+// of their own, with what an operator decided about them, and the hardware has a key
+// of its own. Run again it changes nothing.
 func Migrate(tx store.Tx) error {
 	var old []before
 	for e, err := range store.Each[before](tx, ServerPrefix) {
@@ -33,11 +33,23 @@ func Migrate(tx store.Tx) error {
 		old = append(old, e.Value)
 	}
 	for _, b := range old {
+		if err := hardwareApart(tx, b.UUID); err != nil {
+			return err
+		}
 		if err := b.migrate(tx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hardwareApart gives the hardware of a server a key of its own.
+func hardwareApart(tx store.Tx, uuid string) error {
+	o, err := getReport(tx, uuid)
+	if err != nil || o.Sysinfo == nil {
+		return err
+	}
+	return PutObserved(tx, uuid, o)
 }
 
 func (b before) migrate(tx store.Tx) error {

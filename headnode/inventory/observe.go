@@ -29,7 +29,7 @@ func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 	if err != nil {
 		return Seen{}, err
 	}
-	o, err := GetObserved(tx, uuid)
+	o, err := getReport(tx, uuid)
 	if err != nil {
 		return Seen{}, err
 	}
@@ -49,10 +49,17 @@ func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 	}
 	o.Report = &rep
 	if inv := s.Request.Inventory; inv != nil {
-		if out.Gone, err = lists(tx, &r, o.Sysinfo, nics(*inv)); err != nil {
+		had, err := getHardware(tx, uuid)
+		if err != nil {
 			return Seen{}, err
 		}
-		o.Sysinfo, o.Digest = inv, s.Request.InventoryDigest
+		if out.Gone, err = lists(tx, &r, had, nics(*inv)); err != nil {
+			return Seen{}, err
+		}
+		if err := putHardware(tx, uuid, inv); err != nil {
+			return Seen{}, err
+		}
+		o.Digest = s.Request.InventoryDigest
 	}
 	out.NeedInventory = o.Digest != s.Request.InventoryDigest
 	if !equalJSON(before, r) {
@@ -61,7 +68,7 @@ func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 		}
 	}
 	if !equalJSON(beforeSeen, o) {
-		if err := PutObserved(tx, uuid, o); err != nil {
+		if err := putReport(tx, uuid, o); err != nil {
 			return Seen{}, err
 		}
 	}
@@ -72,17 +79,14 @@ func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 // Changes says whether Observe would write anything, so that a sync that brings
 // nothing new costs no write.
 func Changes(tx store.Tx, r Record, s Sync) (bool, error) {
-	o, err := GetObserved(tx, r.UUID)
+	o, err := getReport(tx, r.UUID)
 	if err != nil {
 		return false, err
 	}
 	if o.Report == nil || !equalJSON(*o.Report, s.Request.Report) || r.BootID != s.Request.Report.BootID {
 		return true, nil
 	}
-	if inv := s.Request.Inventory; inv != nil && (o.Sysinfo == nil || o.Digest != s.Request.InventoryDigest) {
-		return true, nil
-	}
-	return false, nil
+	return s.Request.Inventory != nil && o.Digest != s.Request.InventoryDigest, nil
 }
 
 // powerDone clears a power request that a later boot shows to be over. A reset
@@ -108,6 +112,6 @@ func (r *Record) powerDone(rep api.Report) {
 
 // NeedsInventory says whether the head node lacks the hardware of a digest.
 func NeedsInventory(tx store.Tx, uuid, digest string) (bool, error) {
-	o, err := GetObserved(tx, uuid)
+	o, err := getReport(tx, uuid)
 	return o.Digest != digest, err
 }

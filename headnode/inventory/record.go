@@ -67,7 +67,8 @@ func (r *Record) OtherKey() bool { return r.Approved && r.accepted() && r.Presen
 // operator's decision.
 func (r *Record) Undecided() bool { return r.Claims != "" && !r.Approved && !r.Rejected }
 
-// Observed is what a server reported. Only changes of it are written.
+// Observed is what a server reported. Only changes of it are written, and the hardware,
+// which is large and hardly ever changes, has a key of its own.
 type Observed struct {
 	Report  *api.Report  `json:"report,omitempty"`
 	Sysinfo *api.Sysinfo `json:"sysinfo,omitempty"`

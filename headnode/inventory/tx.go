@@ -18,6 +18,7 @@ import (
 const (
 	ServerPrefix   = "server/"
 	observedPrefix = "observed/"
+	hardwarePrefix = "hardware/"
 	MACPrefix      = "mac/"
 	hostnamePrefix = "hostname/"
 	keyPrefix      = "key/"
@@ -185,6 +186,28 @@ func Put(tx store.Tx, r Record) error {
 
 // GetObserved reads what a server reported; nothing yet is the zero value.
 func GetObserved(tx store.Tx, uuid string) (Observed, error) {
+	o, err := getReport(tx, uuid)
+	if err == nil {
+		o.Sysinfo, err = getHardware(tx, uuid)
+	}
+	return o, err
+}
+
+// PutObserved writes what a server reported.
+func PutObserved(tx store.Tx, uuid string, o Observed) error {
+	if o.Sysinfo == nil {
+		if err := tx.Delete(hardwarePrefix + uuid); err != nil {
+			return fmt.Errorf("write hardware of %s: %w", uuid, err)
+		}
+	} else if err := putHardware(tx, uuid, o.Sysinfo); err != nil {
+		return err
+	}
+	return putReport(tx, uuid, o)
+}
+
+// getReport reads what a server reported but for its hardware, which each sync would
+// read in vain.
+func getReport(tx store.Tx, uuid string) (Observed, error) {
 	o, _, err := store.Lookup[Observed](tx, observedPrefix+uuid)
 	if err != nil {
 		err = fmt.Errorf("read report of %s: %w", uuid, err)
@@ -192,10 +215,25 @@ func GetObserved(tx store.Tx, uuid string) (Observed, error) {
 	return o, err
 }
 
-// PutObserved writes what a server reported.
-func PutObserved(tx store.Tx, uuid string, o Observed) error {
+func putReport(tx store.Tx, uuid string, o Observed) error {
+	o.Sysinfo = nil
 	if err := store.Put(tx, observedPrefix+uuid, o); err != nil {
 		return fmt.Errorf("write report of %s: %w", uuid, err)
+	}
+	return nil
+}
+
+func getHardware(tx store.Tx, uuid string) (*api.Sysinfo, error) {
+	info, _, err := store.Lookup[*api.Sysinfo](tx, hardwarePrefix+uuid)
+	if err != nil {
+		err = fmt.Errorf("read hardware of %s: %w", uuid, err)
+	}
+	return info, err
+}
+
+func putHardware(tx store.Tx, uuid string, info *api.Sysinfo) error {
+	if err := store.Put(tx, hardwarePrefix+uuid, info); err != nil {
+		return fmt.Errorf("write hardware of %s: %w", uuid, err)
 	}
 	return nil
 }
