@@ -67,14 +67,16 @@ func (s *Server) newcomers(tx store.Tx) (list []api.Boot, more int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	list = slices.DeleteFunc(list, func(b api.Boot) bool {
-		_, found, ferr := inventory.OwnerOf(tx, b.MAC)
-		if ferr != nil {
-			err = ferr
-		}
-		return found
-	})
-	return list, more, err
+	macs := make([]string, len(list))
+	for i, b := range list {
+		macs[i] = b.MAC
+	}
+	news, err := inventory.WithoutOwner(tx, macs)
+	if err != nil {
+		return nil, 0, err
+	}
+	list = slices.DeleteFunc(list, func(b api.Boot) bool { return !slices.Contains(news, b.MAC) })
+	return list, more, nil
 }
 
 // findNewcomer finds a machine that has not enrolled by its MAC.

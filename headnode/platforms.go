@@ -1,9 +1,11 @@
 package headnode
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -28,12 +30,7 @@ func (s *Server) routePlatforms(h huma.API) {
 			if err != nil {
 				return err
 			}
-			for i := range out {
-				if err := s.complete(tx, &out[i]); err != nil {
-					return err
-				}
-			}
-			return nil
+			return s.complete(tx, out)
 		})
 		return items(out), err
 	})
@@ -89,7 +86,10 @@ func (s *Server) platform(ctx context.Context, stamp string) (api.Platform, erro
 		if p, err = platforms.Describe(tx, stamp, s.now()); err != nil {
 			return noPlatform(err, stamp)
 		}
-		return s.complete(tx, &p)
+		one := []api.Platform{p}
+		err = s.complete(tx, one)
+		p = one[0]
+		return err
 	})
 	return p, err
 }
@@ -103,18 +103,30 @@ func noPlatform(err error, stamp string) error {
 
 // complete fills in what the file store knows: which files are missing. Servers
 // are named as people name them.
-func (s *Server) complete(tx store.Tx, p *api.Platform) error {
-	p.Missing = nil
-	for _, f := range p.Manifest.Files() {
-		if !s.images.Has(f.SHA256) {
-			p.Missing = append(p.Missing, f.SHA256)
+func (s *Server) complete(tx store.Tx, ps []api.Platform) error {
+	var users []string
+	for i := range ps {
+		p := &ps[i]
+		p.Missing = nil
+		for _, f := range p.Manifest.Files() {
+			if !s.images.Has(f.SHA256) {
+				p.Missing = append(p.Missing, f.SHA256)
+			}
 		}
+		if len(p.Missing) > 0 {
+			p.Complete = false
+		}
+		users = append(users, p.UsedBy...)
 	}
-	if len(p.Missing) > 0 {
-		p.Complete = false
+	slices.Sort(users)
+	names, err := inventory.Hostnames(tx, slices.Compact(users))
+	if err != nil {
+		return err
 	}
-	for i, u := range p.UsedBy {
-		p.UsedBy[i] = nameOf(tx, u)
+	for i := range ps {
+		for k, u := range ps[i].UsedBy {
+			ps[i].UsedBy[k] = cmp.Or(names[u], u)
+		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -156,21 +157,21 @@ func clip(s string) string {
 	}, strings.ToValidUTF8(s, ""))
 }
 
+// indexed ranges over the boots that an index lists behind a key.
+func indexed(tx store.Tx, prefix, after string) iter.Seq2[store.Entry[record], error] {
+	return store.Through[record](tx, prefix, after, func(it store.Item) string { return idPrefix + lastPart(it.Key) })
+}
+
 // listed reads the boots an index lists, newest first.
 func listed(tx store.Tx, prefix string, limit int) ([]api.Boot, error) {
 	var boots []api.Boot
-	for it, err := range tx.Scan(prefix, "") {
+	for e, err := range indexed(tx, prefix, "") {
 		if err != nil {
 			return nil, err
 		}
-		if limit > 0 && len(boots) == limit {
+		if boots = append(boots, e.Value.Boot); len(boots) == limit {
 			break
 		}
-		b, err := read(tx, lastPart(it.Key))
-		if err != nil {
-			return nil, err
-		}
-		boots = append(boots, b.Boot)
 	}
 	return boots, nil
 }
@@ -203,15 +204,11 @@ func Since(tx store.Tx, t time.Time) ([]api.Boot, error) {
 		from = append(from, rankPrefix(rank))
 	}
 	for _, prefix := range from {
-		for it, err := range tx.Scan(prefix, prefix+oldest(t)) {
+		for e, err := range indexed(tx, prefix, prefix+oldest(t)) {
 			if err != nil {
 				return nil, fmt.Errorf("boots since %v: %w", t, err)
 			}
-			b, err := read(tx, lastPart(it.Key))
-			if err != nil {
-				return nil, err
-			}
-			boots = append(boots, b.Boot)
+			boots = append(boots, e.Value.Boot)
 		}
 	}
 	slices.SortStableFunc(boots, func(a, b api.Boot) int { return a.Started.Compare(b.Started) })

@@ -251,9 +251,7 @@ func (p *Pending) ByMAC(tx store.Tx, mac string, limit int) ([]api.Boot, error) 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, b := range all {
-		if e := p.byID[b.ID]; e != nil {
-			all[i] = merge(b, e.Value.(*pending))
-		}
+		all[i] = p.news(b)
 	}
 	if e := p.mac[strings.ToLower(mac)]; e != nil {
 		if v := e.Value.(*pending); len(all) == 0 || v.boot.Started.After(all[0].Started) {
@@ -264,6 +262,14 @@ func (p *Pending) ByMAC(tx store.Tx, mac string, limit int) ([]api.Boot, error) 
 		all = all[:limit]
 	}
 	return all, nil
+}
+
+// news is a written boot with what is in memory of it, under p.mu.
+func (p *Pending) news(b api.Boot) api.Boot {
+	if e := p.byID[b.ID]; e != nil {
+		return merge(b, e.Value.(*pending))
+	}
+	return b
 }
 
 // Get reads a boot, written or not; Legs is not filled.

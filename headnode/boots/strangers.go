@@ -109,11 +109,8 @@ func (p *Pending) drop(tx store.Tx, id string) error {
 // Adopt makes the boots of a MAC those of a known server, which strangers do not
 // push out.
 func (p *Pending) Adopt(tx store.Tx, mac string) error {
-	for it, err := range tx.Scan(macPrefix+mac+"/", "") {
-		if err != nil {
-			return fmt.Errorf("adopt boots of %s: %w", mac, err)
-		}
-		old, err := read(tx, lastPart(it.Key))
+	for e, err := range indexed(tx, macPrefix+mac+"/", "") {
+		old := e.Value
 		if err == nil && old.Stranger {
 			r := old
 			r.Stranger = false
@@ -133,14 +130,11 @@ func Upgrade(tx store.Tx, known func(mac string) (bool, error)) error {
 	if has, err := store.Has(tx, count); err != nil || !has {
 		return err
 	}
-	for it, err := range tx.Scan(timePrefix, "") {
+	for e, err := range indexed(tx, timePrefix, "") {
 		if err != nil {
 			return fmt.Errorf("upgrade boots: %w", err)
 		}
-		old, err := read(tx, lastPart(it.Key))
-		if err != nil {
-			return fmt.Errorf("upgrade boots: %w", err)
-		}
+		old := e.Value
 		is, err := known(old.MAC)
 		if err == nil && !is {
 			r := old
@@ -166,17 +160,17 @@ func (p *Pending) Strangers(tx store.Tx, now time.Time) (list []api.Boot, more i
 			latest[b.MAC] = b
 		}
 	}
-	for it, err := range tx.Scan(strangerPrefix, "") {
+	var stored []api.Boot
+	for e, err := range indexed(tx, strangerPrefix, "") {
 		if err != nil {
 			return nil, 0, fmt.Errorf("boots of strangers: %w", err)
 		}
-		b, err := p.Get(tx, lastPart(it.Key))
-		if err != nil {
-			return nil, 0, fmt.Errorf("boots of strangers: %w", err)
-		}
-		take(b)
+		stored = append(stored, e.Value.Boot)
 	}
 	p.mu.Lock()
+	for _, b := range stored {
+		take(p.news(b))
+	}
 	for c := once; c < server; c++ {
 		for e := p.class[c].Front(); e != nil; e = e.Next() {
 			if v := e.Value.(*pending); !v.stored {

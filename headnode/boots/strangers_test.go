@@ -9,6 +9,7 @@ import (
 
 	"nereid/api"
 	"nereid/headnode/store"
+	"nereid/headnode/store/storetest"
 )
 
 func invented(i int) string {
@@ -247,6 +248,23 @@ func TestStanding(t *testing.T) {
 	} {
 		if got := Standing(api.Boot{Address: "10.0.0.9", Events: c.events}); !strings.HasPrefix(got, c.want) {
 			t.Errorf("%v: %q, want %q", c.events, got, c.want)
+		}
+	}
+}
+
+// TestListsReadTogether: a list of hundreds asks the store a few times.
+func TestListsReadTogether(t *testing.T) {
+	w := newWorld(t)
+	for i := range 300 {
+		w.boots(fmt.Sprintf("52:54:00:00:%02x:%02x", i/256, i%256), i%2 == 0, at(float64(i)), api.StageAck)
+	}
+	for name, list := range map[string]func(store.Tx) (int, error){
+		"strangers": func(tx store.Tx) (int, error) { l, _, err := w.p.Strangers(tx, at(300)); return 2 * len(l), err },
+		"since":     func(tx store.Tx) (int, error) { l, err := Since(tx, at(0)); return len(l), err },
+	} {
+		n := 0
+		if trips := storetest.Trips(t, w.s, func(tx store.Tx) (err error) { n, err = list(tx); return err }); n != 300 || trips > 12 {
+			t.Errorf("%s: %d of 300 with %d requests", name, n, trips)
 		}
 	}
 }

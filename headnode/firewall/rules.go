@@ -117,18 +117,15 @@ func List(tx store.Tx, f Filter, after string, limit int) (rules []api.FirewallR
 	if after != "" {
 		from = prefix + after
 	}
-	for it, err := range tx.Scan(prefix, from) {
+	key := func(it store.Item) string { return rulePrefix + it.Key[len(prefix):] }
+	for e, err := range store.Through[api.FirewallRule](tx, prefix, from, key) {
 		if err != nil {
 			return nil, "", fmt.Errorf("list firewall rules: %w", err)
 		}
 		if limit > 0 && len(rules) == limit {
 			return rules, rules[limit-1].UUID, nil
 		}
-		r, err := Get(tx, it.Key[len(prefix):])
-		if err != nil {
-			return nil, "", err
-		}
-		rules = append(rules, r)
+		rules = append(rules, e.Value)
 	}
 	return rules, "", nil
 }

@@ -262,3 +262,23 @@ func TestTooManyRules(t *testing.T) {
 		t.Error("UUIDs repeat")
 	}
 }
+
+// TestListReadsTogether: an owner's rules are read with a few requests.
+func TestListReadsTogether(t *testing.T) {
+	w := newWorld(t)
+	owner := newUUID()
+	for range 100 {
+		if _, err := w.create(api.FirewallRule{Owner: owner, Rule: "FROM any TO all vms ALLOW tcp PORT 22"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	trips := storetest.Trips(t, w.s, func(tx store.Tx) error {
+		l, _, err := List(tx, Filter{Owner: owner}, "", 0)
+		n = len(l)
+		return err
+	})
+	if n != 100 || trips > 5 {
+		t.Errorf("%d rules with %d requests, want 100 with at most 5", n, trips)
+	}
+}

@@ -73,6 +73,44 @@ func ownerOf(tx store.Tx, mac string) (Owner, bool, error) {
 	return o, found, err
 }
 
+// WithoutOwner gives those of some MACs that belong to no server.
+func WithoutOwner(tx store.Tx, macs []string) ([]string, error) {
+	keys := make([]string, len(macs))
+	for i, mac := range macs {
+		keys[i] = MACPrefix + mac
+	}
+	owners, err := store.LookupAll[Owner](tx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read owners of MACs: %w", err)
+	}
+	var out []string
+	for i, o := range owners {
+		if o == nil || o.UUID == "" {
+			out = append(out, macs[i])
+		}
+	}
+	return out, nil
+}
+
+// Hostnames gives the names of those servers that there are, by UUID.
+func Hostnames(tx store.Tx, uuids []string) (map[string]string, error) {
+	keys := make([]string, len(uuids))
+	for i, uuid := range uuids {
+		keys[i] = ServerPrefix + uuid
+	}
+	recs, err := store.LookupAll[Record](tx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read hostnames: %w", err)
+	}
+	out := map[string]string{}
+	for _, r := range recs {
+		if r != nil {
+			out[r.UUID] = r.Hostname
+		}
+	}
+	return out, nil
+}
+
 // Owned gives the MACs that belong to a server.
 func Owned(tx store.Tx) (map[string]bool, error) {
 	owned := map[string]bool{}

@@ -308,6 +308,11 @@ type countingTx struct {
 
 func (t *countingTx) Get(key string) ([]byte, error) { t.reads++; return t.Tx.Get(key) }
 
+func (t *countingTx) GetAll(keys ...string) ([][]byte, error) {
+	t.reads += len(keys)
+	return t.Tx.GetAll(keys...)
+}
+
 func (t *countingTx) Scan(prefix, after string) iter.Seq2[store.Item, error] {
 	return func(yield func(store.Item, error) bool) {
 		for it, err := range t.Tx.Scan(prefix, after) {

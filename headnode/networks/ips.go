@@ -23,6 +23,13 @@ func address(tx store.Tx, n network, ip string) (netip.Addr, ipRecord, bool, err
 
 // show is an address as the API has it.
 func show(tx store.Tx, n network, a netip.Addr, rec ipRecord) (api.IPAddress, error) {
+	one := []api.IPAddress{shown(n, a, rec)}
+	err := withHolders(tx, one)
+	return one[0], err
+}
+
+// shown is an address without what its NIC says.
+func shown(n network, a netip.Addr, rec ipRecord) api.IPAddress {
 	out := api.IPAddress{IP: a.String(), Network: n.UUID, Reserved: rec.Reserved, Owner: rec.Owner, MAC: rec.MAC,
 		Free: rec.free() && n.pooled(a)}
 	if rec.Use != "" {
@@ -34,14 +41,23 @@ func show(tx store.Tx, n network, a netip.Addr, rec ipRecord) (api.IPAddress, er
 	if rec.Freed != 0 {
 		out.FreedAt = time.Unix(0, rec.Freed).UTC()
 	}
-	if rec.MAC != "" {
-		nic, err := store.Get[api.NetworkNIC](tx, nicPrefix+rec.MAC)
-		if err != nil {
-			return out, err
+	return out
+}
+
+// withHolders fills in whose the addresses of NICs are. The NICs are read together.
+func withHolders(tx store.Tx, list []api.IPAddress) error {
+	var keys []string
+	var of []*api.IPAddress
+	for i := range list {
+		if a := &list[i]; a.MAC != "" && a.BelongsToType == "" {
+			keys, of = append(keys, nicPrefix+a.MAC), append(of, a)
 		}
-		out.Owner, out.BelongsTo, out.BelongsToType = nic.Owner, nic.BelongsTo, nic.BelongsToType
 	}
-	return out, nil
+	nics, err := store.GetAll[api.NetworkNIC](tx, keys...)
+	for i, nic := range nics {
+		of[i].Owner, of[i].BelongsTo, of[i].BelongsToType = nic.Owner, nic.BelongsTo, nic.BelongsToType
+	}
+	return err
 }
 
 // GetIP says what is known of an address of a network, also of one never used.
@@ -84,28 +100,21 @@ func ListIPs(tx store.Tx, id, after string, limit int) (_ []api.IPAddress, next 
 		from = ipKey(n.UUID, a)
 	}
 	var out []api.IPAddress
-	for it, err := range tx.Scan(prefix, from) {
+	for e, err := range store.EachBehind[ipRecord](tx, prefix, from) {
 		if err != nil {
 			return nil, "", err
 		}
 		if limit > 0 && len(out) == limit {
-			return out, out[limit-1].IP, nil
+			next = out[limit-1].IP
+			break
 		}
-		a, err := addrOf(it.Key[len(prefix):])
+		a, err := addrOf(e.Key[len(prefix):])
 		if err != nil {
 			return nil, "", err
 		}
-		rec, err := store.Get[ipRecord](tx, it.Key)
-		if err != nil {
-			return nil, "", err
-		}
-		shown, err := show(tx, n, a, rec)
-		if err != nil {
-			return nil, "", err
-		}
-		out = append(out, shown)
+		out = append(out, shown(n, a, e.Value))
 	}
-	return out, "", nil
+	return out, next, withHolders(tx, out)
 }
 
 // SearchIPs says what is known of an address in every network it is in: the
@@ -120,24 +129,28 @@ func SearchIPs(tx store.Tx, ip string) (_ []api.IPAddress, err error) {
 	if err != nil {
 		return nil, err
 	}
+	keys := make([]string, len(nets))
+	for i, n := range nets {
+		keys[i] = ipKey(n.UUID, a)
+	}
+	recs, err := store.LookupAll[ipRecord](tx, keys...)
+	if err != nil {
+		return nil, err
+	}
 	var out []api.IPAddress
-	for _, n := range nets {
-		rec, found, err := store.Lookup[ipRecord](tx, ipKey(n.UUID, a))
-		if err != nil {
-			return nil, err
-		}
-		if !found && n.Fabric {
+	for i, n := range nets {
+		if recs[i] == nil && n.Fabric {
 			continue
 		}
-		shown, err := show(tx, n, a, rec)
-		if err != nil {
-			return nil, err
+		rec := ipRecord{}
+		if recs[i] != nil {
+			rec = *recs[i]
 		}
-		if out = append(out, shown); len(out) == maxFound {
+		if out = append(out, shown(n, a, rec)); len(out) == maxFound {
 			break
 		}
 	}
-	return out, nil
+	return out, withHolders(tx, out)
 }
 
 // UpdateIP reserves an address, for an account or for the first that names it, or

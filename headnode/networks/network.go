@@ -66,6 +66,25 @@ func load(tx store.Tx, uuid string) (network, error) {
 	return normal(n)
 }
 
+// loadAll is load for several networks, which are read together.
+func loadAll(tx store.Tx, uuids []string) ([]network, error) {
+	keys := make([]string, len(uuids))
+	for i, uuid := range uuids {
+		keys[i] = netPrefix + uuid
+	}
+	found, err := store.GetAll[api.Network](tx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]network, len(uuids))
+	for i, n := range found {
+		if out[i], err = normal(n); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // GetNetwork reads a network by UUID or, unless it is a fabric's, by name.
 func GetNetwork(tx store.Tx, id string) (api.Network, error) { return FindNetwork(tx, "", id) }
 
@@ -272,18 +291,15 @@ func networkUses(tx store.Tx, n network) (*uses, error) {
 		}
 		u.add("pool %s (%s)", p.Name, uuid)
 	}
-	for it, err := range tx.Scan(ipPrefix+n.UUID+"/", "") {
+	for e, err := range store.Each[ipRecord](tx, ipPrefix+n.UUID+"/") {
 		if err != nil {
 			return nil, err
 		}
-		a, err := addrOf(it.Key[len(ipPrefix)+len(n.UUID)+1:])
+		a, err := addrOf(e.Key[len(ipPrefix)+len(n.UUID)+1:])
 		if err != nil {
 			return nil, err
 		}
-		rec, err := store.Get[ipRecord](tx, it.Key)
-		if err != nil {
-			return nil, err
-		}
+		rec := e.Value
 		more := true
 		switch {
 		case rec.MAC != "":

@@ -40,41 +40,36 @@ func ListNICs(tx store.Tx, f NICFilter, after string, limit int) (_ []api.Networ
 	if after != "" {
 		from = prefix + strings.ToLower(after)
 	}
+	nics := store.EachBehind[api.NetworkNIC](tx, nicPrefix, from)
+	if prefix != nicPrefix {
+		nics = store.Through[api.NetworkNIC](tx, prefix, from, func(it store.Item) string { return nicPrefix + it.Key[len(prefix):] })
+	}
 	var out []api.NetworkNIC
-	for it, err := range tx.Scan(prefix, from) {
+	for e, err := range nics {
 		if err != nil {
 			return nil, "", err
 		}
-		n, err := store.Get[api.NetworkNIC](tx, nicPrefix+it.Key[len(prefix):])
-		if err != nil {
-			return nil, "", err
-		}
-		if !f.keep(n) {
+		if !f.keep(e.Value) {
 			continue
 		}
 		if limit > 0 && len(out) == limit {
-			return out, out[limit-1].MAC, nil
+			next = out[limit-1].MAC
+			break
 		}
-		if err := withMTU(tx, &n); err != nil {
-			return nil, "", err
-		}
-		out = append(out, n)
+		out = append(out, e.Value)
 	}
-	return out, "", nil
+	return out, next, withMTUs(tx, out)
 }
 
 // eachNICOf calls fn for the NICs of an index ('o', 'b', 's' or 'n') as stored,
 // until it says false.
 func eachNICOf(tx store.Tx, kind byte, id string, fn func(api.NetworkNIC) bool) error {
-	for mac, err := range below(tx, nicByPrefix+string(kind)+"/"+id+"/") {
+	prefix := nicByPrefix + string(kind) + "/" + id + "/"
+	for e, err := range store.Through[api.NetworkNIC](tx, prefix, "", func(it store.Item) string { return nicPrefix + it.Key[len(prefix):] }) {
 		if err != nil {
 			return err
 		}
-		n, err := store.Get[api.NetworkNIC](tx, nicPrefix+mac)
-		if err != nil {
-			return err
-		}
-		if !fn(n) {
+		if !fn(e.Value) {
 			return nil
 		}
 	}
@@ -96,14 +91,11 @@ func SearchNICs(tx store.Tx, mac string) (_ []api.NetworkNIC, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := withMTU(tx, &e.Value); err != nil {
-			return nil, err
-		}
 		if out = append(out, e.Value); len(out) == maxFound {
 			break
 		}
 	}
-	return out, nil
+	return out, withMTUs(tx, out)
 }
 
 // maxFound bounds what a search gives.

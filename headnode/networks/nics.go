@@ -175,17 +175,35 @@ func GetNIC(tx store.Tx, mac string) (_ api.NetworkNIC, err error) {
 
 // withMTU fills in the MTU: the least of its networks'.
 func withMTU(tx store.Tx, n *api.NetworkNIC) error {
-	n.MTU = 0
-	for i, a := range n.Addresses {
-		if i > 0 && a.Network == n.Addresses[i-1].Network {
-			continue
+	one := []api.NetworkNIC{*n}
+	err := withMTUs(tx, one)
+	n.MTU = one[0].MTU
+	return err
+}
+
+// withMTUs fills in the MTUs of NICs, whose networks are read together.
+func withMTUs(tx store.Tx, nics []api.NetworkNIC) error {
+	var keys []string
+	at := map[string]int{} // of a network in keys
+	for _, n := range nics {
+		for _, a := range n.Addresses {
+			if _, known := at[a.Network]; !known {
+				at[a.Network] = len(keys)
+				keys = append(keys, netPrefix+a.Network)
+			}
 		}
-		net, err := store.Get[api.Network](tx, netPrefix+a.Network)
-		if err != nil {
-			return err
-		}
-		if n.MTU == 0 || net.MTU < n.MTU {
-			n.MTU = net.MTU
+	}
+	nets, err := store.GetAll[api.Network](tx, keys...)
+	if err != nil {
+		return err
+	}
+	for i := range nics {
+		n := &nics[i]
+		n.MTU = 0
+		for _, a := range n.Addresses {
+			if mtu := nets[at[a.Network]].MTU; n.MTU == 0 || mtu < n.MTU {
+				n.MTU = mtu
+			}
 		}
 	}
 	return nil

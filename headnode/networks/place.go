@@ -2,6 +2,7 @@ package networks
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -87,11 +88,7 @@ func containing(tx store.Tx, a netip.Addr) ([]network, error) {
 		if err != nil {
 			return nil, err
 		}
-		for uuid, err := range below(tx, subnetKey(p)) {
-			if err != nil {
-				return nil, err
-			}
-			n, err := load(tx, uuid)
+		for n, err := range networksAt(tx, subnetKey(p)) {
 			if err != nil {
 				return nil, err
 			}
@@ -103,12 +100,7 @@ func containing(tx store.Tx, a netip.Addr) ([]network, error) {
 
 // eachFabric calls fn for all fabric networks until it says false.
 func eachFabric(tx store.Tx, fn func(network) bool) error {
-	for key, err := range below(tx, fabricPrefix) {
-		if err != nil {
-			return err
-		}
-		_, uuid, _ := strings.Cut(key, "/")
-		n, err := load(tx, uuid)
+	for n, err := range networksAt(tx, fabricPrefix) {
 		if err != nil {
 			return err
 		}
@@ -119,14 +111,26 @@ func eachFabric(tx store.Tx, fn func(network) bool) error {
 	return nil
 }
 
+// networksAt ranges over the networks whose UUIDs end the keys with a prefix.
+func networksAt(tx store.Tx, prefix string) iter.Seq2[network, error] {
+	return func(yield func(network, error) bool) {
+		key := func(it store.Item) string { return netPrefix + it.Key[strings.LastIndexByte(it.Key, '/')+1:] }
+		for e, err := range store.Through[api.Network](tx, prefix, "", key) {
+			var n network
+			if err == nil {
+				n, err = normal(e.Value)
+			}
+			if !yield(n, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // networksBelow loads the networks whose UUIDs are keys below prefix.
 func networksBelow(tx store.Tx, prefix string) ([]api.Network, error) {
 	var out []api.Network
-	for uuid, err := range below(tx, prefix) {
-		if err != nil {
-			return nil, err
-		}
-		n, err := load(tx, uuid)
+	for n, err := range networksAt(tx, prefix) {
 		if err != nil {
 			return nil, err
 		}
@@ -168,12 +172,12 @@ func UnderlayNetworks(tx store.Tx) (_ []api.Network, err error) {
 		after = underlayOfPrefix + uuid + "0" // behind all keys that go on with "/"
 	}
 	slices.Sort(uuids)
+	nets, err := loadAll(tx, uuids)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]api.Network, 0, len(uuids))
-	for _, uuid := range uuids {
-		n, err := load(tx, uuid)
-		if err != nil {
-			return nil, err
-		}
+	for _, n := range nets {
 		out = append(out, n.Network)
 	}
 	return out, nil

@@ -28,31 +28,41 @@ func GetPool(tx store.Tx, id string) (_ api.NetworkPool, err error) {
 func ListPools(tx store.Tx, after string, limit int) (_ []api.NetworkPool, next string, err error) {
 	defer named(&err, "list network pools")
 	ps, next, err := store.Scan[api.NetworkPool](tx, poolPrefix, after, limit)
-	for i := range ps {
-		if err == nil {
-			_, err = members(tx, &ps[i])
-		}
+	if err != nil {
+		return nil, "", err
 	}
-	return ps, next, err
+	var uuids []string
+	for _, p := range ps {
+		uuids = append(uuids, p.Networks...)
+	}
+	nets, err := loadAll(tx, uuids)
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range ps {
+		consist(&ps[i], nets[:len(ps[i].Networks)])
+		nets = nets[len(ps[i].Networks):]
+	}
+	return ps, next, nil
 }
 
 // members loads a pool's networks and fills in what the pool has from them.
 func members(tx store.Tx, p *api.NetworkPool) ([]network, error) {
-	var nets []network
+	nets, err := loadAll(tx, p.Networks)
+	consist(p, nets)
+	return nets, err
+}
+
+// consist fills in what a pool has from its networks.
+func consist(p *api.NetworkPool, nets []network) {
 	p.Family, p.NICTags = "", nil
-	for _, uuid := range p.Networks {
-		n, err := load(tx, uuid)
-		if err != nil {
-			return nil, err
-		}
-		nets = append(nets, n)
+	for _, n := range nets {
 		p.Family = n.Family
 		if !slices.Contains(p.NICTags, n.NICTag) {
 			p.NICTags = append(p.NICTags, n.NICTag)
 		}
 	}
 	slices.Sort(p.NICTags)
-	return nets, nil
 }
 
 // checkPool checks a pool and puts its networks' UUIDs for their names.

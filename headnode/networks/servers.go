@@ -3,6 +3,7 @@ package networks
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,18 +39,14 @@ func ServersOfVNI(tx store.Tx, vni uint32) (_ []string, err error) {
 func NICsOfVNI(tx store.Tx, vni uint32) (_ []api.NetworkNIC, err error) {
 	defer named(&err, "list NICs of VNI %d", vni)
 	var out []api.NetworkNIC
-	for key, err := range below(tx, vniKey(vni)) {
+	key := func(it store.Item) string { return nicPrefix + it.Key[strings.LastIndexByte(it.Key, '/')+1:] }
+	for e, err := range store.Through[api.NetworkNIC](tx, vniKey(vni), "", key) {
 		if err != nil {
 			return nil, err
 		}
-		_, mac, _ := strings.Cut(key, "/")
-		n, err := GetNIC(tx, mac)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, n)
+		out = append(out, e.Value)
 	}
-	return out, nil
+	return out, withMTUs(tx, out)
 }
 
 // ServersOfNetwork gives the servers that NICs of a network are on, by UUID: those
@@ -94,31 +91,40 @@ func Underlays(tx store.Tx) (_ []Underlay, err error) {
 
 func underlays(tx store.Tx, prefix string) ([]Underlay, error) {
 	var out []Underlay
+	var keys, uuids []string
 	for it, err := range tx.Scan(prefix, "") {
 		if err != nil {
 			return nil, err
 		}
 		u := Underlay{MAC: string(it.Value)}
 		u.Server, u.Family, _ = strings.Cut(it.Key[len(underlayPrefix):], "/")
-		nic, err := store.Get[api.NetworkNIC](tx, nicPrefix+u.MAC)
-		if err != nil {
-			return nil, err
-		}
+		out, keys = append(out, u), append(keys, nicPrefix+u.MAC)
+	}
+	nics, err := store.GetAll[api.NetworkNIC](tx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	for i, nic := range nics {
 		for _, a := range nic.Addresses {
 			ip, err := parseAddr(a.IP)
 			if err != nil {
 				return nil, fmt.Errorf("address of NIC %s: %w", nic.MAC, err)
 			}
-			if family(ip) != u.Family {
-				continue
+			if family(ip) == out[i].Family { // of which a NIC of the underlay has one
+				out[i].Network.UUID, out[i].Address = a.Network, netip.PrefixFrom(ip, ip.BitLen())
 			}
-			n, err := load(tx, a.Network)
-			if err != nil {
-				return nil, err
-			}
-			u.Network, u.Address = n.Network, netip.PrefixFrom(ip, n.subnet.Bits())
 		}
-		out = append(out, u)
+		if !slices.Contains(uuids, out[i].Network.UUID) {
+			uuids = append(uuids, out[i].Network.UUID)
+		}
+	}
+	nets, err := loadAll(tx, uuids)
+	if err != nil {
+		return nil, err
+	}
+	for i, u := range out {
+		n := nets[slices.Index(uuids, u.Network.UUID)]
+		out[i].Network, out[i].Address = n.Network, netip.PrefixFrom(u.Address.Addr(), n.subnet.Bits())
 	}
 	return out, nil
 }

@@ -2,7 +2,6 @@ package networks
 
 import (
 	"fmt"
-	"strings"
 
 	"nereid/api"
 	"nereid/headnode/store"
@@ -58,20 +57,16 @@ func ListNICTags(tx store.Tx, after string, limit int) (_ []api.NICTag, next str
 		return true
 	}
 	due := !stored && after < AdminTag // admin comes in its place
-	for it, err := range tx.Scan(tagPrefix, tagPrefix+after) {
+	for e, err := range store.EachBehind[api.NICTag](tx, tagPrefix, tagPrefix+after) {
 		if err != nil {
 			return nil, "", err
 		}
-		if due && it.Key > tagPrefix+AdminTag {
+		if due && e.Key > tagPrefix+AdminTag {
 			if due = false; !put(admin()) {
 				return out, next, nil
 			}
 		}
-		t, err := store.Get[api.NICTag](tx, it.Key)
-		if err != nil {
-			return nil, "", err
-		}
-		if !put(t) {
+		if !put(e.Value) {
 			return out, next, nil
 		}
 	}
@@ -163,12 +158,7 @@ func tagMTUFits(tx store.Tx, t api.NICTag) error {
 
 // eachOnTag calls fn for the networks on a tag until it says false.
 func eachOnTag(tx store.Tx, tag string, fn func(network) bool) error {
-	for key, err := range below(tx, segmentPrefix+"tag/"+tag+"/") {
-		if err != nil {
-			return err
-		}
-		_, uuid, _ := strings.Cut(key, "/")
-		n, err := load(tx, uuid)
+	for n, err := range networksAt(tx, segmentPrefix+"tag/"+tag+"/") {
 		if err != nil {
 			return err
 		}

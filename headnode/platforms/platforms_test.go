@@ -445,3 +445,16 @@ func TestCollect(t *testing.T) {
 		t.Errorf("upload that was given up: %v", removed)
 	}
 }
+
+// TestListReadsTogether: a list of many platforms asks the store a few times.
+func TestListReadsTogether(t *testing.T) {
+	w := newWorld(t)
+	for i := range 50 {
+		w.register(fmt.Sprintf("202611%02dT10%02d00Z", 1+i/25, i%25))
+	}
+	n := 0
+	trips := storetest.Trips(t, w.s, func(tx store.Tx) error { l, err := List(tx, t0); n = len(l); return err })
+	if n != 50 || trips > 4 {
+		t.Errorf("%d platforms with %d requests, want 50 with at most 4", n, trips)
+	}
+}

@@ -100,10 +100,16 @@ func Get(tx store.Tx, stamp string) (Record, api.Manifest, error) {
 	if !found {
 		return Record{}, api.Manifest{}, unknown(stamp)
 	}
-	r.Complete, _, err = store.Lookup[bool](tx, completePrefix+stamp)
+	complete, _, err := store.Lookup[bool](tx, completePrefix+stamp)
 	if err != nil {
 		return Record{}, api.Manifest{}, fmt.Errorf("read platform: %w", err)
 	}
+	return r.decoded(stamp, complete)
+}
+
+// decoded is a record as it is read, with its manifest.
+func (r Record) decoded(stamp string, complete bool) (Record, api.Manifest, error) {
+	r.Complete = complete
 	m, err := decode(r.Manifest)
 	if err != nil {
 		return Record{}, m, fmt.Errorf("read platform %s: %w", stamp, err)
@@ -196,16 +202,30 @@ func List(tx store.Tx, now time.Time) ([]api.Platform, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list platforms: %w", err)
 	}
-	var list []api.Platform
-	for it, err := range tx.Scan(completePrefix, "") {
+	def, err := Default(tx)
+	if err != nil {
+		return nil, err
+	}
+	var stamps, keys []string
+	var complete []bool
+	for e, err := range store.Each[bool](tx, completePrefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list platforms: %w", err)
 		}
-		p, err := describe(tx, it.Key[len(completePrefix):], used)
+		stamp := e.Key[len(completePrefix):]
+		stamps, keys, complete = append(stamps, stamp), append(keys, stampPrefix+stamp), append(complete, e.Value)
+	}
+	recs, err := store.GetAll[Record](tx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("list platforms: %w", err)
+	}
+	var list []api.Platform
+	for i, r := range recs {
+		r, m, err := r.decoded(stamps[i], complete[i])
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, p)
+		list = append(list, describe(r, m, def, used[m.Stamp]))
 	}
 	slices.Reverse(list)
 	return list, nil
@@ -217,10 +237,6 @@ func Describe(tx store.Tx, stamp string, now time.Time) (api.Platform, error) {
 	if err != nil {
 		return api.Platform{}, fmt.Errorf("describe platform: %w", err)
 	}
-	return describe(tx, stamp, used)
-}
-
-func describe(tx store.Tx, stamp string, used map[string]map[string][]string) (api.Platform, error) {
 	r, m, err := Get(tx, stamp)
 	if err != nil {
 		return api.Platform{}, err
@@ -229,8 +245,13 @@ func describe(tx store.Tx, stamp string, used map[string]map[string][]string) (a
 	if err != nil {
 		return api.Platform{}, err
 	}
-	p := api.Platform{Manifest: m, Imported: r.Imported, Complete: r.Complete, Default: stamp == def}
-	for _, servers := range used[stamp] {
+	return describe(r, m, def, used[stamp]), nil
+}
+
+// describe is a platform as it is shown; def is the default, used its servers by use.
+func describe(r Record, m api.Manifest, def string, used map[string][]string) api.Platform {
+	p := api.Platform{Manifest: m, Imported: r.Imported, Complete: r.Complete, Default: m.Stamp == def}
+	for _, servers := range used {
 		p.UsedBy = append(p.UsedBy, servers...)
 	}
 	slices.Sort(p.UsedBy)
@@ -242,5 +263,5 @@ func describe(tx store.Tx, stamp string, used map[string]map[string][]string) (a
 		}
 		seen[f.SHA256] = true
 	}
-	return p, nil
+	return p
 }

@@ -54,6 +54,11 @@ type Tx interface {
 	// Get returns the value of a key, or an error that is ErrNotFound.
 	Get(key string) ([]byte, error)
 
+	// GetAll returns the values of keys in their order, read together: over a
+	// network it costs what one Get costs. A key that is not there has nil, and
+	// the value of one that is there is not nil. A key may be named twice.
+	GetAll(keys ...string) ([][]byte, error)
+
 	// Put sets the value of a key. Keys have 1 to MaxKey bytes.
 	Put(key string, value []byte) error
 

@@ -40,17 +40,41 @@ func (t *tx) Get(key string) ([]byte, error) {
 	if t.done {
 		return nil, fmt.Errorf("get %q: %w", key, ErrTxDone)
 	}
-	if w, ok := t.writes[key]; ok {
-		if w.deleted {
-			return nil, fmt.Errorf("get %q: %w", key, ErrNotFound)
-		}
-		return clone(w.value), nil
-	}
-	v := t.base.Get([]byte(key))
+	v := t.value(key)
 	if v == nil {
 		return nil, fmt.Errorf("get %q: %w", key, ErrNotFound)
 	}
-	return clone(v), nil
+	return v, nil
+}
+
+// GetAll returns copies of the values.
+func (t *tx) GetAll(keys ...string) ([][]byte, error) {
+	if t.done {
+		return nil, fmt.Errorf("get keys: %w", ErrTxDone)
+	}
+	values := make([][]byte, len(keys))
+	for i, key := range keys {
+		if err := t.ctx.Err(); i%64 == 63 && err != nil {
+			return nil, fmt.Errorf("get keys: %w", err)
+		}
+		values[i] = t.value(key)
+	}
+	return values, nil
+}
+
+// value is a copy of a key's value; nil: it is not there.
+func (t *tx) value(key string) []byte {
+	if w, ok := t.writes[key]; ok {
+		if w.deleted {
+			return nil
+		}
+		return clone(w.value)
+	}
+	v := t.base.Get([]byte(key))
+	if v == nil {
+		return nil
+	}
+	return clone(v)
 }
 
 // clone copies a value; one that is there is never nil.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func Run(t *testing.T, open Open) {
 		name string
 		test func(*testing.T, *fixture)
 	}{
-		{"ReadBack", testReadBack}, {"Keys", testKeys}, {"Copies", testCopies},
+		{"ReadBack", testReadBack}, {"GetAll", testGetAll}, {"Keys", testKeys}, {"Copies", testCopies},
 		{"Rollback", testRollback}, {"Panic", testPanic}, {"Goexit", testGoexit},
 		{"ReadOnly", testReadOnly}, {"AfterEnd", testAfterEnd},
 		{"ScanOrder", testScanOrder}, {"ScanOwnWrites", testScanOwnWrites}, {"ScanWhileWriting", testScanWhileWriting},
@@ -147,6 +148,67 @@ func testReadBack(t *testing.T, f *fixture) {
 	wantErr(t, err, store.ErrNotFound)
 }
 
+// testGetAll: values come in the order of the keys, with this Update's own writes.
+func testGetAll(t *testing.T, f *fixture) {
+	f.put("a", "1", "b", "", "c", "3", "d", "4")
+	want := func(tx store.Tx, keys []string, want string) {
+		t.Helper()
+		values, err := tx.GetAll(keys...)
+		var got []string
+		for _, v := range values {
+			s := "nil"
+			if v != nil {
+				s = strconv.Quote(string(v))
+				clear(v) // a copy
+			}
+			got = append(got, s)
+		}
+		if strings.Join(got, " ") != want || err != nil {
+			t.Errorf("%v: got %v, %v; want %s", keys, got, err, want)
+		}
+	}
+	for range 2 {
+		if err := f.View(t.Context(), func(tx store.Tx) error {
+			want(tx, nil, "")
+			want(tx, []string{"c", "never", "a", "b", "c"}, `"3" nil "1" "" "3"`)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.update(func(tx store.Tx) error {
+		if err := errors.Join(putAll(tx, "a", "2", "e", "5"), tx.Delete("d")); err != nil {
+			return err
+		}
+		want(tx, []string{"e", "d", "c", "a"}, `"5" nil "3" "2"`)
+		return nil
+	})
+	many := make([]string, 5000)
+	for i := range many {
+		many[i] = fmt.Sprintf("many/%04d", i)
+	}
+	f.update(func(tx store.Tx) error {
+		for _, k := range many {
+			if err := store.Put(tx, k, k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	err := f.View(t.Context(), func(tx store.Tx) error {
+		got, err := store.GetAll[string](tx, many...)
+		if !slices.Equal(got, many) {
+			t.Errorf("%d keys: the values are others", len(many))
+		}
+		_, missing := store.GetAll[string](tx, "many/0000", "never")
+		wantErr(t, missing, store.ErrNotFound)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func testKeys(t *testing.T, f *fixture) {
 	long := strings.Repeat("k", store.MaxKey)
 	odd := "\x00\xff/ü \n"
@@ -257,6 +319,8 @@ func testAfterEnd(t *testing.T, f *fixture) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		_, err := kept.Get("a")
+		wantErr(t, err, store.ErrTxDone)
+		_, err = kept.GetAll("a")
 		wantErr(t, err, store.ErrTxDone)
 		if err := kept.Put("a", nil); err == nil {
 			t.Errorf("%s: Put after the end was taken", name)
