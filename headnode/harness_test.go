@@ -160,6 +160,7 @@ func (h *head) server(id string) api.Server {
 // agent speaks HTTPS.
 type machine struct {
 	h     *head
+	ctx   context.Context // of what it asks the Booter; nil: none in particular
 	uuid  string
 	mac   string
 	nics  []string
@@ -189,10 +190,17 @@ func (m *machine) newKey() {
 	m.key = k
 }
 
+func (m *machine) context() context.Context {
+	if m.ctx == nil {
+		return context.Background()
+	}
+	return m.ctx
+}
+
 func (m *machine) ask(kind api.BootKind, class string, requested netip.Addr) api.BootAnswer {
 	m.h.t.Helper()
 	r := api.BootRequest{Kind: kind, MAC: m.mac, UUID: m.uuid, Arch: 7, VendorClass: "PXEClient:Arch:00007", UserClass: class, Requested: requested}
-	a, err := m.h.Boot(context.Background(), r)
+	a, err := m.h.Boot(m.context(), r)
 	if err != nil {
 		m.h.t.Fatalf("%s: %v", kind, err)
 	}
@@ -216,7 +224,7 @@ func (m *machine) dhcp(class string) api.BootAnswer {
 
 func (m *machine) saw(stage api.BootStage) {
 	m.h.t.Helper()
-	if err := m.h.Record(context.Background(), m.boot, netip.Addr{}, api.BootEvent{Stage: stage}); err != nil {
+	if err := m.h.Record(m.context(), m.boot, netip.Addr{}, api.BootEvent{Stage: stage}); err != nil {
 		m.h.t.Fatalf("record %s: %v", stage, err)
 	}
 }
@@ -229,14 +237,14 @@ func (m *machine) powerOn() {
 	if a := m.dhcp("iPXE"); a.BootID != first.BootID {
 		m.h.t.Fatalf("iPXE began another boot: %s, then %s", first.BootID, a.BootID)
 	}
-	plan, err := m.h.Plan(context.Background(), m.boot, m.addr)
+	plan, err := m.h.Plan(m.context(), m.boot, m.addr)
 	if err != nil || plan.Manifest == nil {
 		m.h.t.Fatalf("plan %+v: %v", plan, err)
 	}
 	for _, s := range []api.BootStage{api.StageScript, api.StageKernel, api.StageInitrd} {
 		m.saw(s)
 	}
-	if m.cfg, err = m.h.Config(context.Background(), m.boot, m.addr); err != nil {
+	if m.cfg, err = m.h.Config(m.context(), m.boot, m.addr); err != nil {
 		m.h.t.Fatal(err)
 	}
 	m.saw(api.StageConfig)

@@ -73,15 +73,10 @@ func (s *Server) macTaken(tx store.Tx, nic api.NetworkNIC) error {
 
 // freshMAC makes a MAC that no NIC and no machine has.
 func (s *Server) freshMAC(tx store.Tx) (string, error) {
-	for {
-		mac, err := networks.NewMAC(tx)
-		if err != nil {
-			return "", err
-		}
-		if _, who, err := s.machineOf(tx, mac, s.now()); err != nil || who == "" {
-			return mac, err
-		}
-	}
+	return networks.NewMAC(tx, s.drawMAC, func(mac string) (bool, error) {
+		_, who, err := s.machineOf(tx, mac, s.now())
+		return who != "", err
+	})
 }
 
 // ownNICs refuses to let a server provide something by a NIC of another machine.

@@ -2,8 +2,8 @@ package headnode
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -22,12 +22,13 @@ import (
 // over the account's transit VNI.
 //
 //	nat/index/<server>           number of the server's transit address
+//	nat/indexed/<number>         the server that has the number
 //	nat/gateway/<server>/<owner> the server is a gateway of the account
 //	nat/via/<owner>/<server>     the same, by account
 //	nat/down/<server>            NIC tags of the server that have no link
 const (
 	natIndexPrefix   = "nat/index/"
-	natIndexCounter  = "nat/indexes"
+	natIndexedPrefix = "nat/indexed/"
 	natGatewayPrefix = "nat/gateway/"
 	natViaPrefix     = "nat/via/"
 	natDownPrefix    = "nat/down/"
@@ -47,27 +48,6 @@ func dropGateway(tx store.Tx, server, owner string) error {
 		return err
 	}
 	return tx.Delete(natViaPrefix + owner + "/" + server)
-}
-
-// transitAddr is a server's address on transit VNIs, the same on all of them.
-func transitAddr(tx store.Tx, server string) (netip.Addr, error) {
-	n, found, err := store.Lookup[uint32](tx, natIndexPrefix+server)
-	if err == nil && !found {
-		if n, _, err = store.Lookup[uint32](tx, natIndexCounter); err == nil {
-			n++
-			err = store.Put(tx, natIndexCounter, n)
-		}
-		if err == nil {
-			err = store.Put(tx, natIndexPrefix+server, n)
-		}
-	}
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("transit address of server %s: %w", server, err)
-	}
-	first := networks.Transit.Addr().As4()
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(first[:])+n)
-	return netip.AddrFrom4(b), nil
 }
 
 // transitMAC is the MAC that a router makes of its transit address.
@@ -400,6 +380,10 @@ func forgetNAT(tx store.Tx, server string) error {
 		if err == nil {
 			err = dropGateway(tx, server, o)
 		}
+	}
+	n, found, nerr := store.Lookup[uint32](tx, natIndexPrefix+server)
+	if err = cmp.Or(err, nerr); err == nil && found {
+		err = tx.Delete(indexedKey(n))
 	}
 	for _, prefix := range []string{natIndexPrefix, natDownPrefix} {
 		if err == nil {

@@ -30,7 +30,12 @@ func must[T any](t *testing.T) func(T, error) T {
 // fabricRack is a head node with servers that run and have an underlay.
 func fabricRack(t *testing.T, servers int) (*head, []*machine) {
 	t.Helper()
-	h := startHead(t)
+	return fabricRackIn(startHead(t), servers)
+}
+
+func fabricRackIn(h *head, servers int) (*head, []*machine) {
+	t := h.t
+	t.Helper()
 	ctx := context.Background()
 	h.platform("20261122T101500Z")
 	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "underlay", MTU: 9000}))

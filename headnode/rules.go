@@ -1,6 +1,7 @@
 package headnode
 
 import (
+	"cmp"
 	"net/netip"
 	"sync"
 
@@ -13,9 +14,26 @@ import (
 	"nereid/headnode/store"
 )
 
-// firewallKey holds a random value, new with every change of a rule, or of an
-// instance's addresses, tags or owner.
-const firewallKey = "firewall-revision"
+// rulesRevision holds a random value for each owner, new with every change of a rule
+// of the owner, and of an instance of the owner that a rule may be about. Global
+// rules have one of their own. Owners that have no part in any rule have none.
+const rulesRevision = "rules-revision/"
+
+// takeOverRules removes the revision that a version before kept for all owners.
+func takeOverRules(tx store.Tx) error {
+	const all = "firewall-revision"
+	has, err := store.Has(tx, all)
+	if err == nil && has {
+		err = tx.Delete(all)
+	}
+	return err
+}
+
+// rulesChange gives the rules of an owner a new revision; without an owner, the global
+// ones.
+func rulesChange(tx store.Tx, owner string) error {
+	return store.Put(tx, rulesRevision+cmp.Or(owner, "global"), inventory.NewRevision())
+}
 
 // resolver is what the rules meant at a revision.
 type resolver struct {
@@ -52,7 +70,7 @@ func (s *Server) routeFirewall(h huma.API) {
 // ruleChanged touches the servers with NICs that a rule is about.
 func ruleChanged(tx store.Tx, r api.FirewallRule, err error) error {
 	if err == nil {
-		err = store.Put(tx, firewallKey, inventory.NewRevision())
+		err = rulesChange(tx, r.Owner)
 	}
 	switch {
 	case err != nil:
@@ -69,17 +87,17 @@ func touchPeers(tx store.Tx, c networks.Change) error {
 		if n == nil || n.BelongsToType == api.BelongsToServer {
 			continue
 		}
-		if err := store.Put(tx, firewallKey, inventory.NewRevision()); err != nil {
-			return err
-		}
 		global, err := hasRules(tx, firewall.Filter{Global: true})
 		if err != nil {
 			return err
 		}
-		if global {
+		own, err := hasRules(tx, firewall.Filter{Owner: n.Owner})
+		if err == nil && (global || own) {
+			err = rulesChange(tx, n.Owner)
+		}
+		if err == nil && global {
 			return touchAll(tx)
 		}
-		own, err := hasRules(tx, firewall.Filter{Owner: n.Owner})
 		if err == nil && own {
 			err = touchOwner(tx, n.Owner)
 		}
@@ -110,9 +128,12 @@ func (s *Server) firewallSpec(tx store.Tx, ports []api.PortSpec) (api.FirewallSp
 // at resolves the rules as a transaction sees them; all servers share the result
 // until something changes.
 func (r *resolver) at(tx store.Tx) (*firewall.Resolver, error) {
-	revision, _, err := store.Lookup[string](tx, firewallKey)
-	if err != nil {
-		return nil, err
+	revision := ""
+	for it, err := range tx.Scan(rulesRevision, "") {
+		if err != nil {
+			return nil, err
+		}
+		revision += it.Key + string(it.Value)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -84,6 +84,8 @@ type Server struct {
 	news    atomic.Int64 // when watchers were last told of a machine that has not enrolled, in Unix nanoseconds
 	reports buckets
 
+	drawMAC func() uint32 // networks.DrawMAC, but in tests
+
 	sets     *journal.Hub
 	resolver resolver
 	files    sync.RWMutex // read: an upload; written: a collection
@@ -103,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if _, err := os.Stat(filepath.Join(cfg.Dir, storeFile)); errors.Is(err, os.ErrNotExist) {
 		return nil, notInitialised(cfg.Dir)
 	}
-	s = &Server{cfg: cfg, log: cfg.Logger, now: cfg.Now, ready: make(chan struct{})}
+	s = &Server{cfg: cfg, log: cfg.Logger, now: cfg.Now, drawMAC: networks.DrawMAC, ready: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -173,8 +175,10 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 		if err := journal.Begin(tx); err != nil {
 			return err
 		}
-		told, err = s.takeOverAdmin(tx)
-		return err
+		if told, err = s.takeOverAdmin(tx); err != nil {
+			return err
+		}
+		return takeOverCounters(tx)
 	})
 	if err != nil {
 		return nil, err

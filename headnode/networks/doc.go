@@ -22,7 +22,6 @@
 //   - ip/NETWORK/HEX: an address that is in use, reserved, or was given back
 //   - free/NETWORK/HEX of a span's last address: its first address
 //   - freed/NETWORK/TIME/HEX: addresses given back, the oldest first
-//   - mac-counter: how many MACs were made
 //   - admin: the UUID of the network that servers boot from
 //
 // Every address that a network may give out is in exactly one place: in a free

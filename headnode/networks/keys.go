@@ -39,7 +39,6 @@ const (
 	ipPrefix         = Prefix + "ip/"
 	freePrefix       = Prefix + "free/"
 	freedPrefix      = Prefix + "freed/"
-	macCounterKey    = Prefix + "mac-counter"
 	adminKey         = Prefix + "admin"
 )
 

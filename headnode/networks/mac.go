@@ -9,59 +9,53 @@ import (
 	"nereid/headnode/store"
 )
 
-// macTries is how many MACs are tried before the prefix counts as used up.
-const macTries = 4096
+// macDraws is how many MACs are tried before the prefix counts as used up. With 99 %
+// of it in use, all of them are taken once in 10^17.
+const macDraws = 4096
 
-// permute maps the numbers of 24 bits one to one: multiplication by an odd number
-// and xor with the upper bits can both be undone. So the MACs made from a counter
-// do not repeat before 2^24 were made, and neighbours do not look alike.
-func permute(n uint32) uint32 {
-	const mask = 1<<24 - 1
-	n &= mask
-	n = n * 0x9e3779 & mask
-	n ^= n >> 13
-	n = n * 0xc2b2af & mask
-	return n ^ n>>11
+// DrawMAC draws the last 24 bits of a MAC. They are drawn, not counted: a counter
+// would be a key that all who make NICs write.
+func DrawMAC() uint32 {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // it never fails (crypto/rand, Go 1.24)
+	return binary.BigEndian.Uint32(b[:]) & (1<<24 - 1)
 }
 
-// NewMAC makes a MAC that neither a NIC nor a physical NIC that is known here has.
-func NewMAC(tx store.Tx) (string, error) {
+// TakeOverMACs removes the counter from which a version before made MACs.
+func TakeOverMACs(tx store.Tx) error {
+	const counter = Prefix + "mac-counter"
+	has, err := store.Has(tx, counter)
+	if err == nil && has {
+		err = tx.Delete(counter)
+	}
+	return err
+}
+
+// NewMAC makes a MAC that neither a NIC nor a physical NIC that is known here has, of
+// what draw gives. taken, which may be nil, says of a MAC whether anything else has it.
+func NewMAC(tx store.Tx, draw func() uint32, taken func(mac string) (bool, error)) (string, error) {
 	s, err := GetSettings(tx)
 	if err != nil {
 		return "", err
 	}
-	count, found, err := store.Lookup[uint32](tx, macCounterKey)
-	if err != nil {
-		return "", err
-	}
-	if !found {
-		var b [4]byte
-		_, _ = rand.Read(b[:]) // it never fails (crypto/rand, Go 1.24)
-		count = binary.BigEndian.Uint32(b[:])
-	}
-	for range macTries {
-		n := permute(count)
-		count = (count + 1) & (1<<24 - 1)
-		mac := fmt.Sprintf("%s:%02x:%02x:%02x", s.MACPrefix, n>>16, n>>8&0xff, n&0xff)
-		free, err := macFree(tx, mac)
+	for range macDraws {
+		n := draw()
+		mac := fmt.Sprintf("%s:%02x:%02x:%02x", s.MACPrefix, n>>16&0xff, n>>8&0xff, n&0xff)
+		known, err := tx.GetAll(nicPrefix+mac, physMACPrefix+mac)
 		if err != nil {
 			return "", err
 		}
-		if free {
-			return mac, store.Put(tx, macCounterKey, count)
+		has := known[0] != nil || known[1] != nil
+		if !has && taken != nil {
+			if has, err = taken(mac); err != nil {
+				return "", err
+			}
+		}
+		if !has {
+			return mac, nil
 		}
 	}
-	return "", conflict("choose another MAC prefix in the fabric settings", "no MAC is left with prefix %s", s.MACPrefix)
-}
-
-// macFree says whether neither a NIC nor a physical NIC that is known has a MAC.
-func macFree(tx store.Tx, mac string) (bool, error) {
-	for _, key := range []string{nicPrefix + mac, physMACPrefix + mac} {
-		if has, err := store.Has(tx, key); err != nil || has {
-			return false, err
-		}
-	}
-	return true, nil
+	return "", conflict("choose another MAC prefix in the fabric settings", "no free MAC with the prefix %s was found in %d draws", s.MACPrefix, macDraws)
 }
 
 // namedMAC checks a MAC that a request names. A server's own NIC may have that of

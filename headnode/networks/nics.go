@@ -41,7 +41,7 @@ func CreateNIC(tx store.Tx, now time.Time, nic api.NetworkNIC, provided []string
 		return Change{}, err
 	}
 	if nic.MAC == "" {
-		nic.MAC, err = NewMAC(tx)
+		nic.MAC, err = NewMAC(tx, DrawMAC, nil)
 	} else {
 		nic.MAC, err = namedMAC(tx, nic)
 	}

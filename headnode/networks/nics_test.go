@@ -93,17 +93,8 @@ func TestNICRules(t *testing.T) {
 	w.nic(with(on("external=10.0.0.1"), func(n *api.NetworkNIC) { n.BelongsToType = api.BelongsToOther }))
 }
 
-// TestMACs: the permutation is one to one, prefixes are obeyed, and one that is
-// there already is passed over.
+// TestMACs: prefixes are obeyed, and a MAC that something has is drawn again.
 func TestMACs(t *testing.T) {
-	seen := make([]uint64, 1<<18)
-	for n := range uint32(1 << 24) {
-		p := permute(n)
-		if p>>24 != 0 || seen[p>>6]&(1<<(p&63)) != 0 {
-			t.Fatalf("permute(%d) = %d, as of another number", n, p)
-		}
-		seen[p>>6] |= 1 << (p & 63)
-	}
 	w := rack(t)
 	a := w.nic(on(external))
 	if !strings.HasPrefix(a.MAC, DefaultMACPrefix+":") {
@@ -123,19 +114,26 @@ func TestMACs(t *testing.T) {
 		w.refused(api.CodeInvalid, "MAC prefix", settings(bad))
 	}
 	w.must(settings("90-B8-D0"))
-	var count uint32
-	w.must(func(tx store.Tx) (err error) { count, err = store.Get[uint32](tx, macCounterKey); return err })
-	mac := func(n uint32) string {
-		p := permute(n)
-		return fmt.Sprintf("90:b8:d0:%02x:%02x:%02x", p>>16, p>>8&255, p&255)
-	}
-	w.nic(with(on(external), func(n *api.NetworkNIC) { n.MAC = mac(count) }))
-	if b := w.nic(on(external)); b.MAC != mac(count+1) {
-		t.Errorf("MAC %s, want %s", b.MAC, mac(count+1))
-	}
-	w.must(func(tx store.Tx) error { return store.Put(tx, macCounterKey, uint32(1<<24-1)) })
-	if b, c := w.nic(on(external)), w.nic(on(external)); b.MAC != mac(1<<24-1) || c.MAC != mac(0) {
-		t.Errorf("MACs %s and %s at the counter's end", b.MAC, c.MAC)
+	w.nic(with(on(external), func(n *api.NetworkNIC) { n.MAC = "90:b8:d0:00:00:01" }))
+	w.must(func(tx store.Tx) error { return store.Put(tx, physMACPrefix+"90:b8:d0:00:00:02", server1) })
+	draw := func(n uint32) func() uint32 { return func() uint32 { n++; return n - 1 } }
+	third := func(mac string) (bool, error) { return mac == "90:b8:d0:00:00:03", nil }
+	w.must(func(tx store.Tx) error {
+		mac, err := NewMAC(tx, draw(1), third)
+		if mac != "90:b8:d0:00:00:04" {
+			t.Errorf("MAC %s, want the first that nothing has", mac)
+		}
+		return err
+	})
+	w.must(func(tx store.Tx) error { return tx.Delete(physMACPrefix + "90:b8:d0:00:00:02") })
+	w.refused(api.CodeConflict, "no free MAC with the prefix 90:b8:d0", func(tx store.Tx) error {
+		_, err := NewMAC(tx, func() uint32 { return 1 }, nil)
+		return err
+	})
+	for range 1000 {
+		if n := DrawMAC(); n >= 1<<24 {
+			t.Fatalf("drew %#x, which is more than 24 bits", n)
+		}
 	}
 }
 

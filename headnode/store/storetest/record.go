@@ -11,12 +11,14 @@ import (
 )
 
 // Recording returns a store that gives done the Trace of each of its transactions
-// that returned without error.
-func Recording(s store.Store, done func(Trace)) store.Store { return recording{s, done} }
+// that returned without error, with the context it was called with.
+func Recording(s store.Store, done func(context.Context, Trace)) store.Store {
+	return recording{s, done}
+}
 
 type recording struct {
 	store.Store
-	done func(Trace)
+	done func(context.Context, Trace)
 }
 
 func (s recording) View(ctx context.Context, fn func(store.Tx) error) error {
@@ -34,7 +36,7 @@ func (s recording) record(ctx context.Context, run func(context.Context, func(st
 		return fn(t)
 	})
 	if err == nil {
-		s.done(t.Trace)
+		s.done(ctx, t.Trace)
 	}
 	return err
 }
@@ -134,7 +136,7 @@ func (t *Recorder) Scan(prefix, after string) iter.Seq2[store.Item, error] {
 func Trips(t testing.TB, s store.Store, fn func(store.Tx) error) int {
 	t.Helper()
 	n := 0
-	if err := Recording(s, func(tr Trace) { n = tr.Trips }).View(t.Context(), fn); err != nil {
+	if err := Recording(s, func(_ context.Context, tr Trace) { n = tr.Trips }).View(t.Context(), fn); err != nil {
 		t.Fatal(err)
 	}
 	return n
