@@ -37,6 +37,7 @@ type Pools interface {
 type Config interface {
 	ReadConfig(ctx context.Context, name string) ([]byte, error)
 	WriteConfig(ctx context.Context, name string, data []byte) error
+	AppendConfig(ctx context.Context, name string, data []byte) error // to a file that is there
 }
 
 // Hardware is the inventory; *sysinfo.Reader is one.
@@ -88,6 +89,7 @@ type Agent struct {
 	say      *announcer
 	poked    chan struct{} // one slot: the reconciler should look at the pools again
 	hardware *inspector
+	ports    *ports
 	ntpAt    atomic.Int64 // monotonic time a time server was heard last, plus 1 ns; 0: never
 }
 
@@ -144,6 +146,7 @@ func (a *Agent) defaults() (*url.URL, error) {
 	a.poked = make(chan struct{}, 1)
 	a.board = newBoard(api.Report{BootID: a.Boot.BootID, Platform: a.Boot.Platform, AgentVersion: a.Version})
 	a.hardware = newInspector(a, a.board)
+	a.ports = newPorts(a)
 	return base, nil
 }
 
@@ -180,12 +183,14 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	a.key.Store(key)
 
 	trust := identity.Trust{CASHA256: a.Boot.CASHA256, Host: base.Hostname(), Now: a.Clock.Now}
+	s, ok := a.lastSpec(ctx)
+	a.startPorts(ctx, s.Network)
+	s.Network = a.ports.network(s.Network, nil)
 	net := a.startNetwork(ctx, g, base, trust)
 	box := newMailbox()
 	r := newReconciler(a, a.board, box, a.poked, key)
 	r.imported(im)
 	r.obs.taken = a.taken()
-	s, ok := a.lastSpec(ctx)
 	r.obs.specKept = a.specOnPool(ctx).Revision
 	if ok {
 		a.Log.Info("last spec is applied until the head node says otherwise", "revision", s.Revision)
@@ -198,7 +203,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	g.Go(func() error { return a.hardware.run(ctx) })
 	l := &link{
 		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
-		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, network: s.Network,
+		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, spec: s,
 	}
 	g.Go(func() error { return r.run(ctx) })
 	g.Go(func() error { return l.run(ctx) })
@@ -215,6 +220,7 @@ func (a *Agent) startNetwork(ctx context.Context, g *errgroup.Group, base *url.U
 	g.Go(func() error { return n.run(ctx) })
 	g.Go(func() error { return n.seen.run(ctx) })
 	g.Go(func() error { return m.run(ctx) })
+	g.Go(func() error { return a.keepPorts(ctx) })
 	for what, task := range map[string]func(context.Context) error{
 		"Changes of the network made by hand are not noticed":  func(ctx context.Context) error { return a.Net.Links.Watch(ctx, nil, n.seen.linksChanged) },
 		"Gateway servers are not watched, and none takes over": a.Net.Monitor,

@@ -107,6 +107,7 @@ func (r *reconciler) storeSpec(ctx context.Context) error {
 		return err
 	}
 	r.obs.specKept = s.Revision
+	poke(r.a.ports.news) // where the spec is kept, they are
 	return nil
 }
 

@@ -12,6 +12,10 @@
 //     mailbox with one slot (the newest spec wins) and the board (the report as it
 //     stands). The networker works on the network in the same way, and the mapper
 //     follows the maps of VNIs.
+//   - The ports are a set that the syncer follows (ports): a delta takes effect with its
+//     last part, and the networker gets the ports with the spec. A keeper writes them
+//     to the run directory and the pool, a line a change (portlog.go); the head node
+//     may forget a tombstone once both have it. A port goes only by its tombstone.
 //   - The syncer waits for nobody but the head node. What takes long to look at has a
 //     goroutine that looks and keeps what it saw: the inspector reads the hardware,
 //     the observer the network. The syncer sends what was kept last, however long a

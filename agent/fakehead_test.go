@@ -45,6 +45,8 @@ type fakeHead struct {
 	maps     []api.FabricMap // answer to every poll that does not have them
 	polls    []api.MapsRequest
 	cut      *int        // the next answer with maps breaks off after so many bytes
+	ports    portsOf     // the set of ports, as the spec was last
+	cutSync  *int        // the next answer with deltas breaks off after so many bytes
 	probes   []api.Probe // asked for until a sync brings results
 	enrols   int
 	renewals int
@@ -292,11 +294,7 @@ func (h *fakeHead) pollMaps(w http.ResponseWriter, r *http.Request) {
 		}
 		h.mu.Unlock()
 		if len(out.Maps) > 0 && cut != nil {
-			b, _ := json.Marshal(out)
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = w.Write(b[:min(*cut, len(b))])
-			_ = http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
+			breakOff(w, out, *cut)
 		}
 		if len(out.Maps) > 0 {
 			answerJSON(w, 200, out)
@@ -311,6 +309,15 @@ func (h *fakeHead) pollMaps(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// breakOff answers with the first bytes of what there is to say, and hangs up.
+func breakOff(w http.ResponseWriter, v any, bytes int) {
+	b, _ := json.Marshal(v)
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b[:min(bytes, len(b))])
+	_ = http.NewResponseController(w).Flush()
+	panic(http.ErrAbortHandler)
 }
 
 func answerJSON(w http.ResponseWriter, status int, v any) {
@@ -415,19 +422,36 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 	}
 	h.bump()
 	h.mu.Unlock()
-	news := func() bool { return h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 }
+	news := func() bool {
+		return h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0
+	}
 	if !ask && !h.hold(r, news) {
 		w.WriteHeader(204)
 		return
 	}
 	h.mu.Lock()
-	spec := api.Spec{Revision: "r0"}
-	if h.spec != nil {
-		spec = *h.spec
+	out := api.SyncResponse{Deltas: h.deltas(in), NeedInventory: ask, Probes: h.probes}
+	if ask || len(h.probes) > 0 || h.spec != nil && h.spec.Revision != in.Seen {
+		spec := api.Spec{Revision: "r0"}
+		if h.spec != nil {
+			spec = *h.spec
+		}
+		if spec.Network != nil { // the ports are a set
+			n := *spec.Network
+			n.Ports, n.Gone = nil, nil
+			spec.Network = &n
+		}
+		out.Revision, out.Spec = spec.Revision, &spec
 	}
-	probes := h.probes
+	cut := h.cutSync
+	if len(out.Deltas) > 0 {
+		h.cutSync = nil
+	}
 	h.mu.Unlock()
-	answerJSON(w, 200, api.SyncResponse{Revision: spec.Revision, Spec: spec, NeedInventory: ask, Probes: probes})
+	if len(out.Deltas) > 0 && cut != nil {
+		breakOff(w, out, *cut)
+	}
+	answerJSON(w, 200, out)
 }
 
 // last is the newest sync.

@@ -20,6 +20,7 @@ const (
 	certFile    = "agent.crt"    // client certificate; 0600
 	uuidFile    = "uuid"         // of the server, when the head node named another than the agent did
 	specFile    = "spec.json"    // last spec; also on the pool; 0600
+	portsFile   = "ports.log"    // what the set of ports said; also on the pool; 0600
 	timingsFile = "timings.json" // api.BootTimings of this boot
 	powerFile   = "power.json"   // power request that was taken up
 	statusFile  = "status.json"  // for nereid-agent status

@@ -45,7 +45,8 @@ type link struct {
 
 	inv       inventory
 	seen      string
-	network   *api.NetworkSpec // that was handed over last, with what is kept; nil: none
+	spec      api.Spec         // that was handed over last; its Network has the ports, and what is kept
+	wanted    *api.NetworkSpec // that the head node sent last; nil: none
 	wantInv   bool
 	renamed   bool      // the head node named another UUID
 	enrolled  bool      // this boot got a certificate

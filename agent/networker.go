@@ -126,6 +126,7 @@ func (n *networker) run(ctx context.Context) error {
 		err := n.apply(actx, *n.spec.Network)
 		cancel()
 		n.seen.applied.Store(true)
+		others := n.seen.has(n.spec.Network.PortsAt, err)
 		n.seen.refresh(ctx)
 		done()
 		if ctx.Err() != nil {
@@ -135,6 +136,9 @@ func (n *networker) run(ctx context.Context) error {
 		if err == nil {
 			revision := n.spec.Revision
 			n.board.update(func(r *api.Report) { r.AppliedNetwork = revision })
+		}
+		if others {
+			n.board.nudge()
 		}
 		again = nil
 		var undone *network.RolledBack

@@ -31,6 +31,7 @@ type observer struct {
 	tags    atomic.Pointer[[]api.TagSpec]     // of the spec that was applied last
 	applied atomic.Bool                       // a spec was: what it does not name is unexpected
 	used    atomic.Bool                       // there are ports or routers, or were
+	ports   atomic.Pointer[string]            // the set of ports that was applied last
 	saw     atomic.Pointer[api.NetworkReport] // nil: nothing yet
 	drops   map[string]uint64                 // as counted last; nil: never
 	count   time.Time                         // when
@@ -99,6 +100,16 @@ func (o *observer) refresh(ctx context.Context) {
 	}
 }
 
+// has notes which set of ports was applied, if it was. It reports whether that is another
+// one than before.
+func (o *observer) has(ports string, err error) bool {
+	if err != nil {
+		return false
+	}
+	was := o.ports.Swap(&ports)
+	return was == nil || *was != ports
+}
+
 // report is what was seen last; nil when nothing was.
 func (o *observer) report() *api.NetworkReport { return o.saw.Load() }
 
@@ -120,7 +131,11 @@ func (o *observer) look(ctx context.Context) (r api.NetworkReport, ok bool) {
 		}
 	}
 	if o.applied.Load() {
-		o.board.update(func(b *api.Report) { b.UnexpectedNICs, b.GoneNICs = r.Unexpected, r.Gone })
+		o.board.update(func(b *api.Report) { b.UnexpectedNICs = r.Unexpected })
+		o.a.ports.done(r.Gone)
+	}
+	if at := o.ports.Load(); at != nil {
+		r.Ports = *at
 	}
 	o.saw.Store(&r)
 	return r, true

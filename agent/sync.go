@@ -31,6 +31,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		Report:          report,
 		Usage:           usage(l.a.ProcRoot),
 		Probes:          l.probed,
+		Follow:          []api.Follow{l.a.ports.follow(l.uuid)},
 	}
 	req.Usage.Network = l.net.seen.report()
 	if l.wantInv {
@@ -51,7 +52,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	if err != nil {
 		return l.syncFailed(ctx, err)
 	}
-	if status != http.StatusNoContent && (resp.Revision == "" || resp.Spec.Revision != resp.Revision) {
+	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas) == 0 || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
 		return l.syncFailed(ctx, errors.New("sync: the head node's answer does not name one revision"))
 	}
 	l.noteFirst(report.Boot)
@@ -60,14 +61,10 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	l.say.say("Connected to the head node at " + l.base.Host + " as server " + l.uuid + ".")
 	fresh := false
 	if status != http.StatusNoContent {
-		fresh = resp.Revision != l.seen || (resp.NeedInventory && req.Inventory == nil)
+		fresh = resp.NeedInventory && req.Inventory == nil
 		l.wantInv = resp.NeedInventory
-		if resp.Revision != l.seen {
-			l.seen = resp.Revision
-			l.network = keepNICs(l.network, resp.Spec.Network)
-			resp.Spec.Network = l.network
-			l.box.put(resp.Spec)
-			l.net.put(resp.Spec)
+		if l.hear(resp) {
+			fresh = true
 		}
 		if len(resp.Probes) > 0 {
 			l.probed = l.a.Net.probe(ctx, resp.Probes)
@@ -84,6 +81,35 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	}
 	l.syncBackoff.reset()
 	return 0
+}
+
+// hear hands over what an answer says of the server: another spec, or other ports. It
+// reports whether there was any of that. A spec that comes with a part of the ports is
+// left for later: it comes again with the last part, which may have ports that it names.
+func (l *link) hear(resp api.SyncResponse) (news bool) {
+	ports := false
+	for _, d := range resp.Deltas {
+		some, whole := l.a.ports.take(d)
+		news, ports = news || some, ports || some && whole
+	}
+	spec := resp.Spec != nil && resp.Revision != l.seen && !l.a.ports.partial()
+	next := l.spec
+	if spec {
+		next, l.seen = *resp.Spec, resp.Revision
+		if next.Network != nil {
+			l.wanted = next.Network
+		}
+	}
+	if !spec && !ports {
+		return news
+	}
+	next.Network = l.a.ports.network(l.spec.Network, l.wanted)
+	l.spec = next
+	if spec {
+		l.box.put(next)
+	}
+	l.net.put(next)
+	return true
 }
 
 // noteFirst keeps the time of this boot's first sync for a restarted agent.

@@ -199,6 +199,19 @@ func (w *world) WriteConfig(_ context.Context, name string, data []byte) error {
 	return w.do("write "+name, func() { w.config[name] = bytes.Clone(data) })
 }
 
+func (w *world) AppendConfig(_ context.Context, name string, data []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.pools) == 0 {
+		return storage.ErrNoPool
+	}
+	old, ok := w.config[name]
+	if !ok {
+		return fmt.Errorf("append config: %w", fs.ErrNotExist)
+	}
+	return w.do("append "+name, func() { w.config[name] = slices.Concat(old, data) })
+}
+
 // hardware is the world's inventory.
 type hardware struct{ *world }
 

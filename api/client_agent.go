@@ -18,7 +18,7 @@ func (c *Client) Enrol(ctx context.Context, r EnrolRequest) (EnrolResponse, erro
 }
 
 // Sync reports a server and hears what is wanted of it. It is held while there is
-// nothing new; the answer then has no revision. It needs Certificate.
+// nothing new; the answer then has neither a spec nor deltas. It needs Certificate.
 func (c *Client) Sync(ctx context.Context, uuid string, r SyncRequest) (SyncResponse, error) {
 	var out SyncResponse
 	err := c.poll(ctx, serverPath(uuid, "/sync"), r, &out)

@@ -3,24 +3,26 @@ package api
 // NetworkSpec is a server's network but for its admin address, which comes from
 // its boot. It is whole: applying it twice does the same as applying it once.
 //
-// What it says of NIC tags, bonds, VNIs and routers is all of them. An instance's NIC
-// is removed only when Gone names it: one that is in neither list stays as it is, with
-// all that it needs, and is reported. What the agent did not make is left alone.
+// What it says of NIC tags, bonds, VNIs and routers is all of them. Ports and Gone are
+// filled in by the agent, from the set of ports that it follows. An instance's NIC is
+// removed only when Gone names it: one that is in neither list stays as it is, with all
+// that it needs, and is reported. What the agent did not make is left alone.
 type NetworkSpec struct {
 	Bonds    []BondSpec    `json:"bonds,omitempty"`
 	Tags     []TagSpec     `json:"nic_tags,omitempty" doc:"NIC tags this server provides"`
 	Underlay *UnderlaySpec `json:"underlay,omitempty" doc:"absent: no VNIs here"`
 	VNIs     []VNISpec     `json:"vnis,omitempty" doc:"VNIs that have a port or a router here"`
 	Routers  []RouterSpec  `json:"routers,omitempty" doc:"one for each account with a gateway here"`
-	Ports    []PortSpec    `json:"ports,omitempty" doc:"instances' NICs"`
+	Ports    []PortSpec    `json:"ports,omitempty" doc:"instances' NICs; a head node sends none"`
 	Firewall FirewallSpec  `json:"firewall,omitzero"`
-	Gone     []GoneNIC     `json:"gone,omitempty" doc:"NICs to be removed; each is named until the report says that it is not there"`
+	Gone     []GoneNIC     `json:"gone,omitempty" doc:"NICs to be removed; a head node sends none"`
 	Kept     *Kept         `json:"kept,omitempty" doc:"the agent's own note; a head node sends none"`
+	PortsAt  string        `json:"ports_at,omitempty" doc:"epoch:version of the set that Ports and Gone are from; the agent's own note"`
 }
 
 // GoneNIC is an instance's NIC that was on a server and is to be there no more.
 type GoneNIC struct {
-	ID       string `json:"id" doc:"of this removal; Report.GoneNICs names it"`
+	ID       string `json:"id" doc:"of this removal"`
 	MAC      string `json:"mac"`
 	Instance string `json:"instance" doc:"a NIC of another instance with this MAC stays"`
 }
@@ -149,6 +151,7 @@ type NetworkReport struct {
 	Problems   []string          `json:"problems,omitempty"`
 	Links      []LinkReport      `json:"links,omitempty" doc:"physical NICs and bonds"`
 	Maps       map[uint32]string `json:"maps,omitempty" doc:"VNI to epoch:version of the map in use"`
+	Ports      string            `json:"ports,omitempty" doc:"epoch:version of the set of ports that was applied last"`
 	Gateways   []GatewayReport   `json:"gateways,omitempty" doc:"of routers whose server does no NAT itself"`
 	Unexpected []UnexpectedNIC   `json:"-"` // what Report says
 	Gone       []string          `json:"-"`

@@ -50,6 +50,8 @@ type Server struct {
 	Setup    *SetupSpec     `json:"setup,omitempty" doc:"setup asked for"`
 	Alerts   []string       `json:"alerts,omitempty" doc:"what an operator should look at, one sentence each"`
 	Revision string         `json:"revision" doc:"ETag of this record's desired state"`
+
+	NetworkApplied bool `json:"network_applied" doc:"the agent has said that the server's network is as it is wanted now"`
 }
 
 // PlatformChoice says which platform a server runs, should run, and why they differ.

@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Spec is what the head node wants of a server. It is the whole of it: applying
 // it twice does the same as applying it once. Absence never means deletion.
@@ -52,8 +55,7 @@ type Report struct {
 	Power          *PowerReport    `json:"power,omitempty"`
 	Boot           BootTimings     `json:"boot"`
 	Problems       []string        `json:"problems,omitempty" doc:"what is wrong on the server, one sentence each"`
-	UnexpectedNICs []UnexpectedNIC `json:"unexpected_nics,omitempty" doc:"instances' NICs that are there and that the spec does not name; they stay"`
-	GoneNICs       []string        `json:"gone_nics,omitempty" doc:"ids of the spec's gone NICs that are not there"`
+	UnexpectedNICs []UnexpectedNIC `json:"unexpected_nics,omitempty" doc:"instances' NICs that are there and that the set of ports does not name; they stay"`
 	Unexpected     []string        `json:"unexpected,omitempty" doc:"what is there and not in the spec; never removed for that"`
 }
 
@@ -111,7 +113,45 @@ type SyncRequest struct {
 	Report          Report   `json:"report"`
 	Usage           Usage    `json:"usage"`
 
+	Follow []Follow      `json:"follow,omitempty" doc:"sets of the server; an agent that follows none hears nothing of its network"`
 	Probes []ProbeResult `json:"probes,omitempty" doc:"what came of the probes of the last answer"`
+}
+
+// PortSet names the set of a server's ports: PortSpecs, by PortKey.
+func PortSet(server string) string { return "server/" + server + "/ports" }
+
+// PortKey is the key of an instance's NIC in the set of its server's ports.
+func PortKey(mac, instance string) string { return mac + "/" + instance }
+
+// Follow says what a follower has of a set: what the last Delta of it said.
+type Follow struct {
+	Set    string `json:"set"`
+	Epoch  string `json:"epoch,omitempty" doc:"empty: nothing"`
+	Since  uint64 `json:"since,omitempty" doc:"version of the last delta"`
+	Toward uint64 `json:"toward,omitempty" doc:"of the last delta: it was a part, and the next one is to come"`
+	Full   bool   `json:"full,omitempty" doc:"the last delta was a part of a snapshot"`
+	Kept   uint64 `json:"kept,omitempty" doc:"version that a restart goes on from: what was gone by then need not be told again"`
+}
+
+// Take is what a follower has once it has taken in a Delta.
+func (f Follow) Take(d Delta) Follow {
+	if d.Full {
+		f.Kept = 0
+	}
+	return Follow{Set: f.Set, Epoch: d.Epoch, Since: d.Version, Toward: d.Toward, Full: d.Toward != 0 && (d.Full || f.Full), Kept: f.Kept}
+}
+
+// Delta is what a follower lacks of a set. A snapshot begins with Full; it, and a delta
+// that was cut into parts, takes effect with the part that has no Toward. Of a server's
+// own sets only Gone removes: what a snapshot names neither way stays where it is.
+type Delta struct {
+	Set     string            `json:"set"`
+	Epoch   string            `json:"epoch"`
+	Version uint64            `json:"version"`
+	Toward  uint64            `json:"toward,omitempty" doc:"version that the parts lead to; 0: this is the last part"`
+	Full    bool              `json:"full,omitempty" doc:"a snapshot begins"`
+	Put     []json.RawMessage `json:"put,omitempty" doc:"values, new or changed"`
+	Gone    []string          `json:"gone,omitempty" doc:"keys that have no value any more"`
 }
 
 // Probe asks a server for the largest IP packet, header included, that gets from an
@@ -134,9 +174,10 @@ type ProbeResult struct {
 // SyncResponse is the answer when there is something to say; otherwise the head
 // node answers 204 after SyncHold.
 type SyncResponse struct {
-	Revision      string `json:"revision"`
-	Spec          Spec   `json:"spec"`
-	NeedInventory bool   `json:"need_inventory,omitempty"`
+	Revision      string  `json:"revision,omitempty" doc:"of the spec"`
+	Spec          *Spec   `json:"spec,omitempty" doc:"absent: it is the one that the agent has seen"`
+	Deltas        []Delta `json:"deltas,omitempty" doc:"of followed sets that changed, of about a megabyte together"`
+	NeedInventory bool    `json:"need_inventory,omitempty"`
 
 	Probes []Probe `json:"probes,omitempty" doc:"to be done before the next sync; at most MaxProbes"`
 }

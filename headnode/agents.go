@@ -258,58 +258,6 @@ func (s *Server) noteEnrolled(tx store.Tx, b api.Boot, out inventory.Outcome, no
 	return true, err
 }
 
-type syncInput struct {
-	UUID string `path:"uuid"`
-	Body api.SyncRequest
-}
-
-// sync takes in a report and holds the answer until something is wanted.
-func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncResponse], error) {
-	c := callerOf(ctx)
-	watch, cancel := context.WithCancel(ctx)
-	defer cancel()
-	changed := s.store.Watch(watch, inventory.ServerPrefix+in.UUID)
-	need, err := s.takeReport(ctx, c, in)
-	if err != nil {
-		return nil, err
-	}
-	s.probes.answered(in.UUID, in.Body.Probes)
-	hold := time.NewTimer(s.cfg.Hold)
-	defer hold.Stop()
-	for {
-		var spec *api.Spec
-		asked, more := s.probes.pending(in.UUID)
-		err := s.store.View(ctx, func(tx store.Tx) error {
-			spec = nil
-			r, err := s.authorised(tx, c, in.UUID)
-			if err == nil && (need || len(asked) > 0 || r.Revision != in.Body.Seen) {
-				sp := r.Spec(s.ntp())
-				sp.Network, err = s.networkSpec(tx, r.UUID)
-				spec = &sp
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		if spec != nil {
-			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &api.SyncResponse{Revision: spec.Revision, Spec: *spec, NeedInventory: need, Probes: asked}}, nil
-		}
-		select {
-		case <-changed:
-			continue
-		case <-more:
-			continue
-		case <-hold.C:
-			s.live.touch(in.UUID, s.now(), nil)
-		case <-stopOf(ctx):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		return &polled[api.SyncResponse]{Status: http.StatusNoContent}, nil
-	}
-}
-
 // authorised reads the record of a server whose certificate may sync: the one
 // issued last, or the one with the key on its pool.
 func (s *Server) authorised(tx store.Tx, c caller, uuid string) (inventory.Record, error) {
@@ -388,9 +336,6 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 		}
 		rec, need = seen.Record, seen.NeedInventory
 		if err := s.noteLinks(tx, in.UUID, rep.NICTagsDown); err != nil {
-			return err
-		}
-		if err := noteNICs(tx, in.UUID, rep); err != nil {
 			return err
 		}
 		if !seen.FirstOfBoot {

@@ -15,11 +15,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -173,6 +175,11 @@ type machine struct {
 	cert  []byte
 	seen  string
 	rep   api.Report
+
+	old    bool // its agent follows no sets
+	follow api.Follow
+	ports  map[string]api.PortSpec // of the set, by key
+	gone   map[string]bool         // tombstones of the set, by key
 }
 
 func (h *head) machine(n int) *machine {
@@ -294,11 +301,53 @@ func (m *machine) sync() (int, api.SyncResponse, error) {
 
 func (m *machine) syncWith(req api.SyncRequest) (int, api.SyncResponse, error) {
 	var out api.SyncResponse
+	if !m.old {
+		m.follow.Set = api.PortSet(m.uuid)
+		req.Follow = []api.Follow{m.follow}
+	}
 	st, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", req, &out)
 	if out.Revision != "" {
 		m.seen = out.Revision
 	}
+	for _, d := range out.Deltas {
+		m.take(d)
+	}
+	if out.Spec == nil {
+		out.Spec = &api.Spec{}
+	}
+	if n := out.Spec.Network; n != nil {
+		if len(n.Ports)+len(n.Gone) > 0 {
+			m.h.t.Errorf("a spec has ports: %+v", n)
+		}
+		for _, key := range slices.Sorted(maps.Keys(m.ports)) {
+			n.Ports = append(n.Ports, m.ports[key])
+		}
+	}
 	return st, out, err
+}
+
+// take takes in a delta of the set of ports.
+func (m *machine) take(d api.Delta) {
+	m.h.t.Helper()
+	if d.Set != m.follow.Set {
+		m.h.t.Fatalf("a delta of set %s", d.Set)
+	}
+	if d.Full || m.ports == nil {
+		m.ports, m.gone = map[string]api.PortSpec{}, map[string]bool{}
+	}
+	for _, key := range d.Gone {
+		delete(m.ports, key)
+		m.gone[key] = true
+	}
+	for _, value := range d.Put {
+		var p api.PortSpec
+		if err := json.Unmarshal(value, &p); err != nil {
+			m.h.t.Fatal(err)
+		}
+		m.ports[api.PortKey(p.MAC, p.Instance)] = p
+		delete(m.gone, api.PortKey(p.MAC, p.Instance))
+	}
+	m.follow = m.follow.Take(d)
 }
 
 // mustSync syncs, and sends the inventory when it is asked for.

@@ -17,6 +17,7 @@ type liveServer struct {
 	last  time.Time
 	usage *api.Usage
 	quiet bool // its silence was told to watchers
+	old   bool // its agent follows no sets
 }
 
 // touch notes that a server was heard of. usage may be nil. It reports whether
@@ -39,6 +40,25 @@ func (l *live) get(uuid string) (time.Time, *api.Usage) {
 	defer l.mu.Unlock()
 	s := l.seen[uuid]
 	return s.last, s.usage
+}
+
+// follows notes whether a server's agent follows sets. It
+// reports whether that is new.
+func (l *live) follows(uuid string, does bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[uuid]
+	was := s.old
+	s.old = !does
+	l.seen[uuid] = s
+	return was != s.old
+}
+
+// outdated says whether a server's agent follows no sets.
+func (l *live) outdated(uuid string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen[uuid].old
 }
 
 func (l *live) forget(uuid string) {

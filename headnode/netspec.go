@@ -3,6 +3,7 @@ package headnode
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -13,7 +14,7 @@ import (
 	"nereid/headnode/store"
 )
 
-// defaultMTU is for a port whose networks name no MTU; they always do.
+// defaultMTU is what no networks carry.
 const defaultMTU = 1500
 
 // netFacts is what the network of one server is computed from.
@@ -21,26 +22,18 @@ type netFacts struct {
 	tags     map[string]api.NICTag
 	uses     []api.NICTagUse
 	bonds    []api.Bond
-	underlay []networks.Underlay // of this server
-	subnets  []string            // of all underlay networks
-	nics     []api.NetworkNIC    // on this server
-	gone     []api.GoneNIC       // that were
-	networks map[string]api.Network
+	underlay []networks.Underlay      // of this server
+	subnets  []string                 // of all underlay networks
+	hosts    map[string][]uint32      // VNIs with NICs here, by owner
 	fabrics  map[string][]api.Network // by owner, of those with a router here
 	nat      map[string]*api.NATSpec  // by owner
-	underTag string
-	firewall func([]api.PortSpec) (api.FirewallSpec, error)
+	firewall api.FirewallSpec
 }
 
-// networkSpec reads the facts of a server and says what its network should be.
+// networkSpec reads the facts of a server and says what its network should be, but for
+// its ports, which are a set of the journal.
 func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, error) {
-	f := netFacts{tags: map[string]api.NICTag{}, networks: map[string]api.Network{}, fabrics: map[string][]api.Network{}}
-	f.firewall = func(ports []api.PortSpec) (api.FirewallSpec, error) { return s.firewallSpec(tx, ports) }
-	settings, err := networks.GetSettings(tx)
-	if err != nil {
-		return nil, err
-	}
-	f.underTag = settings.UnderlayTag
+	f := netFacts{tags: map[string]api.NICTag{}, fabrics: map[string][]api.Network{}}
 	all, _, err := networks.ListNICTags(tx, "", 0)
 	if err != nil {
 		return nil, err
@@ -64,23 +57,13 @@ func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, erro
 	for _, n := range under {
 		f.subnets = append(f.subnets, n.Subnet)
 	}
-	if f.nics, err = networks.NICsOfServer(tx, server); err != nil {
+	if f.hosts, err = networks.Hosts(tx, server); err != nil {
 		return nil, err
 	}
-	if f.gone, err = networks.GoneNICs(tx, server); err != nil {
+	if f.firewall, err = s.serverRules(tx, server); err != nil {
 		return nil, err
 	}
-	for _, n := range f.nics {
-		for _, a := range n.Addresses {
-			if _, known := f.networks[a.Network]; known {
-				continue
-			}
-			if f.networks[a.Network], err = networks.GetNetwork(tx, a.Network); err != nil {
-				return nil, err
-			}
-		}
-	}
-	owners, err := accountsOn(tx, server, f.nics)
+	owners, err := accountsOn(tx, server, f.hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -99,17 +82,14 @@ func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, erro
 			return nil, err
 		}
 	}
-	spec, err := f.spec()
-	if err != nil {
-		return nil, fmt.Errorf("compute network of server %s: %w", server, err)
-	}
+	spec := f.spec()
 	return &spec, nil
 }
 
 // spec is what follows from the facts. All lists are in a fixed order, so that the
 // same facts give the same spec.
-func (f netFacts) spec() (api.NetworkSpec, error) {
-	var s api.NetworkSpec
+func (f netFacts) spec() api.NetworkSpec {
+	s := api.NetworkSpec{Firewall: f.firewall}
 	for _, b := range f.bonds {
 		s.Bonds = append(s.Bonds, api.BondSpec{Name: b.Name, MACs: b.MACs, Mode: b.Mode, LACPRate: b.LACPRate})
 		for _, t := range b.NICTags {
@@ -127,47 +107,8 @@ func (f netFacts) spec() (api.NetworkSpec, error) {
 		s.Underlay = &api.UnderlaySpec{Tag: u.Network.NICTag, VLAN: u.Network.VLAN, MTU: u.Network.MTU,
 			Address: u.Address.String(), Gateway: u.Network.Gateway, Subnets: f.subnets}
 	}
-	for _, n := range f.nics {
-		if n.BelongsToType == api.BelongsToServer {
-			continue
-		}
-		p, err := f.port(n)
-		if err != nil {
-			return s, err
-		}
-		s.Ports = append(s.Ports, p)
-	}
-	s.Gone = f.gone
 	f.fabric(&s)
-	var err error
-	if s.Firewall, err = f.firewall(s.Ports); err != nil {
-		return s, err
-	}
-	return s, nil
-}
-
-// port is a NIC as its server makes it.
-func (f netFacts) port(n api.NetworkNIC) (api.PortSpec, error) {
-	p := api.PortSpec{MAC: n.MAC, Instance: n.BelongsTo, Owner: n.Owner, Tag: n.NICTag, VLAN: n.VLAN, VNI: n.VNI,
-		Primary: n.Primary, Firewall: !n.NoFirewall, SpoofFlags: n.SpoofFlags}
-	if n.VNI != 0 {
-		p.Tag, p.VLAN = "", 0
-	}
-	for _, a := range n.Addresses {
-		net := f.networks[a.Network]
-		subnet, err := netip.ParsePrefix(net.Subnet)
-		if err != nil {
-			return p, fmt.Errorf("subnet of network %s: %w", a.Network, err)
-		}
-		p.Addresses = append(p.Addresses, api.PortAddress{Address: a.IP + "/" + strconv.Itoa(subnet.Bits()), Gateway: net.Gateway, Routes: net.Routes})
-		if p.MTU == 0 || net.MTU < p.MTU {
-			p.MTU = net.MTU
-		}
-	}
-	if p.MTU == 0 {
-		p.MTU = defaultMTU
-	}
-	return p, nil
+	return s
 }
 
 // fabric adds VNIs and routers: for each account with a NIC on its fabric here, the
@@ -189,7 +130,7 @@ func (f netFacts) fabric(s *api.NetworkSpec) {
 	for owner, nets := range f.fabrics {
 		r := api.RouterSpec{Owner: owner}
 		for _, n := range nets {
-			here := slices.ContainsFunc(f.nics, func(p api.NetworkNIC) bool { return p.VNI == n.VNI })
+			here := slices.Contains(f.hosts[owner], n.VNI)
 			if n.Gateway != "" || here {
 				join(n, owner)
 			}
@@ -238,30 +179,26 @@ func leastMTU(nets []api.Network) int {
 
 // accountsOn are the accounts that have a router on a server: those with NICs on
 // their fabric there, and those it is a gateway of.
-func accountsOn(tx store.Tx, server string, nics []api.NetworkNIC) ([]string, error) {
+func accountsOn(tx store.Tx, server string, hosts map[string][]uint32) ([]string, error) {
 	owners, err := gatewayFor(tx, server)
-	for _, n := range nics {
-		if n.VNI != 0 {
-			owners = append(owners, n.Owner)
-		}
-	}
+	owners = slices.AppendSeq(owners, maps.Keys(hosts))
 	slices.Sort(owners)
 	return slices.Compact(owners), err
 }
 
 // hostedVNIs are the VNIs that a server's spec has.
 func hostedVNIs(tx store.Tx, server string) (map[uint32]bool, error) {
-	nics, err := networks.NICsOfServer(tx, server)
+	hosts, err := networks.Hosts(tx, server)
 	if err != nil {
 		return nil, err
 	}
 	out := map[uint32]bool{}
-	for _, n := range nics {
-		if n.VNI != 0 {
-			out[n.VNI] = true
+	for _, vnis := range hosts {
+		for _, v := range vnis {
+			out[v] = true
 		}
 	}
-	owners, err := accountsOn(tx, server, nics)
+	owners, err := accountsOn(tx, server, hosts)
 	if err != nil {
 		return nil, err
 	}

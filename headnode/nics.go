@@ -77,7 +77,7 @@ func provides(tx store.Tx, server string) ([]string, error) {
 }
 
 // nicChanged does what follows from a change of a NIC: its VNI's map, and the
-// servers that have to do something.
+// servers that have to do something besides what the set of their ports says.
 func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.NetworkNIC, error) {
 	var out api.NetworkNIC
 	if err != nil {
@@ -101,16 +101,9 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	if err := touchPeers(tx, c); err != nil {
 		return out, err
 	}
-	var here []string
-	for _, n := range c.Others { // on other servers, perhaps
-		here = append(here, n.Server)
-	}
 	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
-		if n == nil {
-			continue
-		}
-		here = append(here, n.Server)
 		switch {
+		case n == nil:
 		case n.VNI != 0:
 			err = s.renat(tx, n.Owner)
 		case n.Underlay:
@@ -120,7 +113,32 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 			return out, err
 		}
 	}
-	return out, touch(tx, here...)
+	servers, err := respecified(tx, c)
+	return out, touched(tx, servers, err)
+}
+
+// respecified are the servers whose specs a change of a NIC changes: of a NIC of their
+// own, and where it is the first or was the last on a fabric. Ports are not in the spec.
+func respecified(tx store.Tx, c networks.Change) ([]string, error) {
+	var out []string
+	b, a := c.Before, c.After
+	for _, n := range []*api.NetworkNIC{b, a} {
+		switch {
+		case n == nil || n.Server == "":
+		case n.BelongsToType == api.BelongsToServer:
+			out = append(out, n.Server)
+		case n.VNI == 0 || b != nil && a != nil && b.Server == a.Server && b.Owner == a.Owner && b.VNI == a.VNI:
+		default:
+			alone, err := networks.Alone(tx, *n)
+			if err != nil {
+				return nil, err
+			}
+			if alone {
+				out = append(out, n.Server)
+			}
+		}
+	}
+	return out, nil
 }
 
 // remap brings the map of a NIC's VNI up to date, or for an underlay address the

@@ -99,7 +99,7 @@ func touchPeers(tx store.Tx, c networks.Change) error {
 			return touchAll(tx)
 		}
 		if err == nil && own {
-			err = touchOwner(tx, n.Owner)
+			err = cmp.Or(touchOwner(tx, n.Owner), touch(tx, n.Server)) // it may have been the last one there
 		}
 		if err != nil {
 			return err
@@ -111,6 +111,20 @@ func touchPeers(tx store.Tx, c networks.Change) error {
 func hasRules(tx store.Tx, f firewall.Filter) (bool, error) {
 	rules, _, err := firewall.List(tx, f, "", 1)
 	return len(rules) > 0, err
+}
+
+// serverRules says what the rules mean for the ports of a server. Where there are no
+// rules it reads no port.
+func (s *Server) serverRules(tx store.Tx, server string) (api.FirewallSpec, error) {
+	some, err := hasRules(tx, firewall.Filter{})
+	if err != nil || !some {
+		return api.FirewallSpec{}, err
+	}
+	ports, err := networks.PortsOfServer(tx, server)
+	if err != nil {
+		return api.FirewallSpec{}, err
+	}
+	return s.firewallSpec(tx, ports)
 }
 
 // firewallSpec says what the rules mean for some ports.

@@ -170,6 +170,9 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if err := s.store.Update(ctx, trust.IndexBoots); err != nil {
 		return nil, fmt.Errorf("index the tokens of boots: %w", err)
 	}
+	if err := networks.TakeOverPorts(ctx, s.store); err != nil {
+		return nil, err
+	}
 	var told []string
 	err = s.store.Update(ctx, func(tx store.Tx) (err error) {
 		if err := journal.Begin(tx); err != nil {

@@ -340,6 +340,16 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 		return sv, err
 	}
 	sv.Alerts = append(sv.Alerts, unexpected...)
+	if sv.NetworkApplied, err = networkApplied(tx, sv); err != nil {
+		return sv, err
+	}
+	if s.live.outdated(r.UUID) && sv.Platform.Running != "" {
+		text, err := outdated(tx, sv, now)
+		if err != nil {
+			return sv, err
+		}
+		sv.Alerts = append(sv.Alerts, text)
+	}
 	sv.Address, err = addressOf(tx, r, bs)
 	return sv, err
 }

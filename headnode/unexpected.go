@@ -12,16 +12,6 @@ import (
 	"nereid/headnode/store"
 )
 
-// noteNICs takes in which of its gone NICs a server does not have any more. It is told
-// of these no longer.
-func noteNICs(tx store.Tx, server string, rep api.Report) error {
-	known, err := networks.ConfirmGone(tx, server, rep.GoneNICs)
-	if err != nil || !known {
-		return err
-	}
-	return touch(tx, server)
-}
-
 // unexpectedAlerts say of each NIC that a server has, and that it was not told of, how
 // it becomes known.
 func unexpectedAlerts(tx store.Tx, r inventory.Record, rep *api.Report) ([]string, error) {

@@ -2,20 +2,26 @@ package headnode
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	"nereid/api"
 )
 
-// gone are the NICs that a server's spec says are gone.
-func (m *machine) gone() []api.GoneNIC {
+// goneNICs are the tombstones in the set of a server's ports, as one hears them that
+// knows nothing yet.
+func (m *machine) goneNICs() []string {
 	m.h.t.Helper()
-	m.seen = ""
-	return m.mustSync().Spec.Network.Gone
+	kept := m.follow.Kept
+	m.follow, m.ports, m.gone = api.Follow{}, nil, nil
+	m.mustSync()
+	m.follow.Kept = kept
+	return slices.Sorted(maps.Keys(m.gone))
 }
 
-// A server is told that a NIC is gone until it has said that the NIC is not there.
+// A server is told that a NIC is gone until it has said that a restart of it would know.
 func TestGoneNICs(t *testing.T) {
 	h, ms := fabricRack(t, 2)
 	ctx := context.Background()
@@ -33,24 +39,24 @@ func TestGoneNICs(t *testing.T) {
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: "external"}}}))
 	}
 	a, b := nic(one), nic(one)
-	if g := one.gone(); len(g) > 0 {
-		t.Errorf("before any is gone: %+v", g)
+	if g := one.goneNICs(); len(g) > 0 {
+		t.Errorf("before any is gone: %v", g)
 	}
 	if err := h.client.NICs().Delete(ctx, a.MAC); err != nil {
 		t.Fatal(err)
 	}
-	g := one.gone()
-	if len(g) != 1 || g[0].MAC != a.MAC || g[0].Instance != a.BelongsTo || g[0].ID == "" {
-		t.Fatalf("deleted: %+v", g)
+	if g := one.goneNICs(); !slices.Equal(g, []string{api.PortKey(a.MAC, a.BelongsTo)}) {
+		t.Fatalf("deleted: %v", g)
 	}
-	one.rep.GoneNICs = []string{"another"}
-	if again := one.gone(); len(again) != 1 || again[0] != g[0] {
-		t.Errorf("confirmed was another, and is gone: %+v", again)
-	}
-	one.rep.GoneNICs = []string{g[0].ID}
+	one.follow.Kept = one.follow.Since - 1
 	one.mustSync()
-	if again := one.gone(); len(again) > 0 {
-		t.Errorf("confirmed, and still told: %+v", again)
+	if g := one.goneNICs(); len(g) != 1 {
+		t.Errorf("it keeps what was before, and is told %v", g)
+	}
+	one.follow.Kept = one.follow.Since
+	one.mustSync()
+	if g := one.goneNICs(); len(g) > 0 {
+		t.Errorf("it keeps that, and is still told %v", g)
 	}
 
 	// One that moves is gone where it was, and back again is gone where it went.
@@ -58,13 +64,21 @@ func TestGoneNICs(t *testing.T) {
 		t.Helper()
 		must[api.NetworkNIC](t)(h.client.NICs().Update(ctx, b.MAC, api.NICUpdate{Server: &to.uuid}, ""))
 	}
+	key := api.PortKey(b.MAC, b.BelongsTo)
 	move(two)
-	if g, other := one.gone(), two.gone(); len(g) != 1 || g[0].MAC != b.MAC || len(other) > 0 {
-		t.Errorf("moved: %+v and %+v", g, other)
+	if g, other := one.goneNICs(), two.goneNICs(); !slices.Equal(g, []string{key}) || len(other) > 0 || two.ports[key].MAC != b.MAC {
+		t.Errorf("moved: %v and %v", g, other)
 	}
 	move(one)
-	if g, other := one.gone(), two.gone(); len(g) > 0 || len(other) != 1 || other[0].MAC != b.MAC {
-		t.Errorf("moved back: %+v and %+v", g, other)
+	if g, other := one.goneNICs(), two.goneNICs(); len(g) > 0 || !slices.Equal(other, []string{key}) || one.ports[key].MAC != b.MAC {
+		t.Errorf("moved back: %v and %v", g, other)
+	}
+
+	// One that is another instance's now is gone as the first's.
+	other := "00000000-0000-4000-9000-000000000002"
+	must[api.NetworkNIC](t)(h.client.NICs().Update(ctx, b.MAC, api.NICUpdate{BelongsTo: &other}, ""))
+	if g := one.goneNICs(); !slices.Equal(g, []string{key}) || one.ports[api.PortKey(b.MAC, other)].Instance != other {
+		t.Errorf("another instance's: %v, ports %v", g, one.ports)
 	}
 }
 

@@ -49,6 +49,25 @@ func (s *Storage) WriteConfig(ctx context.Context, name string, data []byte) err
 	return WriteFile(filepath.Join(dir, filepath.Base(name)), data)
 }
 
+// AppendConfig adds to a file of the config dataset that is there; what was added is
+// there for good once it has returned. Power that goes meanwhile may leave a part.
+func (s *Storage) AppendConfig(ctx context.Context, name string, data []byte) error {
+	dir, err := s.ConfigDir(ctx)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, filepath.Base(name))
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("append to config: %w", err)
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("append to %s: %w", path, err)
+	}
+	return nil
+}
+
 // ReadConfig reads a file of the config dataset; its errors wrap fs.ErrNotExist
 // when it is not there and ErrNoPool when there is no system pool.
 func (s *Storage) ReadConfig(ctx context.Context, name string) ([]byte, error) {

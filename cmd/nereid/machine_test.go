@@ -175,8 +175,10 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 	req.Report = api.Report{BootID: cfg.BootID, Platform: cfg.Platform, Hostname: cfg.Hostname, AgentVersion: "v0.1.0",
 		Boot: api.BootTimings{Stub: 1.5, SwitchRoot: 4.1, Systemd: 4.2, Agent: 7, FirstSync: 7.5}}
 	m.observe(&req.Report)
+	ports := api.Follow{Set: api.PortSet(m.uuid)}
 	for {
 		var res api.SyncResponse
+		req.Follow = []api.Follow{ports}
 		status, err := post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/servers/"+m.uuid+"/sync", req, &res)
 		if status == http.StatusNotFound {
 			return false, nil // forgotten
@@ -185,6 +187,12 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 			return false, fmt.Errorf("sync: %w", err)
 		}
 		if status != http.StatusOK {
+			continue
+		}
+		for _, d := range res.Deltas {
+			ports = ports.Take(d)
+		}
+		if res.Spec == nil {
 			continue
 		}
 		req.Seen, req.Inventory = res.Revision, nil

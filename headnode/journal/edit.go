@@ -188,6 +188,18 @@ func acknowledge(tx store.Tx, set Set, f Follow) error {
 	return store.Put(tx, stateKey(set.Name), e.state)
 }
 
+// Acknowledges says whether Acknowledge would forget anything.
+func Acknowledges(tx store.Tx, set Set, f Follow) (bool, error) {
+	s, found, err := ReadState(tx, set.Name)
+	if err != nil || !found || s.Gone == 0 || f.Toward != 0 || !s.knows(f) {
+		return false, err
+	}
+	for t, err := range Gone(tx, set.Name) {
+		return err == nil && t.Version <= f.Since, err
+	}
+	return false, nil
+}
+
 // ErrNotEmpty is the error of Drop for a set that has live keys.
 var ErrNotEmpty = errors.New("the set has entries")
 

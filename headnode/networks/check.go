@@ -1,11 +1,14 @@
 package networks
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -16,6 +19,7 @@ import (
 func Check(tx store.Tx) (err error) {
 	defer named(&err, "check networks")
 	index := map[string]string{}
+	ports := map[string]int{}    // by server
 	inUse := map[string]string{} // key of an address: MAC
 	for e, err := range store.Each[api.NetworkNIC](tx, nicPrefix) {
 		if err != nil {
@@ -23,6 +27,12 @@ func Check(tx store.Tx) (err error) {
 		}
 		for k, v := range nicIndex(e.Value) {
 			index[k] = v
+		}
+		if server := portOn(&e.Value); server != "" {
+			ports[server]++
+			if err := checkPort(tx, e.Value); err != nil {
+				return err
+			}
 		}
 		for _, a := range e.Value.Addresses {
 			ip, err := parseAddr(a.IP)
@@ -36,7 +46,12 @@ func Check(tx store.Tx) (err error) {
 			inUse[key] = e.Value.MAC
 		}
 	}
-	for _, prefix := range []string{nicByPrefix, vniPrefix, underlayPrefix, underlayOfPrefix} {
+	for server, n := range ports {
+		if s, _, err := journal.ReadState(tx, api.PortSet(server)); err != nil || s.Live != n {
+			return fmt.Errorf("server %s has %d ports in the journal; the NICs say %d (%v)", server, s.Live, n, err)
+		}
+	}
+	for _, prefix := range []string{nicByPrefix, vniPrefix, hostsPrefix, underlayPrefix, underlayOfPrefix} {
 		for it, err := range tx.Scan(prefix, "") {
 			if err != nil {
 				return err
@@ -66,6 +81,23 @@ func Check(tx store.Tx) (err error) {
 		return fmt.Errorf("NIC %s has %q, which is not in use", mac, key)
 	}
 	return nil
+}
+
+// checkPort compares the port that a NIC is with the set of its server's ports.
+func checkPort(tx store.Tx, n api.NetworkNIC) error {
+	want, err := portSpec(tx, n)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(want)
+	if err != nil {
+		return err
+	}
+	e, _, err := journal.Get(tx, api.PortSet(n.Server), api.PortKey(n.MAC, n.BelongsTo))
+	if err == nil && !bytes.Equal(e.Value, value) {
+		err = fmt.Errorf("the port of NIC %s is %s; the NIC says %s", n.MAC, e.Value, value)
+	}
+	return err
 }
 
 // checkFree rebuilds the free spans and the queue of a network, and takes the

@@ -18,7 +18,8 @@
 //     provides a tag
 //   - nic-by/{o,b,s,n}/UUID/MAC: NICs by owner, by what they belong to, by server
 //     and by network; vni/VNI/SERVER/MAC; underlay/SERVER/FAMILY, underlay-of/NETWORK/MAC
-//   - gone/SERVER/MAC/INSTANCE: a NIC that the server has to remove
+//   - hosts/SERVER/OWNER/VNI/MAC: NICs of fabrics by server and account
+//   - ports-taken: the ports of all NICs are in the journal (PortSet)
 //   - ip/NETWORK/HEX: an address that is in use, reserved, or was given back
 //   - free/NETWORK/HEX of a span's last address: its first address
 //   - freed/NETWORK/TIME/HEX: addresses given back, the oldest first

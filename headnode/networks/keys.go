@@ -32,7 +32,7 @@ const (
 	physMACPrefix    = Prefix + "phys-mac/"
 	providerPrefix   = Prefix + "provider/"
 	nicByPrefix      = Prefix + "nic-by/"
-	gonePrefix       = Prefix + "gone/"
+	hostsPrefix      = Prefix + "hosts/"
 	vniPrefix        = Prefix + "vni/"
 	underlayPrefix   = Prefix + "underlay/"
 	underlayOfPrefix = Prefix + "underlay-of/"

@@ -55,6 +55,9 @@ func UpdateNetwork(tx store.Tx, now time.Time, id string, u api.NetworkUpdate, i
 	if err := store.Put(tx, netPrefix+n.UUID, n.Network); err != nil {
 		return before, after, err
 	}
+	if err := renewPorts(tx, n.UUID); err != nil {
+		return before, after, err
+	}
 	if n.MTU < old.MTU {
 		err = overlayFits(tx, fmt.Sprintf("network %s cannot have MTU %d", n.Name, n.MTU))
 	}

@@ -211,7 +211,7 @@ func withMTUs(tx store.Tx, nics []api.NetworkNIC) error {
 
 // putNIC writes a NIC, with a new revision, and its index keys; nil: none.
 func putNIC(tx store.Tx, before, after *api.NetworkNIC) error {
-	if err := noteGone(tx, before, after); err != nil {
+	if err := movePort(tx, before, after); err != nil {
 		return err
 	}
 	var old, keys map[string]string
@@ -260,6 +260,7 @@ func nicIndex(n api.NetworkNIC) map[string]string {
 	}
 	if n.VNI != 0 && n.Server != "" {
 		keys[vniKey(n.VNI)+n.Server+"/"+n.MAC] = ""
+		keys[hostsKey(n)+n.MAC] = ""
 	}
 	if n.Underlay {
 		for _, a := range n.Addresses {

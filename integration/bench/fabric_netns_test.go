@@ -136,7 +136,7 @@ func fabricWays(r *labtest.Rack) []way {
 		if err != nil {
 			r.T.Fatal(err)
 		}
-		r.WaitUUID(s.UUID, "at its spec", func(v api.Server) bool { return v.Report != nil && v.Report.AppliedNetwork == v.Revision })
+		r.WaitUUID(s.UUID, "at its spec", func(v api.Server) bool { return v.NetworkApplied })
 	}
 	return ways
 }

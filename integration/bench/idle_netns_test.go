@@ -44,7 +44,7 @@ func TestBenchIdleServer(t *testing.T) {
 		}
 	}
 	r.WaitUUID(s.Spec.UUID, "at its spec", func(v api.Server) bool {
-		return v.Report != nil && v.Revision != "" && v.Report.AppliedNetwork == v.Revision
+		return v.Revision != "" && v.NetworkApplied
 	})
 	pid, err := s.AgentPID()
 	if err != nil {

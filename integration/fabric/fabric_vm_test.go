@@ -276,7 +276,7 @@ func (r *rack) settled() {
 	r.T.Helper()
 	for _, m := range r.servers {
 		r.Wait(m, "at the newest spec", func(s api.Server) bool {
-			return s.Report != nil && s.Report.AppliedNetwork == s.Revision && len(s.Report.Problems) == 0
+			return s.NetworkApplied && len(s.Report.Problems) == 0
 		})
 	}
 }

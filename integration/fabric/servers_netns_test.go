@@ -90,7 +90,7 @@ func (s *servers) settled(but ...*lab.Server) {
 			continue
 		}
 		s.WaitUUID(m.Spec.UUID, "at the newest spec", func(v api.Server) bool {
-			return v.Report != nil && v.Report.AppliedNetwork == v.Revision
+			return v.NetworkApplied
 		})
 	}
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,22 +13,23 @@ import (
 )
 
 // follower is what a server follows beside its spec, and the one place that knows how:
-// the maps of the VNIs that it hosts, in a poll of their own. It keeps versions, and
-// of the ports whose they are, and no map.
+// the set of its ports, in the sync, and the maps of the VNIs that it hosts, in a poll
+// of their own. It keeps versions, and of the ports whose they are, and no map.
 type follower struct {
 	f *Fleet
 
 	mu     sync.Mutex
 	uuid   string
-	agent  *api.Client // nil: not connected
-	ports  map[string]bool
+	agent  *api.Client       // nil: not connected
+	set    api.Follow        // of the server's ports
+	ports  map[string]string // instances, by key of the set
 	vnis   []uint32
 	at     map[uint32]api.MapFollow
 	change chan struct{} // one slot: vnis or agent changed
 }
 
 func newFollower(f *Fleet) *follower {
-	return &follower{f: f, ports: map[string]bool{}, at: map[uint32]api.MapFollow{}, change: make(chan struct{}, 1)}
+	return &follower{f: f, ports: map[string]string{}, at: map[uint32]api.MapFollow{}, change: make(chan struct{}, 1)}
 }
 
 // connect takes a client with the server's certificate, for the follower alone.
@@ -56,20 +58,63 @@ func (w *follower) poke() {
 	}
 }
 
-// spec takes the network that is wanted, and gives the ids of the NICs that are gone.
-func (w *follower) spec(n *api.NetworkSpec) (gone []string) {
+// sets is what a sync asks for. The server keeps nothing over a boot of its own, and
+// acknowledges what it was told at once.
+func (w *follower) sets(uuid string) []api.Follow {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if set := api.PortSet(uuid); w.set.Set != set {
+		w.set = api.Follow{Set: set}
+	}
+	if w.set.Toward == 0 {
+		w.set.Kept = w.set.Since
+	}
+	return []api.Follow{w.set}
+}
+
+// deltas takes what a sync brought of the sets.
+func (w *follower) deltas(all []api.Delta) {
+	var news []string
+	w.mu.Lock()
+	for _, d := range all {
+		if d.Set != w.set.Set {
+			continue
+		}
+		for _, key := range d.Gone {
+			delete(w.ports, key)
+		}
+		for _, value := range d.Put {
+			var p api.PortSpec
+			if err := json.Unmarshal(value, &p); err != nil {
+				w.f.seen.failed("ports", err)
+				continue
+			}
+			key := api.PortKey(p.MAC, p.Instance)
+			if _, known := w.ports[key]; !known {
+				news = append(news, p.Instance)
+			}
+			w.ports[key] = p.Instance
+		}
+		w.set = w.set.Take(d)
+	}
+	w.mu.Unlock()
+	w.f.seen.told(news, time.Now())
+}
+
+// portsAt is the version of the ports, as a report has it.
+func (w *follower) portsAt() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return fmt.Sprintf("%s:%d", w.set.Epoch, w.set.Since)
+}
+
+// spec takes the network that is wanted.
+func (w *follower) spec(n *api.NetworkSpec) {
 	if n == nil {
-		return nil
+		return
 	}
 	w.mu.Lock()
-	ports, news := map[string]bool{}, []string(nil)
-	for _, p := range n.Ports {
-		ports[p.Instance] = true
-		if !w.ports[p.Instance] {
-			news = append(news, p.Instance)
-		}
-	}
-	w.ports = ports
+	defer w.mu.Unlock()
 	var vnis []uint32
 	for _, v := range n.VNIs {
 		vnis = append(vnis, v.VNI)
@@ -79,12 +124,6 @@ func (w *follower) spec(n *api.NetworkSpec) (gone []string) {
 		maps.DeleteFunc(w.at, func(v uint32, _ api.MapFollow) bool { return !slices.Contains(vnis, v) })
 		w.poke()
 	}
-	w.mu.Unlock()
-	w.f.seen.told(news, time.Now())
-	for _, g := range n.Gone {
-		gone = append(gone, g.ID)
-	}
-	return gone
 }
 
 // versions are those of the maps in use, as a report has them.

@@ -190,7 +190,7 @@ func (s *server) syncs(ctx context.Context) error {
 		s.mu.Lock()
 		rep := s.rep
 		s.mu.Unlock()
-		req := api.SyncRequest{Seen: s.spec, InventoryDigest: s.digest, Report: rep, Usage: s.usage()}
+		req := api.SyncRequest{Seen: s.spec, InventoryDigest: s.digest, Report: rep, Usage: s.usage(), Follow: s.follow.sets(s.uuid)}
 		if inventory {
 			req.Inventory = &s.info
 		}
@@ -213,7 +213,8 @@ func (s *server) syncs(ctx context.Context) error {
 		wait = backoff{min: wait.min, max: wait.max}
 		s.enter(Syncing)
 		s.took(rep)
-		if out.Revision == "" {
+		s.follow.deltas(out.Deltas)
+		if out.Spec == nil {
 			inventory = false
 			continue
 		}
@@ -221,7 +222,7 @@ func (s *server) syncs(ctx context.Context) error {
 		if out.Revision != s.spec {
 			s.spec = out.Revision
 			s.f.seen.spec()
-			s.apply(out.Spec)
+			s.apply(*out.Spec)
 		}
 		if err := s.power(ctx, out.Spec.Power); err != nil {
 			return err
@@ -271,7 +272,7 @@ func (s *server) apply(sp api.Spec) {
 		r.Setup = &api.SetupReport{ID: u.ID, Phase: "complete", Complete: true}
 		r.Pools = []api.Pool{{Name: u.Pool, GUID: fmt.Sprintf("%d", 1_000_000+s.n), Health: "ONLINE", SizeBytes: 8 << 40, System: true, SetupID: u.ID}}
 	}
-	r.GoneNICs = s.follow.spec(sp.Network)
+	s.follow.spec(sp.Network)
 	s.rep = r
 }
 
@@ -293,7 +294,7 @@ func (s *server) power(ctx context.Context, p *api.PowerSpec) error {
 	// Without an answer, which would be held for as long as there is no other order.
 	tctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if _, err := s.agent.Sync(tctx, s.uuid, api.SyncRequest{Seen: s.spec, InventoryDigest: s.digest, Report: rep, Usage: s.usage()}); err != nil && tctx.Err() == nil {
+	if _, err := s.agent.Sync(tctx, s.uuid, api.SyncRequest{Seen: s.spec, InventoryDigest: s.digest, Report: rep, Usage: s.usage(), Follow: s.follow.sets(s.uuid)}); err != nil && tctx.Err() == nil {
 		s.f.seen.failed("sync", err)
 	}
 	if p.Action == "shutdown" {
@@ -319,5 +320,5 @@ func (s *server) setUp(ctx context.Context, wanted *api.SetupSpec) {
 // usage is what changes all the time.
 func (s *server) usage() api.Usage {
 	return api.Usage{UptimeSeconds: time.Since(s.begun).Seconds(), MemoryFreeBytes: s.info.MemoryBytes / 2, Load1: 0.1,
-		AgentRSSBytes: 24 << 20, Network: &api.NetworkReport{Applied: true, Maps: s.follow.versions()}}
+		AgentRSSBytes: 24 << 20, Network: &api.NetworkReport{Applied: true, Maps: s.follow.versions(), Ports: s.follow.portsAt()}}
 }

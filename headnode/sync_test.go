@@ -1,0 +1,277 @@
+package headnode
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"nereid/api"
+)
+
+// portRack is a head node with a server that runs, and a network external there.
+func portRack(t *testing.T) (*head, *machine) {
+	t.Helper()
+	h, ms := fabricRack(t, 1)
+	ctx := context.Background()
+	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external"}))
+	must[api.Network](t)(h.client.Networks().Create(ctx, api.Network{Name: "external", NICTag: "external", Subnet: "10.9.0.0/16", Gateway: "10.9.0.1", ProvisionStart: "10.9.1.0"}))
+	if err := h.client.ProvideNICTags(ctx, ms[0].uuid, api.NICTagUse{MAC: ms[0].nics[0], NICTags: []string{"admin", "external"}}); err != nil {
+		t.Fatal(err)
+	}
+	return h, ms[0]
+}
+
+// zoneNIC makes an instance's NIC.
+func (m *machine) zoneNIC(instance int) api.NetworkNIC {
+	m.h.t.Helper()
+	return must[api.NetworkNIC](m.h.t)(m.h.client.NICs().Create(context.Background(), api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: m.uuid,
+		BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", instance), Addresses: []api.NICAddress{{Network: "external"}}}))
+}
+
+// A change of a NIC comes as a delta of the set of ports, at once, and is nothing in the
+// server's record.
+func TestPortsFollowed(t *testing.T) {
+	h, m := portRack(t)
+	ctx := context.Background()
+	first := m.zoneNIC(1)
+	if out := m.mustSync(); len(m.ports) != 1 || out.Spec == nil {
+		t.Fatalf("ports %+v", m.ports)
+	}
+
+	// A held poll is answered with the change and nothing else.
+	h.cfg.Hold = time.Minute
+	type answer struct {
+		out api.SyncResponse
+		err error
+	}
+	polled := make(chan answer)
+	poll := func() {
+		_, out, err := m.sync()
+		polled <- answer{out, err}
+	}
+	for _, c := range []struct {
+		what   string
+		change func()
+	}{
+		{"made", func() { m.zoneNIC(2) }},
+		{"changed", func() {
+			primary := true
+			must[api.NetworkNIC](t)(h.client.NICs().Update(ctx, first.MAC, api.NICUpdate{Primary: &primary}, ""))
+		}},
+		{"network", func() {
+			routes := map[string]string{"10.20.0.0/16": "10.9.0.7"}
+			must[api.Network](t)(h.client.Networks().Update(api.WithConfirm(ctx, api.ConfirmAll), "external", api.NetworkUpdate{Routes: &routes}, ""))
+		}},
+	} {
+		before := h.server(m.uuid).Revision
+		go poll()
+		c.change()
+		a := <-polled
+		if a.err != nil || len(a.out.Deltas) != 1 || a.out.Deltas[0].Full || len(a.out.Deltas[0].Put) == 0 {
+			t.Errorf("%s: %v, answer %+v", c.what, a.err, a.out)
+		}
+		m.mustDrain()
+		// That of a network is also of what servers have themselves on it.
+		if now := h.server(m.uuid).Revision; now != before && c.what != "network" {
+			t.Errorf("%s: the server's revision is %s, and was %s", c.what, now, before)
+		}
+	}
+}
+
+// mustDrain syncs until there is no news.
+func (m *machine) mustDrain() {
+	m.h.t.Helper()
+	hold := m.h.cfg.Hold
+	m.h.cfg.Hold = 10 * time.Millisecond
+	defer func() { m.h.cfg.Hold = hold }()
+	for {
+		st, _, err := m.sync()
+		if err != nil {
+			m.h.t.Fatal(err)
+		}
+		if st == http.StatusNoContent {
+			return
+		}
+	}
+}
+
+// A server follows its own sets and no others.
+func TestFollowRefused(t *testing.T) {
+	_, m := portRack(t)
+	other := "00000000-0000-4000-8000-000000000099"
+	for _, follow := range [][]api.Follow{
+		{{Set: api.PortSet(other)}},
+		{{Set: api.PortSet(m.uuid)}, {Set: api.PortSet(other)}},
+		{{Set: "vni/000007"}},
+		{{Set: "server/" + m.uuid}},
+	} {
+		set := follow[len(follow)-1].Set
+		_, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &api.SyncResponse{})
+		wantCode(t, set, err, api.CodeForbidden)
+		if err == nil || !strings.Contains(err.Error(), set) {
+			t.Errorf("the refusal of set %s does not name it: %v", set, err)
+		}
+	}
+	_, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: []api.Follow{{Set: api.PortSet(m.uuid)}, {Set: api.PortSet(m.uuid)}}}, &api.SyncResponse{})
+	wantCode(t, "twice", err, api.CodeInvalid)
+}
+
+// An agent that follows nothing is told nothing of its network, which it keeps, and the
+// server says which platform to boot.
+func TestOldAgent(t *testing.T) {
+	h, m := portRack(t)
+	m.zoneNIC(1)
+	m.old, m.seen = true, ""
+	if n := m.mustSync().Spec.Network; n != nil {
+		t.Errorf("it is told %+v", n)
+	}
+	alerts := func() string { return strings.Join(h.server(m.uuid).Alerts, "\n") }
+	if got := alerts(); !strings.Contains(got, "platform 20261122T101500Z is older than this head node") || !strings.Contains(got, "build and import a newer platform") {
+		t.Errorf("alerts %q", got)
+	}
+	h.platform("20261201T101500Z")
+	if got, want := alerts(), "boot platform 20261201T101500Z: nereid platform assign 20261201T101500Z "+h.server(m.uuid).Hostname; !strings.Contains(got, want) {
+		t.Errorf("alerts %q, want %q", got, want)
+	}
+	m.old, m.seen = false, ""
+	if n := m.mustSync().Spec.Network; n == nil || len(n.Ports) != 1 {
+		t.Errorf("a new one is told %+v", n)
+	}
+	if got := alerts(); got != "" {
+		t.Errorf("alerts %q", got)
+	}
+}
+
+// A snapshot is cut by size; the agent has all of it after its last part.
+func TestPortsInParts(t *testing.T) {
+	h, m := portRack(t)
+	ctx := context.Background()
+	// Routes make a port large: a few are more than an answer.
+	routes := map[string]string{}
+	for i := range 60 {
+		routes[fmt.Sprintf("10.%d.0.0/16", 100+i)] = "10.9.0.7"
+	}
+	must[api.Network](t)(h.client.Networks().Update(ctx, "external", api.NetworkUpdate{Routes: &routes}, ""))
+	const nics = 600
+	for i := range nics {
+		m.zoneNIC(i)
+	}
+	m.follow, m.ports = api.Follow{}, nil
+	answers := 0
+	for {
+		st, out, err := m.syncWith(api.SyncRequest{Seen: m.seen, InventoryDigest: "d1", Report: m.rep})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st == http.StatusNoContent {
+			break
+		}
+		answers++
+		b, err := json.Marshal(out.Deltas)
+		if err != nil || len(b) > maxDeltas*3/2 {
+			t.Errorf("an answer of %d bytes: %v", len(b), err)
+		}
+	}
+	if answers < 2 || len(m.ports) != nics {
+		t.Errorf("%d ports after %d answers", len(m.ports), answers)
+	}
+}
+
+// A head node that is restored from a backup names as gone only what was gone then. A
+// server that saw more is sent a snapshot.
+func TestPortsRestored(t *testing.T) {
+	h, m := portRack(t)
+	ctx := context.Background()
+	a, b := m.zoneNIC(1), m.zoneNIC(2)
+	m.mustDrain()
+	backup := filepath.Join(t.TempDir(), "backup")
+	h.stop()
+	copyFile(t, filepath.Join(h.dir, storeFile), backup)
+	old := m.follow
+
+	h = startIn(t, h.dir)
+	m.h = h
+	c := m.zoneNIC(3)
+	if err := h.client.NICs().Delete(ctx, a.MAC); err != nil {
+		t.Fatal(err)
+	}
+	m.mustDrain()
+	if m.follow.Epoch == old.Epoch || len(m.ports) != 2 {
+		t.Fatalf("after a new start: %+v, ports %v", m.follow, m.ports)
+	}
+	h.stop()
+	copyFile(t, backup, filepath.Join(h.dir, storeFile))
+
+	h = startIn(t, h.dir)
+	m.h = h
+	_, out, err := m.sync()
+	if err != nil || len(out.Deltas) != 1 {
+		t.Fatalf("answer %+v: %v", out, err)
+	}
+	if d := out.Deltas[0]; !d.Full || len(d.Put) != 2 || len(d.Gone) != 0 {
+		t.Errorf("restored: %+v", d)
+	}
+	for _, n := range []api.NetworkNIC{a, b} {
+		if _, there := m.ports[api.PortKey(n.MAC, n.BelongsTo)]; !there {
+			t.Errorf("NIC %s of the backup is not told of", n.MAC)
+		}
+	}
+	// What the server has besides is reported, and can be made known again.
+	m.rep.UnexpectedNICs = []api.UnexpectedNIC{{MAC: c.MAC, Instance: c.BelongsTo, Owner: alice, Tag: "external", Addresses: []string{c.Addresses[0].IP + "/16"}}}
+	m.mustSync()
+	if all := strings.Join(h.server(m.uuid).Alerts, "\n"); !strings.Contains(all, "nereid nic create --mac "+c.MAC) {
+		t.Errorf("alerts %q", all)
+	}
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{MAC: c.MAC, Server: m.uuid, Owner: alice, BelongsTo: c.BelongsTo, BelongsToType: api.BelongsToZone,
+		Addresses: []api.NICAddress{{Network: "external", IP: c.Addresses[0].IP}}}))
+	m.mustDrain()
+	if _, there := m.ports[api.PortKey(c.MAC, c.BelongsTo)]; !there || len(m.ports) != 3 {
+		t.Errorf("adopted: ports %v", m.ports)
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// networkApplied is true once the server has said so of the ports as they are.
+func TestNetworkApplied(t *testing.T) {
+	h, m := portRack(t)
+	say := func() bool {
+		t.Helper()
+		m.rep.AppliedNetwork = m.seen
+		use := api.Usage{Network: &api.NetworkReport{Ports: fmt.Sprintf("%s:%d", m.follow.Epoch, m.follow.Since)}}
+		if _, _, err := m.syncWith(api.SyncRequest{Seen: m.seen, InventoryDigest: "d1", Report: m.rep, Usage: use}); err != nil {
+			t.Fatal(err)
+		}
+		return h.server(m.uuid).NetworkApplied
+	}
+	m.mustDrain()
+	if h.server(m.uuid).NetworkApplied {
+		t.Error("applied, before it said so")
+	}
+	if !say() {
+		t.Error("not applied without ports")
+	}
+	m.zoneNIC(1)
+	if h.server(m.uuid).NetworkApplied {
+		t.Error("applied, and it has not heard of a NIC")
+	}
+	m.mustDrain()
+	if !say() {
+		t.Error("not applied with a port")
+	}
+}
