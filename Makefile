@@ -35,7 +35,7 @@ netns: build ## tests against real kernels and foreign programs, in network name
 
 vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"
-	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m ./integration/... ./bootserver
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) bin/nereid-rack $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m ./integration/... ./bootserver
 
 bench: build platform ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test bench
@@ -50,6 +50,7 @@ build: ## the programs, into bin/
 	go build $(GOFLAGS_R) -o bin/ ./cmd/...
 	go build $(GOFLAGS_R) -o bin/nereid-demo ./integration/demo
 	go build $(GOFLAGS_R) -o bin/ ./integration/fleet/nereid-fleet
+	go build $(GOFLAGS_R) -o bin/nereid-rack ./integration/rack
 
 platform: build ## the platform image, into the cache
 	@$(PACKAGES) build lab

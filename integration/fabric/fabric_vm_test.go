@@ -3,6 +3,7 @@
 package fabric
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 	"nereid/integration/lab/labtest"
 )
 
-// rack is two servers with an underlay, operated by the operator's program.
+// rack is the standard rack, operated by the operator's program.
 type rack struct {
 	operator
 	servers []*lab.Machine
@@ -20,32 +21,29 @@ type rack struct {
 }
 
 func newRack(t *testing.T) *rack {
-	r := &rack{operator: operator{labtest.NewRack(t)}}
-	for n := 1; n <= 2; n++ {
-		m := r.AddSpec(lab.MachineSpec{
-			Name: fmt.Sprintf("cn%d", n), Firmware: lab.BIOS,
-			MAC:      fmt.Sprintf("52:54:00:00:01:%02x", n),
-			DataMACs: []string{fmt.Sprintf("52:54:00:00:02:%02x", n), fmt.Sprintf("52:54:00:00:05:%02x", n)},
-			UUID:     fmt.Sprintf("4e455245-4944-4000-8000-0000000001%02x", n),
-			Cables: []lab.Cable{
-				{MAC: fmt.Sprintf("52:54:00:00:03:%02x", n), Local: 2000 + n, Peer: 2000 + 3 - n},
-				{MAC: fmt.Sprintf("52:54:00:00:04:%02x", n), Local: 2010 + n, Peer: 2010 + 3 - n},
-			},
-		})
-		r.PowerOn(m)
-		r.servers = append(r.servers, m)
+	r := labtest.Standard(t)
+	return &rack{operator: operator{r}, servers: r.Machines()}
+}
+
+// dropNAT deletes the NICs that NAT made on servers, for their addresses on a NIC tag.
+func (r *rack) dropNAT(tag string) {
+	ctx := context.WithoutCancel(r.T.Context())
+	for n, err := range r.Client().NICs().All(ctx, nil) {
+		if err == nil && n.NICTag == tag && n.BelongsToType == api.BelongsToServer {
+			err = r.Client().NICs().Delete(ctx, n.MAC)
+		}
+		if err != nil {
+			r.T.Errorf("delete NAT's NICs: %v", err)
+		}
 	}
-	r.nereid("nictag", "create", "underlay", "--mtu", "9000")
-	r.nereid("network", "create", "underlay", "--nic-tag", "underlay", "--subnet", "10.77.0.0/24", "--start", "10.77.0.11")
-	r.nereid("fabric", "settings", "--underlay-nic-tag", "underlay")
-	for _, m := range r.servers {
-		r.WaitState(m, api.StatePending)
-		r.nereid("server", "approve", m.Spec.UUID, "--hostname", m.Spec.Name)
-		r.WaitState(m, api.StateApproved)
-		r.nereid("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[0], "underlay")
-		r.nereid("nic", "create", "--network", "underlay", "--on", m.Spec.Name, "--underlay", "--owner", alice)
-	}
-	return r
+}
+
+// network makes a network of an account's fabric until the test ends.
+func (r *rack) network(owner, vlan, name, subnet, gateway string, more ...string) string {
+	r.T.Helper()
+	uuid := r.operator.network(owner, vlan, name, subnet, gateway, more...)
+	r.Undo("fabric", "network", "delete", owner, vlan, uuid, "--yes")
+	return uuid
 }
 
 // nic makes a NIC with an address of each family on a VLAN's networks, and waits
@@ -53,6 +51,7 @@ func newRack(t *testing.T) *rack {
 func (r *rack) nic(owner, four, six, ip string, on *lab.Machine) api.NetworkNIC {
 	r.T.Helper()
 	n := r.createNIC(owner, on.Spec.Name, four+"="+ip, six+"="+sixOf(ip))
+	r.Undo("nic", "delete", n.MAC, "--yes")
 	r.await(on, "ip netns exec "+namespace(n)+" ip -o addr show | grep -qF ' "+sixOf(ip)+"/'")
 	return n
 }
@@ -111,6 +110,7 @@ func TestVMFabric(t *testing.T) {
 	for _, owner := range []string{alice, bob} {
 		for vlan, name := range map[string]string{"2": "web", "3": "db"} {
 			r.nereid("fabric", "vlan", "create", owner, vlan, "--name", name)
+			r.Undo("fabric", "vlan", "delete", owner, vlan, "--yes")
 			uuid[owner+name] = r.network(owner, vlan, name, "10.0."+vlan+".0/24", "10.0."+vlan+".1", "--internet-nat")
 			uuid[owner+name+"6"] = r.network(owner, vlan, name+"6", "fd00:"+vlan+"::/64", "fd00:"+vlan+"::1")
 		}
@@ -130,8 +130,11 @@ func TestVMFabric(t *testing.T) {
 	})
 	t.Run("blocked until a rule allows", func(t *testing.T) { r.reaches(one, a1, "10.0.2.6", false) })
 	for _, owner := range []string{alice, bob} {
-		r.nereid("firewall", "create", "FROM all vms TO all vms ALLOW icmp TYPE ALL", "--owner", owner)
-		r.nereid("firewall", "create", "FROM all vms TO all vms ALLOW icmp6 TYPE ALL", "--owner", owner)
+		for _, protocol := range []string{"icmp", "icmp6"} {
+			var rule api.FirewallRule
+			r.read(&rule, "firewall", "create", "FROM all vms TO all vms ALLOW "+protocol+" TYPE ALL", "--owner", owner)
+			r.Undo("firewall", "delete", rule.UUID, "--yes")
+		}
 	}
 	r.settled()
 	t.Run("one segment, two servers", func(t *testing.T) {
@@ -177,16 +180,22 @@ func TestVMFabric(t *testing.T) {
 	})
 	t.Run("NAT, and a lost uplink", func(t *testing.T) {
 		for _, a := range []string{"198.51.100.1/24", "192.0.2.99/32"} {
-			if out, err := r.Exec(t.Context(), "ip", "addr", "add", a, "dev", "data0").CombinedOutput(); err != nil {
+			if out, err := r.Exec(t.Context(), "ip", "addr", "add", a, "dev", "ext0").CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
+			r.T.Cleanup(func() { r.Exec(context.WithoutCancel(r.T.Context()), "ip", "addr", "del", a, "dev", "ext0").Run() })
 		}
 		r.nereid("nictag", "create", "external")
+		r.Undo("nictag", "delete", "external", "--yes")
 		r.nereid("network", "create", "external", "--nic-tag", "external", "--subnet", "198.51.100.0/24", "--gateway", "198.51.100.1", "--start", "198.51.100.10")
+		r.Undo("network", "delete", "external", "--yes")
 		for _, m := range r.servers {
 			r.nereid("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[1], "external")
+			r.Undo("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[1], "--yes")
 		}
+		r.T.Cleanup(func() { r.dropNAT("external") })
 		r.nereid("fabric", "settings", "--nat-network", "external")
+		r.Undo("fabric", "settings", "--nat-network", "", "--yes")
 		outside := func() {
 			t.Helper()
 			r.settled()
@@ -222,6 +231,8 @@ func TestVMFabric(t *testing.T) {
 		// server, while it is in use.
 		for _, m := range r.servers {
 			r.nereid("bond", "set", m.Spec.Name, "bond0", m.Spec.DataMACs[0], "--nic-tag", "underlay")
+			r.Undo("bond", "delete", m.Spec.Name, "bond0", "--yes")
+			r.Undo("nictag", "provide", m.Spec.Name, m.Spec.DataMACs[0], "underlay", "--yes")
 		}
 		r.settled()
 		r.reaches(two, a3, "10.0.2.6", true)
@@ -250,6 +261,7 @@ func TestVMFabric(t *testing.T) {
 			if err := m.CableLink(t.Context(), 0, false); err != nil {
 				t.Fatal(err)
 			}
+			r.T.Cleanup(func() { m.CableLink(context.WithoutCancel(r.T.Context()), 0, true) })
 		}
 		lacp(one, 2)
 		r.await(two, "ip netns exec "+namespace(a3)+" ping -n -c 1 -W 1 10.0.2.6 >/dev/null 2>&1")

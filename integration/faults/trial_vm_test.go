@@ -16,11 +16,9 @@ import (
 // its agent can sync. After three attempts the head node must give the previous
 // platform and say why, with nobody touching the server.
 func TestVMPlatformTrialFallsBack(t *testing.T) {
-	r := labtest.NewRack(t)
-	m := r.Add(1, lab.BIOS, 4<<30)
-	r.PowerOn(m)
-	r.Approve(m)
-	good := r.Setup(m, api.SetupSpec{})
+	r := labtest.Standard(t)
+	m := r.Machines()[1]
+	good := r.WaitState(m, api.StateRunning)
 
 	const stamp = "20260102T000000Z"
 	broken := filepath.Join(t.TempDir(), "broken")
@@ -40,8 +38,11 @@ func TestVMPlatformTrialFallsBack(t *testing.T) {
 		}
 	}
 	nereid("platform", "key", "add", "broken", filepath.Join(broken, "manifest.pub"))
+	r.Undo("platform", "key", "delete", "broken")
 	nereid("platform", "import", broken)
+	r.Undo("platform", "delete", stamp, "--yes")
 	nereid("platform", "assign", stamp, m.Spec.UUID)
+	r.Undo("platform", "assign", "default", m.Spec.UUID)
 	nereid("server", "reboot", m.Spec.UUID, "--yes")
 
 	back := r.Wait(m, "running the previous platform in a new boot", func(s api.Server) bool {

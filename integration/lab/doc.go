@@ -16,6 +16,10 @@
 // a test is about: namespaces with the real agent in them, which boot from the same
 // head node in a second.
 //
+// The standard rack, two running servers, is for all that needs no blank server. One
+// process makes it (integration/rack) and shares it with the tests of every package,
+// one after the other; each undoes what it made.
+//
 // It needs root, and the packages that packages.sh installs. Nothing leaves the
 // namespace: it has no route to anywhere.
 package lab

@@ -36,7 +36,8 @@ type MachineSpec struct {
 	UUID     string   // SMBIOS UUID
 	Extra    []string // further QEMU arguments
 	NoNet    bool     // no network device at all
-	DataMACs []string // MACs of further NICs, all on the rack's data network
+	DataMACs []string // MACs of further NICs, on the rack's data network
+	Bridges  []string // where these are instead, in their order; missing or empty: data0
 	Cables   []Cable  // NICs after these, each joined to one of another machine
 	// CountedTime is for measurements: the machine's clock is the number of
 	// instructions it ran, so that nothing else on the host tells in what it times. It
@@ -60,13 +61,17 @@ type Machine struct {
 	mu     sync.Mutex
 	proc   *process
 	qmp    *qmp
-	nursed chan struct{} // closed when nobody looks after it any more
-	On     time.Time     // when it was last powered on
-	keyOf  string        // the nurse's: the boot whose key a reset may have lost
+	nursed chan struct{}   // closed when nobody looks after it any more
+	off    <-chan struct{} // of a machine of another process's rack; nil: nobody waits for it
+	On     time.Time       // when it was last powered on
+	keyOf  string          // the nurse's: the boot whose key a reset may have lost
 }
 
 // AddMachine makes a machine's disks and its tap device; it stays off.
 func (r *Rack) AddMachine(ctx context.Context, spec MachineSpec) (*Machine, error) {
+	if r.parent != nil {
+		return nil, fmt.Errorf("add machine %s: %w", spec.Name, errJoined)
+	}
 	if spec.Firmware == "" {
 		spec.Firmware = BIOS
 	}
@@ -93,8 +98,11 @@ func (r *Rack) AddMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 		}
 	}
 	for i := range spec.DataMACs {
-		tap := dataTap(spec.Name, i)
-		if err := errors.Join(r.addTap(ctx, tap, "data0"), r.ip(ctx, "link", "set", tap, "mtu", "9000")); err != nil {
+		tap, bridge := dataTap(spec.Name, i), "data0"
+		if i < len(spec.Bridges) && spec.Bridges[i] != "" {
+			bridge = spec.Bridges[i]
+		}
+		if err := errors.Join(r.addTap(ctx, tap, bridge), r.ip(ctx, "link", "set", tap, "mtu", mtu(bridge))); err != nil {
 			return nil, fmt.Errorf("add machine %s: %w", spec.Name, err)
 		}
 	}
@@ -218,6 +226,11 @@ func (m *Machine) Args() []string {
 func (m *Machine) PowerOn(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.rack.parent != nil {
+		m.off, m.On = nil, time.Now()
+		_, err := m.rack.order(ctx, Order{Machine: m.Spec.Name, Do: "power on"})
+		return err
+	}
 	return m.powerOn(ctx)
 }
 
@@ -260,6 +273,10 @@ func (m *Machine) powerOn(ctx context.Context) error {
 
 // PowerOff cuts the power: the guest gets no chance to do anything.
 func (m *Machine) PowerOff() {
+	if m.rack.parent != nil {
+		_, _ = m.rack.order(context.Background(), Order{Machine: m.Spec.Name, Do: "power off"}) // a rack that is gone is off
+		return
+	}
 	m.mu.Lock()
 	if m.proc == nil {
 		m.mu.Unlock()
@@ -292,6 +309,10 @@ func (m *Machine) DataLink(ctx context.Context, nic int, up bool) error {
 
 // command runs a command of QEMU's monitor; args are names and values in turn.
 func (m *Machine) command(ctx context.Context, name string, args ...any) error {
+	if m.rack.parent != nil {
+		_, err := m.rack.order(ctx, Order{Machine: m.Spec.Name, Do: name, Args: args})
+		return err
+	}
 	m.mu.Lock()
 	q := m.qmp
 	on := m.proc != nil
@@ -304,6 +325,9 @@ func (m *Machine) command(ctx context.Context, name string, args ...any) error {
 
 // Off is closed when QEMU ends, as it does on a shutdown.
 func (m *Machine) Off() <-chan struct{} {
+	if m.rack.parent != nil {
+		return m.offOf()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.proc == nil {

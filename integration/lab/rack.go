@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/rpc"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,9 @@ type Rack struct {
 	opts      Options
 	log       *slog.Logger
 	Namespace string
+
+	parent *rpc.Client // of the process that made it; nil: this one did
+	born   []string    // its state at Settle
 
 	mu       sync.Mutex
 	head     *process
@@ -149,17 +153,21 @@ func mtu(bridge string) string {
 	return "1500"
 }
 
-// Close powers everything off and removes the namespace.
+// Close powers everything off and removes the namespace. A rack of another process
+// stays.
 func (r *Rack) Close() error {
 	r.mu.Lock()
 	machines, servers, head := r.machines, r.servers, r.head
 	r.head = nil
 	r.mu.Unlock()
-	for _, m := range machines {
-		m.PowerOff()
-	}
 	for _, s := range servers {
 		s.PowerOff()
+	}
+	if r.parent != nil {
+		return r.parent.Close()
+	}
+	for _, m := range machines {
+		m.PowerOff()
 	}
 	if head != nil {
 		_ = head.kill(syscall.SIGKILL)
@@ -208,6 +216,10 @@ func (r *Rack) InitHeadnode(ctx context.Context) error {
 
 // StartHeadnode starts the daemon and waits until it answers.
 func (r *Rack) StartHeadnode(ctx context.Context) error {
+	if r.parent != nil {
+		_, err := r.order(ctx, Order{Do: "start"})
+		return err
+	}
 	if err := r.InitHeadnode(ctx); err != nil {
 		return err
 	}
@@ -245,12 +257,16 @@ func (r *Rack) StartHeadnode(ctx context.Context) error {
 }
 
 // KillHeadnode ends the daemon with SIGKILL, as a crash would.
-func (r *Rack) KillHeadnode() { r.endHeadnode(syscall.SIGKILL) }
+func (r *Rack) KillHeadnode() { r.endHeadnode(syscall.SIGKILL, "kill") }
 
 // StopHeadnode ends the daemon gracefully.
-func (r *Rack) StopHeadnode() { r.endHeadnode(syscall.SIGTERM) }
+func (r *Rack) StopHeadnode() { r.endHeadnode(syscall.SIGTERM, "stop") }
 
-func (r *Rack) endHeadnode(sig syscall.Signal) {
+func (r *Rack) endHeadnode(sig syscall.Signal, order string) {
+	if r.parent != nil {
+		_, _ = r.order(context.Background(), Order{Do: order}) // a head node that does not run has ended
+		return
+	}
 	r.mu.Lock()
 	p := r.head
 	r.head = nil
@@ -262,6 +278,10 @@ func (r *Rack) endHeadnode(sig syscall.Signal) {
 
 // HeadnodePID is the daemon's process id; 0 when it does not run.
 func (r *Rack) HeadnodePID() int {
+	if r.parent != nil {
+		pid, _ := r.order(context.Background(), Order{Do: "look"})
+		return pid
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.head == nil {
