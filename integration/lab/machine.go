@@ -32,6 +32,7 @@ type MachineSpec struct {
 	MemoryMB int      // 0: 1536
 	CPUs     int      // 0: 2
 	Disks    []int64  // sizes in bytes of its blank disks vda, vdb ...
+	DiskIOPS int      // operations a second that each disk does at most; 0: no limit
 	MAC      string
 	UUID     string   // SMBIOS UUID
 	Extra    []string // further QEMU arguments
@@ -215,7 +216,7 @@ func (m *Machine) Args() []string {
 	}
 	for i := range s.Disks {
 		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=writeback,discard=unmap,file=%s", i, m.Disk(i)),
+			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=writeback,discard=unmap,throttling.iops-total=%d,file=%s", i, s.DiskIOPS, m.Disk(i)),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d,serial=%s-%d", i, s.Name, i))
 	}
 	args = append(args, m.shellArgs()...)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"nereid/api"
@@ -35,12 +36,17 @@ func ImportPlatform(ctx context.Context, r *Rack, nereid, dir string, out io.Wri
 	return m.Stamp, nil
 }
 
-// WaitServer waits until a server's record satisfies ok, and gives it. The head
-// node may be away for a while: that is what several tests are about.
+// WaitServer waits until a server's record satisfies ok, and gives it. It looks at each
+// event of the head node, and now and then for what has none: silence, counters. The
+// head node may be away for a while: that is what several tests are about.
 func WaitServer(ctx context.Context, c *api.Client, uuid, what string, limit time.Duration, ok func(api.Server) bool) (api.Server, error) {
+	var following sync.WaitGroup
+	defer following.Wait()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
+	changed := make(chan struct{}, 1)
+	following.Go(func() { follow(ctx, c, changed) })
+	tick := time.NewTicker(unannounced)
 	defer tick.Stop()
 	last := "no answer yet"
 	for {
@@ -59,7 +65,39 @@ func WaitServer(ctx context.Context, c *api.Client, uuid, what string, limit tim
 		select {
 		case <-ctx.Done():
 			return s, fmt.Errorf("wait for %s to be %s: not after %v; last seen: %s", uuid, what, limit, last)
+		case <-changed:
 		case <-tick.C:
+		}
+	}
+}
+
+// unannounced is how often is looked for what comes without an event.
+const unannounced = 500 * time.Millisecond
+
+// follow says in changed that there were events, or that some may have been missed,
+// until ctx ends.
+func follow(ctx context.Context, c *api.Client, changed chan<- struct{}) {
+	tell := func() {
+		select {
+		case changed <- struct{}{}:
+		default: // it was not looked at since the last one
+		}
+	}
+	for ctx.Err() == nil {
+		stream, err := c.Events(ctx)
+		if err == nil {
+			tell()
+			for _, err := range stream.All() {
+				if err != nil {
+					break
+				}
+				tell()
+			}
+			_ = stream.Close() // it has ended
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(unannounced): // the head node is away
 		}
 	}
 }

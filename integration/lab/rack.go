@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/rpc"
 	"os"
 	"os/exec"
@@ -214,7 +215,8 @@ func (r *Rack) InitHeadnode(ctx context.Context) error {
 	return run(ctx, r.opts.Headnode, "init", "--answers", answers, "--data-dir", r.DataDir(), "--elsewhere")
 }
 
-// StartHeadnode starts the daemon and waits until it answers.
+// StartHeadnode starts the daemon and waits until it says that it is ready, as systemd
+// does (sd_notify(3)).
 func (r *Rack) StartHeadnode(ctx context.Context) error {
 	if r.parent != nil {
 		_, err := r.order(ctx, Order{Do: "start"})
@@ -228,33 +230,48 @@ func (r *Rack) StartHeadnode(ctx context.Context) error {
 		return fmt.Errorf("start head node: %w", err)
 	}
 	defer log.Close()
-	// "ip netns exec" replaces itself by the program, so signals reach it.
-	cmd := exec.Command("ip", "netns", "exec", r.Namespace, r.opts.Headnode, "run", "--data-dir", r.DataDir(), "--socket", r.Socket())
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p, err := start(cmd)
+	notices := filepath.Join(r.opts.Dir, "notices")
+	_ = os.Remove(notices)
+	said, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notices, Net: "unixgram"})
 	if err != nil {
 		return fmt.Errorf("start head node: %w", err)
 	}
+	// "ip netns exec" replaces itself by the program, so signals reach it.
+	cmd := exec.Command("ip", "netns", "exec", r.Namespace, r.opts.Headnode, "run", "--data-dir", r.DataDir(), "--socket", r.Socket())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notices)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p, err := start(cmd)
+	if err != nil {
+		said.Close()
+		return fmt.Errorf("start head node: %w", err)
+	}
+	go func() {
+		<-p.done
+		said.Close() // not before: it says that it stops, too
+	}()
 	r.mu.Lock()
 	r.head = p
 	r.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	c := r.Client()
-	for {
-		if _, err := c.Capabilities(ctx); err == nil {
+	defer context.AfterFunc(ctx, func() { _ = said.SetReadDeadline(time.Now()) })()
+	if err := said.SetReadDeadline(time.Now().Add(headnodeReady)); err != nil {
+		return fmt.Errorf("start head node: %w", err)
+	}
+	for b := make([]byte, 4096); ; {
+		n, err := said.Read(b)
+		switch {
+		case err == nil && bytes.Contains(b[:n], []byte("READY=1")):
 			return nil
-		}
-		select {
-		case <-p.done:
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("start head node: it ended at once (%v); its log says: %s", p.err, tail(r.HeadnodeLog()))
-		case <-ctx.Done():
-			return fmt.Errorf("start head node: no answer on %s after 30 s; its log says: %s", r.Socket(), tail(r.HeadnodeLog()))
-		case <-time.After(50 * time.Millisecond):
+		case err != nil:
+			return fmt.Errorf("start head node: not ready after %v: %w; its log says: %s", headnodeReady, err, tail(r.HeadnodeLog()))
 		}
 	}
 }
+
+// headnodeReady is when a head node that does not become ready is given up.
+const headnodeReady = 30 * time.Second
 
 // KillHeadnode ends the daemon with SIGKILL, as a crash would.
 func (r *Rack) KillHeadnode() { r.endHeadnode(syscall.SIGKILL, "kill") }
