@@ -31,7 +31,8 @@ netns: build ## tests against real kernels and foreign programs, in network name
 	@echo "== Vagrantfile"
 	vagrant validate
 	@echo "== netns tests"
-	NEREID_BIN=$(CURDIR)/bin $(RESULTS) run netns go test -tags netns -run 'NetNS' -count=1 -p 2 -timeout 15m ./...
+	NEREID_BIN=$(CURDIR)/bin $(RESULTS) run netns go test -tags netns -run 'NetNS' -count=1 -p 2 -timeout 15m \
+		./integration/fabric ./agent/router ./...
 
 vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"
@@ -56,7 +57,8 @@ platform: build ## the platform image, into the cache
 	@$(PACKAGES) build lab
 	@echo "== platform image -> $(PLATFORM)"
 	bin/nereid platform build --out $(PLATFORM) --cache $(CACHE) --key $(CACHE)/platform-key.pem
-	@bin/nereid-demo --bin bin --platform $(PLATFORM) --measure
+	@cmp -s $(PLATFORM)/manifest.json $(CACHE)/measured.json || \
+		{ bin/nereid-demo --bin bin --platform $(PLATFORM) --measure && cp $(PLATFORM)/manifest.json $(CACHE)/measured.json; }
 
 fuzz: ## every fuzz target for 30 s each
 	@go list -f '{{.Dir}} {{.ImportPath}}' ./... | while read -r dir pkg; do \
