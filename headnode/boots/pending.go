@@ -37,6 +37,8 @@ type Pending struct {
 	dirty   map[string]bool          // ids with events that Flush writes
 	wake    chan struct{}
 	written [ranks]int // boots of strangers since they were last counted
+
+	ofRank, slack int // maxOfRank, rankSlack; tests have less
 }
 
 // The classes of what is pending: each has a bound of its own.
@@ -64,7 +66,7 @@ func NewPending(max int) *Pending {
 	if max <= 0 {
 		max = maxPending
 	}
-	p := &Pending{byID: map[string]*list.Element{}, mac: map[string]*list.Element{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1)}
+	p := &Pending{byID: map[string]*list.Element{}, mac: map[string]*list.Element{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1), ofRank: maxOfRank, slack: rankSlack}
 	for c := range p.class {
 		p.class[c], p.max[c] = list.New(), max
 		if c == again || c == onDisk {

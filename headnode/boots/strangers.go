@@ -17,9 +17,9 @@ import (
 // further.
 const (
 	ranks      = 4
-	maxOfRank  = 400 // written boots of a rank; above, the oldest go
-	rankSlack  = 64  // so many more before somebody looks
-	maxListed  = 500 // strangers that Strangers lists
+	maxOfRank  = 4096 // written boots of a rank; above, the oldest go. As many newcomers may be powered on at once
+	rankSlack  = 512  // so many more before somebody looks
+	maxListed  = 500  // strangers that Strangers lists
 	rememberIt = 24 * time.Hour
 )
 
@@ -69,7 +69,7 @@ func (p *Pending) trim(tx store.Tx, r record) error {
 func (p *Pending) trimRank(tx store.Tx, rank int) error {
 	p.mu.Lock()
 	p.written[rank]++
-	look := p.written[rank] > maxOfRank+rankSlack
+	look := p.written[rank] > p.ofRank+p.slack
 	p.mu.Unlock()
 	if !look {
 		return nil
@@ -81,7 +81,7 @@ func (p *Pending) trimRank(tx store.Tx, rank int) error {
 		}
 		ids = append(ids, lastPart(it.Key))
 	}
-	over := max(0, len(ids)-maxOfRank)
+	over := max(0, len(ids)-p.ofRank)
 	for _, id := range ids[:over] {
 		if err := p.drop(tx, id); err != nil {
 			return err

@@ -59,7 +59,9 @@ func (w *world) kept(ids ...string) (n int) {
 // further, outlive a flood of invented MACs, on disk and in memory.
 func TestStrangersPushNobodyOut(t *testing.T) {
 	w := newWorld(t)
+	const ofRank, slack = 400, 64
 	w.p = NewPending(256)
+	w.p.ofRank, w.p.slack = ofRank, slack
 	var dropped []string
 	w.p.Dropped = func(_ store.Tx, b api.Boot, last bool) error {
 		if last {
@@ -76,7 +78,7 @@ func TestStrangersPushNobodyOut(t *testing.T) {
 	far := w.boots("52:54:00:00:00:02", false, now, api.StageAck, api.StageIPXEAck, api.StageScript)
 	hanging := w.boots("52:54:00:00:00:03", false, now)
 	w.boots("52:54:00:00:00:03", false, now.Add(4*time.Second))
-	for i := range 3 * maxOfRank {
+	for i := range 3 * ofRank {
 		w.boots(invented(i), false, now.Add(time.Duration(i)*time.Millisecond), api.StageAck)
 		w.boots(invented(1<<20+i), false, now.Add(time.Duration(i)*time.Millisecond))
 	}
@@ -88,11 +90,11 @@ func TestStrangersPushNobodyOut(t *testing.T) {
 		for range tx.Scan(strangerPrefix, "") {
 			n++
 		}
-		if n > maxOfRank+rankSlack+1 {
+		if n > ofRank+slack+1 {
 			t.Errorf("%d records of strangers", n)
 		}
 		list, more, err := w.p.Strangers(tx, now.Add(time.Minute))
-		if len(list) != maxListed || more < 1 || more > 256+rankSlack {
+		if len(list) != maxListed || more < 1 || more > 256+slack {
 			t.Errorf("%d strangers are listed, %d more", len(list), more)
 		}
 		for _, mac := range []string{"52:54:00:00:00:02", "52:54:00:00:00:03"} {
@@ -102,11 +104,43 @@ func TestStrangersPushNobodyOut(t *testing.T) {
 		}
 		return err
 	})
-	if len(dropped) < 2*maxOfRank || !strings.HasPrefix(dropped[0], "0a:") {
+	if len(dropped) < 2*ofRank || !strings.HasPrefix(dropped[0], "0a:") {
 		t.Errorf("%d MACs were dropped", len(dropped))
 	}
 	if n := len(w.p.byID); n > 256+64+64+2 || len(w.p.mac) > n {
 		t.Errorf("%d boots in memory", n)
+	}
+}
+
+// TestNewcomersOfOneStorm: a thousand newcomers are powered on at once, and not one
+// has to begin anew because the others came further.
+func TestNewcomersOfOneStorm(t *testing.T) {
+	w := newWorld(t)
+	ids := make([]string, 1000)
+	for _, stages := range [][]api.BootStage{{api.StageAck}, {api.StageIPXEAck}, {api.StageScript}, {api.StageConfig}} {
+		w.update(func(tx store.Tx) error { // together, as a busy head node commits
+			for i := range ids {
+				r := firmware
+				r.MAC, r.UUID = invented(i), ""
+				b, _, err := w.p.Begin(tx, r, false, at(1))
+				for _, s := range stages {
+					if err == nil {
+						_, err = w.p.Record(tx, b.ID, api.BootEvent{Stage: s}, at(1), nil)
+					}
+				}
+				if err != nil {
+					return err
+				}
+				ids[i] = b.ID
+			}
+			return nil
+		})
+		for _, id := range ids {
+			w.p.Written(id)
+		}
+		if n := w.kept(ids...); n != len(ids) {
+			t.Fatalf("at %s %d of %d boots are left", stages, n, len(ids))
+		}
 	}
 }
 
