@@ -47,28 +47,24 @@ func (s *Server) Boot(ctx context.Context, r api.BootRequest) (api.BootAnswer, e
 func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootAnswer, error) {
 	now := s.now()
 	var (
-		a     api.BootAnswer
-		boot  api.Boot
-		fresh bool
+		a api.BootAnswer
+		b api.Boot
 	)
 	err := s.store.View(ctx, func(tx store.Tx) error {
-		a = api.BootAnswer{}
+		a, b = api.BootAnswer{}, api.Boot{}
 		offer := s.offers.Offer
 		begin := s.pending.Begin
 		if r.Explain {
 			offer, begin = s.offers.Peek, s.pending.Peek
 		}
-		b := api.Boot{}
-		fresh = false
 		rec, err := serverOf(tx, r.MAC)
 		if err != nil {
 			return err
 		}
 		if r.Boots() { // also one that gets no address, so that it is seen
-			if b, fresh, err = begin(tx, r, rec != nil, now); err != nil {
+			if b, _, err = begin(tx, r, rec != nil, now); err != nil {
 				return fmt.Errorf("begin boot of %s: %w", r.MAC, err)
 			}
-			boot = b
 		}
 		n, err := s.admin(tx)
 		if err != nil {
@@ -96,8 +92,8 @@ func (s *Server) bootDiscover(ctx context.Context, r api.BootRequest) (api.BootA
 	})
 	if err == nil && !r.Explain {
 		s.noteFull(ctx, a, now)
-		if fresh {
-			s.newcomerNews(boot, now)
+		if b.ID != "" {
+			s.newcomerNews(b)
 		}
 	}
 	return a, err
@@ -205,7 +201,7 @@ func (s *Server) bootAgain(ctx context.Context, r api.BootRequest, now time.Time
 	switch {
 	case err != nil || !again || b.ID == "":
 	case a.Server == "":
-		s.newcomerNews(b, now)
+		s.newcomerNews(b)
 	default:
 		s.hub.publish(api.Event{Kind: "boot", Server: a.Server, Name: b.ID})
 	}

@@ -86,6 +86,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return s.sets.Run(gctx) })
 	g.Go(func() error { return s.writeBoots(gctx) })
 	g.Go(func() error { return s.followKnown(gctx) })
+	g.Go(func() error { return s.tellNews(gctx) })
 	g.Go(func() error {
 		t := time.NewTicker(collectEvery)
 		defer t.Stop()

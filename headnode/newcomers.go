@@ -130,12 +130,30 @@ func (s *Server) newcomersAlert(tx store.Tx) (string, error) {
 		"so many MAC addresses are likely to be invented, so look for who sends them.", api.Plural(more, "machine")), nil
 }
 
-// newcomerNews tells watchers of machines that have not enrolled, at most once a
-// second: their MACs may be invented.
-func (s *Server) newcomerNews(b api.Boot, now time.Time) {
-	last := s.news.Load()
-	if now.UnixNano()-last >= int64(time.Second) && s.news.CompareAndSwap(last, now.UnixNano()) {
-		s.hub.publish(api.Event{Kind: "boot", Name: b.ID})
+// newcomerNews has watchers told that a machine which has not enrolled was heard.
+func (s *Server) newcomerNews(b api.Boot) {
+	select {
+	case s.news <- api.Event{Kind: "boot", Name: b.ID}:
+	default: // they are about to be told to look
+	}
+}
+
+// tellNews tells watchers of newcomers, at most once a second, for their MACs may be
+// invented, until ctx ends.
+func (s *Server) tellNews(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev := <-s.news:
+			s.hub.publish(ev)
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
 	}
 }
 

@@ -124,6 +124,35 @@ func TestNewcomerWithoutAddress(t *testing.T) {
 	}
 }
 
+// Watchers are told of each newcomer and of each of its legs, however soon it follows
+// another: within a second, together.
+func TestNewsOfNewcomersIsNotLost(t *testing.T) {
+	h := startHead(t)
+	events, done := h.hub.subscribe()
+	defer done()
+	told := func(what string) {
+		t.Helper()
+		select {
+		case <-events:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("watchers are not told of %s", what)
+		}
+	}
+	h.machine(1).ask(api.KindDiscover, "", netip.Addr{})
+	told("the first machine")
+	h.machine(2).ask(api.KindDiscover, "", netip.Addr{})
+	told("the second machine")
+	h.machine(2).ask(api.KindDiscover, "iPXE", netip.Addr{})
+	told("its iPXE")
+	for range 100 {
+		h.machine(2).ask(api.KindDiscover, "iPXE", netip.Addr{})
+	}
+	told("what it repeats")
+	if n := len(events); n > 1 {
+		t.Errorf("%d events wait after 100 messages", n)
+	}
+}
+
 // A flood of invented MACs leaves the boots of known servers alone, is counted, and
 // what is listed of it is bounded.
 func TestFloodOfInventedMACs(t *testing.T) {

@@ -81,7 +81,7 @@ type Server struct {
 	probes  probes
 	hub     hub
 	shed    shed
-	news    atomic.Int64 // when watchers were last told of a machine that has not enrolled, in Unix nanoseconds
+	news    chan api.Event // of machines that have not enrolled; one waits to be told
 	reports buckets
 
 	drawMAC func() uint32 // networks.DrawMAC, but in tests
@@ -105,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if _, err := os.Stat(filepath.Join(cfg.Dir, storeFile)); errors.Is(err, os.ErrNotExist) {
 		return nil, notInitialised(cfg.Dir)
 	}
-	s = &Server{cfg: cfg, log: cfg.Logger, now: cfg.Now, drawMAC: networks.DrawMAC, ready: make(chan struct{})}
+	s = &Server{cfg: cfg, log: cfg.Logger, now: cfg.Now, drawMAC: networks.DrawMAC, ready: make(chan struct{}), news: make(chan api.Event, 1)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
