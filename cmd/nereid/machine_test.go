@@ -28,6 +28,7 @@ type machine struct {
 	head      *headnode.Server
 	mac, uuid string
 	disks     []api.Disk
+	problems  []string // that it reports
 
 	key     *ecdsa.PrivateKey // kept on the pool, once there is one
 	pool    *api.Pool
@@ -228,6 +229,7 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 
 // observe puts what there is into the report.
 func (m *machine) observe(r *api.Report) {
+	r.Problems = m.problems
 	if m.pool != nil {
 		r.Pools = []api.Pool{*m.pool}
 		r.Setup = &api.SetupReport{ID: m.pool.SetupID, Phase: "complete", Complete: true}

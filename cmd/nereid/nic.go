@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +23,20 @@ func nicKind() kind[api.NetworkNIC, api.NICUpdate] {
 			return []cell{text(n.MAC), text(nicAddresses(n)), text(segment(n.NICTag, n.VLAN, n.VNI)), text(n.Server), text(n.Owner),
 				text(n.BelongsToType + " " + n.BelongsTo)}
 		},
-		name:   func(n api.NetworkNIC) string { return n.MAC },
+		name: func(n api.NetworkNIC) string { return n.MAC },
+		alerts: func(ctx context.Context, c *api.Client, n api.NetworkNIC) (string, []string) {
+			if n.Server == "" {
+				return "", nil
+			}
+			s, err := c.Server(ctx, n.Server)
+			if err != nil {
+				return "Its server", []string{err.Error()}
+			}
+			if s.StateReason != "" && s.State != api.StateApproved { // without a pool it has NICs all the same
+				s.Alerts = slices.Insert(s.Alerts, 0, fmt.Sprintf("It is %s: %s.", s.State, s.StateReason))
+			}
+			return "Alerts of its server, " + named(s), s.Alerts
+		},
 		delete: "Deletes a NIC and gives its addresses back; reserved ones keep their owner. On its server it is gone at once.",
 	}
 }

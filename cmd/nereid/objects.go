@@ -30,6 +30,9 @@ type kind[T, U any] struct {
 	row     func(T) []cell
 	name    func(T) string // what get takes
 	delete  string         // what deleting does, a sentence for --help
+	// alerts are what get tells people besides: a title and what is wrong around the
+	// object, one sentence each. Nil: nothing.
+	alerts func(ctx context.Context, c *api.Client, v T) (title string, alerts []string)
 }
 
 func (k kind[T, U]) usage(verb string, more ...string) string {
@@ -109,7 +112,15 @@ func get[T, U any](a *app, k kind[T, U]) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(v)
+			if k.alerts == nil {
+				return a.show(v)
+			}
+			return a.showBeside(v, func(card *card) {
+				if title, alerts := k.alerts(ctx, c, v); len(alerts) > 0 {
+					card.section(title)
+					card.bullets(alerts, yellow)
+				}
+			})
 		}),
 	}
 }
@@ -174,7 +185,10 @@ func completeObjects[T, U any](a *app, k kind[T, U]) cobra.CompletionFunc {
 }
 
 // show prints an object: its JSON names and values, one a line, for people.
-func (a *app) show(v any) error {
+func (a *app) show(v any) error { return a.showBeside(v, func(*card) {}) }
+
+// showBeside is show, with more below for people.
+func (a *app) showBeside(v any, more func(*card)) error {
 	return a.emit(v, func(w io.Writer) error {
 		pairs, err := flatten(v)
 		if err != nil {
@@ -188,6 +202,7 @@ func (a *app) show(v any) error {
 		for _, p := range pairs {
 			c.hang(fmt.Sprintf("%-*s  ", width, p[0]), oneLine(p[1]), plain)
 		}
+		more(c)
 		return c.err
 	})
 }

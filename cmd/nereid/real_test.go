@@ -109,7 +109,7 @@ func (r *realHeadnode) stop() error {
 // machineCommand is "machine" in the archives.
 func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: machine on MAC UUID | machine hang MAC UUID | machine refused MAC UUID CODE | machine await SERVER STATE")
+		ts.Fatalf("usage: machine on MAC UUID [PROBLEM...] | machine hang MAC UUID | machine refused MAC UUID CODE | machine await SERVER STATE")
 	}
 	r := ts.Value("real").(*realHeadnode)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -117,8 +117,8 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 	c := api.NewClient(filepath.Join(r.dir, headnode.SocketFile))
 	defer c.Close()
 	switch args[0] {
-	case "on": // MAC UUID: powers a blank machine on
-		m := &machine{head: r.head, mac: args[1], uuid: args[2], disks: []api.Disk{{Name: "vda", SizeBytes: 8 << 30}, {Name: "vdb", SizeBytes: 8 << 30}}}
+	case "on": // MAC UUID [PROBLEM...]: powers a blank machine on, which then reports problems
+		m := &machine{head: r.head, mac: args[1], uuid: args[2], problems: args[3:], disks: []api.Disk{{Name: "vda", SizeBytes: 8 << 30}, {Name: "vdb", SizeBytes: 8 << 30}}}
 		live, off := context.WithCancel(context.Background())
 		ts.Defer(off)
 		r.run(func() error {
