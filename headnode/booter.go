@@ -109,7 +109,7 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 		return a, err
 	}
 	var boot string
-	err = s.store.Update(ctx, func(tx store.Tx) error {
+	err = s.store.Update(s.lane(ctx, r.MAC), func(tx store.Tx) error {
 		a, boot = api.BootAnswer{}, ""
 		n, err := s.admin(tx)
 		if err != nil {
@@ -288,7 +288,7 @@ func (s *Server) bootInform(ctx context.Context, r api.BootRequest) (api.BootAns
 
 func (s *Server) bootGone(ctx context.Context, r api.BootRequest, rule, reason string, fn func(store.Tx) error) (api.BootAnswer, error) {
 	a := api.BootAnswer{Verdict: api.VerdictSilent, Rule: rule, Reason: reason}
-	err := s.store.Update(ctx, fn)
+	err := s.store.Update(s.lane(ctx, r.MAC), fn)
 	s.offers.Done(r.MAC)
 	if errors.Is(err, addresses.ErrNotHolder) || isNotFound(err) || errors.Is(err, addresses.ErrNotOnNetwork) {
 		a.Reason = "the machine does not hold that address, so nothing changes"

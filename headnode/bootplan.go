@@ -88,10 +88,11 @@ func (s *Server) Config(ctx context.Context, bootID string, from netip.Addr) (ap
 	now := s.now()
 	var cfg api.BootConfig
 	// What is refused is refused without a turn at writing.
-	if err := s.store.View(ctx, func(tx store.Tx) error { _, err := s.unconfigured(tx, bootID, from); return err }); err != nil {
+	var asks api.Boot
+	if err := s.store.View(ctx, func(tx store.Tx) (err error) { asks, err = s.unconfigured(tx, bootID, from); return err }); err != nil {
 		return cfg, err
 	}
-	err := s.store.Update(ctx, func(tx store.Tx) error {
+	err := s.store.Update(s.lane(ctx, asks.MAC), func(tx store.Tx) error {
 		b, err := s.unconfigured(tx, bootID, from)
 		if err != nil {
 			return err
@@ -196,7 +197,7 @@ func (s *Server) Record(ctx context.Context, bootID string, from netip.Addr, ev 
 		return err
 	})
 	if err == nil && !noted {
-		b, err = s.recordNow(ctx, bootID, ev, now)
+		b, err = s.recordNow(s.lane(ctx, b.MAC), bootID, ev, now)
 	}
 	if err == nil {
 		s.hub.publish(api.Event{Kind: "boot", Server: b.UUID, Name: bootID})

@@ -54,3 +54,12 @@ func (s *Server) followKnown(ctx context.Context) error {
 		}
 	}
 }
+
+// lane has what is written for a stranger go behind all else that is written: there
+// may be any number of them, and a server's boot waits for its own writes only.
+func (s *Server) lane(ctx context.Context, mac string) context.Context {
+	if s.Known(mac) {
+		return ctx
+	}
+	return store.Behind(ctx)
+}

@@ -184,7 +184,7 @@ const noteDelay = 500 * time.Millisecond
 func (s *Server) flushBoots(ctx context.Context) error {
 	for more := true; more; {
 		var ids []string
-		err := s.store.Update(ctx, func(tx store.Tx) (err error) {
+		err := s.store.Update(store.Behind(ctx), func(tx store.Tx) (err error) { // nobody waits for it
 			ids, more, err = s.pending.Flush(tx)
 			return err
 		})

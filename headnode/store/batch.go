@@ -35,7 +35,7 @@ func (s *Bolt) Update(ctx context.Context, fn func(Tx) error) error {
 		return fmt.Errorf("write store: %w", err)
 	}
 	defer s.leave()
-	if err := s.takeTurn(ctx, isBehind(ctx)); err != nil {
+	if err := s.takeTurn(ctx, IsBehind(ctx)); err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}
 	b, err := s.run(ctx, fn)
@@ -60,7 +60,8 @@ func Behind(ctx context.Context) context.Context {
 	return context.WithValue(ctx, behindKey{}, true)
 }
 
-func isBehind(ctx context.Context) bool {
+// IsBehind says whether Behind marked a context: it is for backends.
+func IsBehind(ctx context.Context) bool {
 	b, _ := ctx.Value(behindKey{}).(bool)
 	return b
 }
@@ -180,7 +181,7 @@ func (s *Bolt) run(ctx context.Context, fn func(Tx) error) (*batch, error) {
 		s.batch = &batch{tx: btx, bucket: btx.Bucket([]byte(bucketName)), keys: make(map[string]struct{}), done: make(chan struct{})}
 	}
 	b := s.batch
-	b.front = b.front || !isBehind(ctx)
+	b.front = b.front || !IsBehind(ctx)
 	t := &tx{ctx: ctx, base: b.bucket, writes: make(map[string]write)}
 	err := t.call(fn)
 	if err == nil {
