@@ -1,6 +1,7 @@
 package bootserver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -101,6 +102,17 @@ func (s *Server) serveConfig(w http.ResponseWriter, r *http.Request, id string, 
 // by the servers.
 var reported = []api.BootStage{api.StageStub, api.StageRoot, api.StageSwitchRoot, api.StageFailed}
 
+// slowDown lets a client wait that asks too often: it has few connections, and no use
+// of asking again at once.
+func slowDown(ctx context.Context) {
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
 // serveEvent takes a report of the stub.
 func (s *Server) serveEvent(w http.ResponseWriter, r *http.Request, id string, from netip.Addr) {
 	var ev api.BootEvent
@@ -126,6 +138,11 @@ func (s *Server) serveEvent(w http.ResponseWriter, r *http.Request, id string, f
 		ev.Bytes = 0
 	}
 	if err := s.Booter.Record(r.Context(), id, from, ev); err != nil {
+		var p *api.Problem
+		if errors.As(err, &p) && p.Status == http.StatusTooManyRequests {
+			id = "" // its record is not for this
+			slowDown(r.Context())
+		}
 		s.fail(w, r, id, "boot record", err)
 		return
 	}
