@@ -50,7 +50,7 @@ On Linux: ip route add local 10.99.128.0/17 dev lo
 
 Use a head node made for the rehearsal: the servers take leases and stay in its
 inventory, and each needs an address of the admin range. The fleet lives until
-it is interrupted, and then says what it saw. A server takes about 150 kB.`,
+it is interrupted, and then says what it saw. A server takes about 200 kB.`,
 		Example: `  # 1,000 servers are powered on at once; they are let in and set up
   nereid-fleet --head /run/nereid/headnode.sock --servers 1000 \
       --power-on-storm --admit

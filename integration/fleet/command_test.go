@@ -90,8 +90,18 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%d columns: %s", len([]rune(line)), line)
 		}
 	}
+	docs, err := os.ReadFile("../../docs/measurements.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	typed := strings.ReplaceAll(c.Example, "\\\n", "")
+	for line := range strings.SplitSeq(string(docs), "\n") {
+		if strings.HasPrefix(line, "    "+c.Name()) {
+			typed += "\n" + line
+		}
+	}
 	examples := 0
-	for line := range strings.SplitSeq(strings.ReplaceAll(c.Example, "\\\n", ""), "\n") {
+	for line := range strings.SplitSeq(typed, "\n") {
 		words := strings.Fields(line)
 		if len(words) == 0 || words[0] == "#" {
 			continue
@@ -104,7 +114,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("example %q: %v", line, err)
 		}
 	}
-	if examples < 3 {
+	if examples < 5 {
 		t.Errorf("%d examples", examples)
 	}
 	if n := strings.Count(c.LocalFlags().FlagUsages(), "--"); n < 8 {

@@ -98,7 +98,7 @@ func (w *follower) deltas(all []api.Delta) {
 		w.set = w.set.Take(d)
 	}
 	w.mu.Unlock()
-	w.f.seen.told(news, time.Now())
+	w.f.seen.ports(news, time.Now())
 }
 
 // portsAt is the version of the ports, as a report has it.

@@ -62,7 +62,7 @@ type seen struct {
 	last    string // failure
 	reboots int    // boots that ended with an error
 	booted  Delays // from power-on to the first sync
-	specs   int    // specs that were not those that the servers had
+	told    int    // answers to syncs with another spec, or with deltas
 	create  Delays // answers to NICs' creations
 	tell    Delays // from the request for a NIC to its server's knowing
 	waiting map[string]chan time.Time
@@ -76,7 +76,7 @@ type Picture struct {
 	Tell     Delays        // from the request for a NIC to its server's knowing of it
 	Failures map[string]int
 	Last     string // what failed last
-	Specs    int    // specs that servers were sent
+	Told     int    // answers to syncs with another spec, or with deltas of sets
 	Again    int    // boots that failed and were begun again
 }
 
@@ -85,7 +85,7 @@ func (f *Fleet) See() Picture {
 	s := &f.seen
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := Picture{In: map[State]int{}, Failures: maps.Clone(s.failure), Last: s.last, Again: s.reboots, Specs: s.specs,
+	p := Picture{In: map[State]int{}, Failures: maps.Clone(s.failure), Last: s.last, Again: s.reboots, Told: s.told,
 		Booted: s.booted.clone(), Create: s.create.clone(), Tell: s.tell.clone()}
 	off := len(f.servers)
 	for st, n := range s.in {
@@ -151,11 +151,11 @@ func (s *seen) again(err error) {
 	s.last = "boot: " + err.Error()
 }
 
-// spec counts a spec that a server was sent.
-func (s *seen) spec() {
+// news counts an answer to a sync that wanted something new of a server.
+func (s *seen) news() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.specs++
+	s.told++
 }
 
 // up counts a boot that reached its first sync.
@@ -183,8 +183,8 @@ func (s *seen) forget(instance string) {
 	delete(s.waiting, instance)
 }
 
-// told is called with the instances of ports that a server hears of.
-func (s *seen) told(instances []string, at time.Time) {
+// ports is called with the instances of ports that a server hears of.
+func (s *seen) ports(instances []string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, i := range instances {

@@ -213,6 +213,9 @@ func (s *server) syncs(ctx context.Context) error {
 		wait = backoff{min: wait.min, max: wait.max}
 		s.enter(Syncing)
 		s.took(rep)
+		if out.Revision != "" && out.Revision != s.spec || len(out.Deltas) > 0 {
+			s.f.seen.news()
+		}
 		s.follow.deltas(out.Deltas)
 		if out.Spec == nil {
 			inventory = false
@@ -221,7 +224,6 @@ func (s *server) syncs(ctx context.Context) error {
 		inventory = out.NeedInventory
 		if out.Revision != s.spec {
 			s.spec = out.Revision
-			s.f.seen.spec()
 			s.apply(*out.Spec)
 		}
 		if err := s.power(ctx, out.Spec.Power); err != nil {
