@@ -3,6 +3,7 @@ package headnode
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -81,31 +82,68 @@ func ruleChanged(tx store.Tx, r api.FirewallRule, err error) error {
 	return touchOwner(tx, r.Owner)
 }
 
-// touchPeers touches the servers whose address sets a change of a NIC changes.
+// touchPeers touches the servers whose rules a change of a NIC changes: its own where a
+// rule names its instance, and those where it is a peer of instances that a rule names.
 func touchPeers(tx store.Tx, c networks.Change) error {
-	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
-		if n == nil || n.BelongsToType == api.BelongsToServer {
+	before, after := instances(c)
+	for _, in := range []*firewall.Instance{before, after} {
+		if in == nil {
 			continue
 		}
-		global, err := hasRules(tx, firewall.Filter{Global: true})
+		rules, err := rulesOver(tx, in.Owner)
 		if err != nil {
 			return err
 		}
-		own, err := hasRules(tx, firewall.Filter{Owner: n.Owner})
-		if err == nil && (global || own) {
-			err = rulesChange(tx, n.Owner)
+		if len(rules) == 0 {
+			continue
 		}
-		if err == nil && global {
-			return touchAll(tx)
+		if err := rulesChange(tx, in.Owner); err != nil {
+			return err
 		}
-		if err == nil && own {
-			err = cmp.Or(touchOwner(tx, n.Owner), touch(tx, n.Server)) // it may have been the last one there
-		}
+		r, err := firewall.NewResolver(rules, []firewall.Instance{*in})
 		if err != nil {
 			return err
+		}
+		named, peers := r.Reach(in.UUID)
+		if named {
+			if err := touch(tx, serversOf(c)...); err != nil {
+				return err
+			}
+		}
+		for _, owner := range peers {
+			if owner == "" {
+				return touchAll(tx)
+			}
+			if err := touchOwner(tx, owner); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// rulesOver are the rules that may be about instances of an account.
+func rulesOver(tx store.Tx, owner string) ([]api.FirewallRule, error) {
+	rules, _, err := firewall.List(tx, firewall.Filter{Global: true}, "", 0)
+	if err != nil || owner == "" {
+		return rules, err
+	}
+	own, _, err := firewall.List(tx, firewall.Filter{Owner: owner}, "", 0)
+	return append(rules, own...), err
+}
+
+// serversOf are the servers of all NICs of a change.
+func serversOf(c networks.Change) []string {
+	var out []string
+	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
+		if n != nil {
+			out = append(out, n.Server)
+		}
+	}
+	for _, n := range slices.Concat(c.Were, c.Others) {
+		out = append(out, n.Server)
+	}
+	return out
 }
 
 func hasRules(tx store.Tx, f firewall.Filter) (bool, error) {

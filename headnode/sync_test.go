@@ -275,3 +275,76 @@ func TestNetworkApplied(t *testing.T) {
 		t.Error("not applied with a port")
 	}
 }
+
+// A NIC tells the servers whose rules it changes, and no others.
+func TestRulesTellWhomTheyConcern(t *testing.T) {
+	h, ms := fabricRack(t, 2)
+	ctx := context.Background()
+	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external"}))
+	must[api.Network](t)(h.client.Networks().Create(ctx, api.Network{Name: "external", NICTag: "external", Subnet: "10.9.0.0/16", ProvisionStart: "10.9.1.0"}))
+	for _, m := range ms {
+		if err := h.client.ProvideNICTags(ctx, m.uuid, api.NICTagUse{MAC: m.nics[0], NICTags: []string{"admin", "external"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	nic := func(on *machine, owner, tag string) api.NetworkNIC {
+		t.Helper()
+		n++
+		in := api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToZone, Server: on.uuid, Addresses: []api.NICAddress{{Network: "external"}},
+			BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", n)}
+		if tag != "" {
+			in.Tags = map[string]string{tag: "yes"}
+		}
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, in))
+	}
+	nic(ms[0], alice, "")
+	nic(ms[1], alice, "")
+	nic(ms[1], bob, "")
+	// told says which servers have another spec after a change.
+	told := func(change func()) string {
+		t.Helper()
+		before := []string{h.server(ms[0].uuid).Revision, h.server(ms[1].uuid).Revision}
+		change()
+		out := ""
+		for i, m := range ms {
+			if h.server(m.uuid).Revision != before[i] {
+				out += fmt.Sprint(i)
+			}
+		}
+		return out
+	}
+	rule := func(owner, text string) {
+		t.Helper()
+		must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Rule: text, Enabled: true, Owner: owner, Global: owner == ""}))
+	}
+	rule("", "FROM any TO tag www ALLOW tcp PORT 80")
+	if got := told(func() { nic(ms[0], alice, "") }); got != "" {
+		t.Errorf("a global rule that does not name the NIC: servers %q are told", got)
+	}
+	if got := told(func() { nic(ms[0], alice, "www") }); got != "0" {
+		t.Errorf("one that names it as its target: servers %q are told", got)
+	}
+	rule(alice, "FROM tag app TO tag db ALLOW tcp PORT 5432")
+	if got := told(func() { nic(ms[0], bob, "app") }); got != "" {
+		t.Errorf("another account's rule: servers %q are told", got)
+	}
+	if got := told(func() { nic(ms[0], alice, "app") }); got != "01" {
+		t.Errorf("a peer of its account's: servers %q are told", got)
+	}
+	rule("", "FROM tag mon TO all vms ALLOW tcp PORT 9100")
+	if got := told(func() { nic(ms[0], bob, "mon") }); got != "01" {
+		t.Errorf("a peer of all: servers %q are told", got)
+	}
+	var last api.NetworkNIC
+	if got := told(func() { last = nic(ms[0], alice, "db") }); got != "01" {
+		t.Errorf("one of both: servers %q are told", got)
+	}
+	if got := told(func() {
+		if err := h.client.NICs().Delete(api.WithConfirm(ctx, api.ConfirmAll), last.MAC); err != nil {
+			t.Fatal(err)
+		}
+	}); got != "01" {
+		t.Errorf("it goes: servers %q are told", got)
+	}
+}

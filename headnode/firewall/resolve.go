@@ -29,6 +29,7 @@ type Resolver struct {
 // resolved is an enabled rule.
 type resolved struct {
 	uuid     string
+	owner    string // empty: it is global
 	log      bool
 	parsed   api.ParsedRule
 	from, to peers
@@ -36,8 +37,9 @@ type resolved struct {
 
 // peers is one side of a rule.
 type peers struct {
-	any    bool
-	groups []int
+	any       bool
+	instances bool // a group is of instances, and not of addresses
+	groups    []int
 }
 
 // NewResolver reads all rules, of which it drops the disabled, and all instances.
@@ -59,7 +61,7 @@ func NewResolver(rules []api.FirewallRule, instances []Instance) (*Resolver, err
 		if err != nil {
 			return nil, fmt.Errorf("resolve firewall rule %s: %w", in.UUID, err)
 		}
-		r.rules = append(r.rules, resolved{uuid: in.UUID, log: in.Log, parsed: parsed,
+		r.rules = append(r.rules, resolved{uuid: in.UUID, owner: in.Owner, log: in.Log, parsed: parsed,
 			from: r.side(index, in.Owner, parsed.From), to: r.side(index, in.Owner, parsed.To)})
 	}
 	slices.SortFunc(r.rules, func(a, b resolved) int { return cmp.Compare(a.uuid, b.uuid) })
@@ -94,6 +96,7 @@ func (r *Resolver) side(index map[selector]int, owner string, targets []api.Rule
 		case api.TargetIP, api.TargetSubnet:
 			literal = append(literal, t.Value)
 		default:
+			p.instances = true
 			p.groups = append(p.groups, r.group(index, selectorOf(owner, t)))
 		}
 	}
@@ -126,6 +129,23 @@ func (r *Resolver) About(instance string) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// Reach says whom a change of an instance concerns: named
+// when a rule names it, so that its own ports are concerned; peers are the owners of the
+// rules by which its addresses are peers of other instances, empty for a global rule.
+func (r *Resolver) Reach(instance string) (named bool, peers []string) {
+	for _, g := range r.member[instance] {
+		for _, i := range r.groups[g].rules {
+			named = true
+			rule := &r.rules[i]
+			if slices.Contains(rule.from.groups, g) && rule.to.instances || slices.Contains(rule.to.groups, g) && rule.from.instances {
+				peers = append(peers, rule.owner)
+			}
+		}
+	}
+	slices.Sort(peers)
+	return named, slices.Compact(peers)
 }
 
 // entry is a FirewallEntry while it is made; ports are indexes of local.macs.
