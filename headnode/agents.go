@@ -293,10 +293,7 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 		if rec, err = s.authorised(tx, c, in.UUID); err != nil {
 			return err
 		}
-		if news, err = inventory.Changes(tx, rec, req); err != nil {
-			return err
-		}
-		need, err = inventory.NeedsInventory(tx, in.UUID, in.Body.InventoryDigest)
+		news, need, err = inventory.Look(tx, rec, req)
 		return err
 	})
 	if err != nil {

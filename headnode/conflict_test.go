@@ -48,6 +48,43 @@ func (tr *recorder) op(fn func(ctx context.Context)) []storetest.Trace {
 	return tr.ops[op]
 }
 
+// TestQuietSync: what a sync that brings nothing new asks the store. Its report is read
+// once, its hardware not at all, and nothing is written.
+func TestQuietSync(t *testing.T) {
+	var mu sync.Mutex
+	var traces []storetest.Trace
+	h, ms := fabricRackIn(startIn(t, initDir(t, 250), func(s *Server) {
+		s.store = storetest.Recording(s.store, func(ctx context.Context, t storetest.Trace) {
+			mu.Lock()
+			defer mu.Unlock()
+			if ctx.Value(opKey{}) != nil {
+				traces = append(traces, t)
+			}
+		})
+	}), 1)
+	m := ms[0]
+	m.mustSync()
+	m.mustSync()
+	csr, err := trust.ParseCSR(m.csr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	need, err := h.takeReport(context.WithValue(t.Context(), opKey{}, true), caller{uuid: m.uuid, key: csr.Key},
+		&syncInput{UUID: m.uuid, Body: api.SyncRequest{InventoryDigest: "d1", Report: m.rep}})
+	mu.Lock()
+	defer mu.Unlock()
+	if err != nil || need || len(traces) != 1 {
+		t.Fatalf("%d transactions, inventory needed: %v, %v; want one, and no need", len(traces), need, err)
+	}
+	tr := traces[0]
+	if n := tr.Read["observed/"+m.uuid]; n != 1 {
+		t.Errorf("the report was read %d times", n)
+	}
+	if tr.Read["hardware/"+m.uuid] != 0 || len(tr.Written) != 0 || tr.Trips > 3 {
+		t.Errorf("%d requests: read %v, wrote %v", tr.Trips, tr.Read, tr.Written)
+	}
+}
+
 // together gives the keys for which two operations may have to be run again.
 func together(a, b []storetest.Trace) []string {
 	var keys []string

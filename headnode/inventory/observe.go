@@ -76,17 +76,18 @@ func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 	return out, nil
 }
 
-// Changes says whether Observe would write anything, so that a sync that brings
-// nothing new costs no write.
-func Changes(tx store.Tx, r Record, s Sync) (bool, error) {
+// Look says whether Observe would write anything, so that a sync that brings nothing
+// new costs no write, and whether the head node lacks the hardware of the sync's
+// digest. It reads the report once, and no hardware.
+func Look(tx store.Tx, r Record, s Sync) (news, need bool, err error) {
 	o, err := getReport(tx, r.UUID)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	if o.Report == nil || !equalJSON(*o.Report, s.Request.Report) || r.BootID != s.Request.Report.BootID {
-		return true, nil
-	}
-	return s.Request.Inventory != nil && o.Digest != s.Request.InventoryDigest, nil
+	need = o.Digest != s.Request.InventoryDigest
+	news = o.Report == nil || r.BootID != s.Request.Report.BootID || need && s.Request.Inventory != nil ||
+		!equalJSON(*o.Report, s.Request.Report)
+	return news, need, nil
 }
 
 // powerDone clears a power request that a later boot shows to be over. A reset
@@ -108,10 +109,4 @@ func (r *Record) powerDone(rep api.Report) {
 		r.Power = nil
 		r.touch()
 	}
-}
-
-// NeedsInventory says whether the head node lacks the hardware of a digest.
-func NeedsInventory(tx store.Tx, uuid, digest string) (bool, error) {
-	o, err := getReport(tx, uuid)
-	return o.Digest != digest, err
 }

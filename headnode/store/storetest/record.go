@@ -44,7 +44,7 @@ func (s recording) record(ctx context.Context, run func(context.Context, func(st
 // Trace is what a transaction asked of its store.
 type Trace struct {
 	Trips   int             // requests to read: every Get, GetAll and Scan
-	Read    map[string]bool // keys that were got, there or not
+	Read    map[string]int  // how often a key was got, there or not
 	Written map[string]bool // keys that were put or deleted
 	ranges  []keyRange
 }
@@ -59,7 +59,7 @@ func (r keyRange) has(key string) bool {
 
 // saw says whether the transaction read a key, or that it is not there.
 func (t Trace) saw(key string) bool {
-	return t.Read[key] || slices.ContainsFunc(t.ranges, func(r keyRange) bool { return r.has(key) })
+	return t.Read[key] > 0 || slices.ContainsFunc(t.ranges, func(r keyRange) bool { return r.has(key) })
 }
 
 // Conflicts gives the keys for which a serializable store may make one of two
@@ -90,19 +90,19 @@ type Recorder struct {
 
 // Record begins to record what is asked of a Tx from now on.
 func Record(tx store.Tx) *Recorder {
-	return &Recorder{Tx: tx, Trace: Trace{Read: map[string]bool{}, Written: map[string]bool{}}}
+	return &Recorder{Tx: tx, Trace: Trace{Read: map[string]int{}, Written: map[string]bool{}}}
 }
 
 func (t *Recorder) Get(key string) ([]byte, error) {
 	t.Trips++
-	t.Read[key] = true
+	t.Read[key]++
 	return t.Tx.Get(key)
 }
 
 func (t *Recorder) GetAll(keys ...string) ([][]byte, error) {
 	t.Trips++
 	for _, key := range keys {
-		t.Read[key] = true
+		t.Read[key]++
 	}
 	return t.Tx.GetAll(keys...)
 }
