@@ -31,12 +31,45 @@ func (s *Server) RunSVP(ctx context.Context, at netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("listen for SVP: %w", err)
 	}
-	server := &svp.Server{Lookup: svpLookup{s}, Log: s.log, Allow: func(a netip.Addr) bool { return s.mayAskSVP(ctx, a.Unmap()) },
+	server := &svp.Server{Lookup: svpLookup{s}, Log: s.log, Allow: func(a netip.Addr) bool { return s.heardBySVP(ctx, a.Unmap()) },
 		Shed: func(beyond string, who netip.Addr) { s.Shed("SVP connections "+beyond, who.String()) }}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.expireSVP(ctx); return nil })
 	g.Go(func() error { return server.Serve(ctx, l) })
 	return g.Wait()
+}
+
+// ForgetSVP forgets all SmartOS nodes: a head node that does not answer them keeps
+// nothing for them when a map changes.
+func (s *Server) ForgetSVP(ctx context.Context) error {
+	known := false
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		clients, err := fabric.SVPClients(tx)
+		known = len(clients) > 0
+		return err
+	})
+	for err == nil && known {
+		err = s.store.Update(ctx, func(tx store.Tx) (err error) {
+			known, err = fabric.SVPForget(tx)
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("forget SmartOS nodes: %w", err)
+	}
+	return nil
+}
+
+// heardBySVP is mayAskSVP, and tells an operator whom it turns away: in the log once a
+// minute, and among the alerts.
+func (s *Server) heardBySVP(ctx context.Context, a netip.Addr) bool {
+	if s.mayAskSVP(ctx, a) {
+		return true
+	}
+	if s.shed.add("SVP connections from outside the admin network and the underlay were turned away", a.String(), s.now()) {
+		s.log.Info("SVP connection turned away: its address is neither on the admin network nor on the underlay", "client", a.String())
+	}
+	return false
 }
 
 // expireSVP forgets nodes that have been silent for a day.

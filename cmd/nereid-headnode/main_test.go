@@ -214,6 +214,9 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%v was accepted", args)
 		}
 	}
+	if out, err := call("run", "--help"); err != nil || !strings.Contains(out, "--svp-port") || strings.Contains(out, "(default 1296)") {
+		t.Errorf("SVP is not off unless a port is given: %v\n%s", err, out)
+	}
 	if out, err := call("unit"); err != nil || !strings.Contains(out, "Type=notify") || !strings.Contains(out, "WatchdogSec=") {
 		t.Errorf("unit: %v", err)
 	}

@@ -48,7 +48,7 @@ func runCommand(dir *string, stderr io.Writer) *cobra.Command {
 	f.StringVar(&o.socket, "socket", "", "Unix socket of the API (default headnode.sock in the data directory and, as root, also /run/nereid/headnode.sock, where nereid looks)")
 	f.StringVar(&o.listen, "listen", "", "address and port of HTTPS (default the admin address, port 8443)")
 	f.IntVar(&o.httpPort, "http-port", 80, "port of the boot files; 0 runs no boot server")
-	f.IntVar(&o.svpPort, "svp-port", svp.Port, "TCP port at which SmartOS nodes ask for the fabrics' maps; 0: none")
+	f.IntVar(&o.svpPort, "svp-port", 0, fmt.Sprintf("TCP port at which SmartOS nodes ask for the fabrics' maps; theirs is %d; 0: none", svp.Port))
 	f.StringVar(&o.ipxe, "ipxe-dir", "", "directory of iPXE's programs (default where Debian has them)")
 	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.format, "log-format", "text", "text or json")
@@ -102,7 +102,11 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 		ready = append(ready, boot.Ready())
 		g.Go(func() error { return boot.Run(ctx) })
 	}
-	if o.svpPort != 0 {
+	if o.svpPort == 0 {
+		if err := head.ForgetSVP(ctx); err != nil {
+			return err
+		}
+	} else {
 		g.Go(func() error { return head.RunSVP(ctx, netip.AddrPortFrom(admin.Address.Addr(), uint16(o.svpPort))) })
 	}
 	g.Go(func() error { return head.Run(ctx) })

@@ -280,8 +280,17 @@ func SVPRemove(tx store.Tx, ids ...[16]byte) error {
 // SVPExpire forgets one node that has been silent for SVPSilence, with its hints;
 // more says that there may be others. To be called now and then.
 func SVPExpire(tx store.Tx, now time.Time) (more bool, err error) {
+	return forgetOne(tx, func(c svpClient) bool { return now.Sub(c.Seen) >= SVPSilence+svpRenew })
+}
+
+// SVPForget forgets one node, silent or not; more says that there may be others.
+func SVPForget(tx store.Tx) (more bool, err error) {
+	return forgetOne(tx, func(svpClient) bool { return true })
+}
+
+func forgetOne(tx store.Tx, which func(svpClient) bool) (more bool, err error) {
 	for e, err := range store.Each[svpClient](tx, svpClientPrefix) {
-		if err == nil && now.Sub(e.Value.Seen) < SVPSilence+svpRenew {
+		if err == nil && !which(e.Value) {
 			continue
 		}
 		if err == nil {

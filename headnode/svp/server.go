@@ -134,7 +134,6 @@ func (s *Server) admit(c net.Conn) (*admit.Place, netip.Addr) {
 	peer := ap.Addr().Unmap().WithZone("")
 	if err != nil || !s.allowed(peer) {
 		s.counters.refused.Add(1)
-		s.log().Debug("SVP connection refused: not from a server's address", "peer", c.RemoteAddr().String())
 		return nil, peer
 	}
 	p, _ := s.door().Enter(peer, func() { _ = c.Close() })
