@@ -90,7 +90,8 @@ type Agent struct {
 	poked    chan struct{} // one slot: the reconciler should look at the pools again
 	hardware *inspector
 	ports    *ports
-	ntpAt    atomic.Int64 // monotonic time a time server was heard last, plus 1 ns; 0: never
+	nics     atomic.Pointer[nics] // nil: the network is left alone
+	ntpAt    atomic.Int64         // monotonic time a time server was heard last, plus 1 ns; 0: never
 }
 
 // Run is the agent's life; it ends with ctx, or when the head node names the server
@@ -109,7 +110,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.Log.Warn("tell the service manager", "err", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { a.health.watch(ctx, a.Watchdog, a.notify, a.Log); return nil })
+	begin(ctx, g, a.feeder())
 	g.Go(func() error { return a.work(ctx, g, base, started) })
 	if err = g.Wait(); errors.Is(err, errRenamed) {
 		a.Log.Info("the agent starts again", "why", err)
@@ -165,13 +166,13 @@ func (a *Agent) poke() {
 	}
 }
 
-// work finds out who this server is, then starts the two goroutines.
+// work finds out who this server is, then starts the tasks.
 func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, started time.Duration) error {
 	done := a.health.busy("start", importLimit+stepLimit)
 	defer done()
 	a.startClock()
 	t := a.timings(ctx, started)
-	a.board.update(func(r *api.Report) { r.Boot = t })
+	a.board.update(func(r *api.Report) bool { return put(&r.Boot, t) })
 	im, _ := a.importPools(ctx, a.board)
 	if ctx.Err() != nil {
 		return nil
@@ -186,7 +187,10 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	s, ok := a.lastSpec(ctx)
 	a.startPorts(ctx, s.Network)
 	s.Network = a.ports.network(s.Network, nil)
-	net := a.startNetwork(ctx, g, base, trust)
+	net := newNetworker(a, a.board)
+	if a.Net.Links != nil {
+		a.nics.Store(net.nics)
+	}
 	box := newMailbox()
 	r := newReconciler(a, a.board, box, a.poked, key)
 	r.imported(im)
@@ -200,43 +204,12 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 		}
 		net.put(s)
 	}
-	g.Go(func() error { return a.hardware.run(ctx) })
 	l := &link{
 		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
 		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, spec: s,
 	}
-	g.Go(func() error { return r.run(ctx) })
-	g.Go(func() error { return l.run(ctx) })
+	begin(ctx, g, a.tasks(r, l, net, &mapper{a: a, n: net, base: base, trust: trust})...)
 	return nil
-}
-
-// startNetwork starts what works at the network: nothing where there are no Links.
-func (a *Agent) startNetwork(ctx context.Context, g *errgroup.Group, base *url.URL, trust identity.Trust) *networker {
-	n := newNetworker(a, a.board)
-	if a.Net.Links == nil {
-		return n
-	}
-	m := &mapper{a: a, n: n, base: base, trust: trust}
-	g.Go(func() error { return n.run(ctx) })
-	g.Go(func() error { return n.seen.run(ctx) })
-	g.Go(func() error { return m.run(ctx) })
-	g.Go(func() error { return a.keepPorts(ctx) })
-	for what, task := range map[string]func(context.Context) error{
-		"Changes of the network made by hand are not noticed":  func(ctx context.Context) error { return a.Net.Links.Watch(ctx, nil, n.seen.linksChanged) },
-		"Gateway servers are not watched, and none takes over": a.Net.Monitor,
-	} {
-		if task == nil {
-			continue
-		}
-		g.Go(func() error {
-			if err := task(ctx); err != nil && ctx.Err() == nil {
-				a.Log.Error("network", "err", err)
-				a.board.problem(what, what+": "+err.Error()+"; restart the agent.")
-			}
-			return nil
-		})
-	}
-	return n
 }
 
 // startClock makes the clock good enough for certificates before anything else:

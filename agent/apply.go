@@ -56,7 +56,7 @@ func (r *reconciler) setup(ctx context.Context, s api.SetupSpec) error {
 			// Said by observe, when all of it is seen to be there.
 			p.Complete, p.Phase = false, "storing key"
 		}
-		r.board.update(func(rep *api.Report) { rep.Setup = &p })
+		r.board.update(func(rep *api.Report) bool { return put(&rep.Setup, &p) })
 	}
 	r.lastPlan = nil
 	if r.failures[stepSetup] == nil { // else the failure stays in sight
@@ -129,7 +129,10 @@ func (r *reconciler) reset(ctx context.Context, w api.PowerSpec) error {
 	}
 	r.obs.complete, r.obs.keyKept, r.obs.keyOther, r.obs.specKept = "", false, false, ""
 	r.lastPlan = nil
-	r.board.update(func(rep *api.Report) { rep.Setup, rep.Pools = nil, nil })
+	r.board.update(func(rep *api.Report) bool {
+		setup, pools := put(&rep.Setup, nil), put(&rep.Pools, nil)
+		return setup || pools
+	})
 	return nil
 }
 
@@ -140,7 +143,10 @@ func (r *reconciler) power(ctx context.Context, w api.PowerSpec) error {
 		return err
 	}
 	r.obs.taken = &w
-	v := r.board.update(func(rep *api.Report) { rep.Power = &api.PowerReport{ID: w.ID} })
+	if n := r.a.nics.Load(); n != nil {
+		n.gate.close(gateDown)
+	}
+	v := r.board.update(func(rep *api.Report) bool { return put(&rep.Power, &api.PowerReport{ID: w.ID}) })
 	if tctx, cancel := context.WithTimeout(ctx, tellLimit); r.board.waitWritten(tctx, v) {
 		pause(tctx, tellGrace)
 		cancel()

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"nereid/api"
@@ -16,12 +18,20 @@ type board struct {
 	mu       sync.Mutex
 	report   api.Report
 	problems map[string]string // by who reported it
+	stale    bool              // the report's are others
 	version  uint64
 	written  uint64             // newest version that was sent in full
 	cancel   context.CancelFunc // ends the poll in flight
 	changed  chan struct{}      // closed and replaced at each change
 	sent     chan struct{}      // closed and replaced when written grows
 }
+
+// aboutNIC begins the subjects that are instances' NICs. Of many that are wrong, so many
+// are named.
+const (
+	aboutNIC = "nic "
+	maxNICs  = 20
+)
 
 func newBoard(r api.Report) *board {
 	return &board{
@@ -30,22 +40,29 @@ func newBoard(r api.Report) *board {
 	}
 }
 
-// update changes the report and, if it is another one now, ends the poll in
+// update changes the report and, if f says that it is another one now, ends the poll in
 // flight. It returns the version that carries the change. f must not keep its
 // argument, and replaces what is behind pointers rather than changing it.
-func (b *board) update(f func(*api.Report)) uint64 {
+func (b *board) update(f func(*api.Report) (changed bool)) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	before := b.report
-	f(&b.report)
-	b.bumpIfChanged(before)
+	if f(&b.report) {
+		b.bump()
+	}
 	return b.version
 }
 
-func (b *board) bumpIfChanged(before api.Report) {
-	if reflect.DeepEqual(before, b.report) {
-		return
+// put sets a field of the report, and says whether it was another before.
+func put[T any](field *T, v T) (changed bool) {
+	if reflect.DeepEqual(*field, v) {
+		return false
 	}
+	*field = v
+	return true
+}
+
+// bump tells everybody that the report is another one now.
+func (b *board) bump() {
 	b.version++
 	close(b.changed)
 	b.changed = make(chan struct{})
@@ -55,26 +72,42 @@ func (b *board) bumpIfChanged(before api.Report) {
 }
 
 // problem sets what is wrong with one subject; an empty sentence means that
-// nothing is any more.
+// nothing is any more. It costs the same however much else is wrong.
 func (b *board) problem(subject, sentence string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.problems[subject] == sentence {
+		return
+	}
 	if sentence == "" {
 		delete(b.problems, subject)
 	} else {
 		b.problems[subject] = sentence
 	}
-	before := b.report
-	b.report.Problems = nil
-	subjects := make([]string, 0, len(b.problems))
-	for s := range b.problems {
-		subjects = append(subjects, s)
+	b.stale = true
+	b.bump()
+}
+
+// whole is the report with what is wrong in it, in a fixed order. b.mu is held.
+func (b *board) whole() api.Report {
+	if !b.stale {
+		return b.report
 	}
-	slices.Sort(subjects)
-	for _, s := range subjects {
-		b.report.Problems = append(b.report.Problems, b.problems[s])
+	b.stale, b.report.Problems = false, nil
+	nics := 0
+	for _, subject := range slices.Sorted(maps.Keys(b.problems)) {
+		if strings.HasPrefix(subject, aboutNIC) {
+			if nics++; nics > maxNICs {
+				continue
+			}
+		}
+		b.report.Problems = append(b.report.Problems, b.problems[subject])
 	}
-	b.bumpIfChanged(before)
+	if more := nics - maxNICs; more > 0 {
+		b.report.Problems = append(b.report.Problems,
+			"Not as the head node wants them are, besides those that are named, "+api.Plural(more, "NIC")+" of instances.")
+	}
+	return b.report
 }
 
 // nudge ends the poll in flight: there is something to tell that is not in the report.
@@ -92,14 +125,14 @@ func (b *board) snapshot(cancel context.CancelFunc) (api.Report, uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cancel = cancel
-	return b.report, b.version
+	return b.whole(), b.version
 }
 
 // peek is snapshot for those who only look.
 func (b *board) peek() (api.Report, uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.report, b.version
+	return b.whole(), b.version
 }
 
 // newer is closed when the report is newer than the version.

@@ -5,13 +5,31 @@
 //	                                      ^                       │
 //	                                      └──────── board <───────┘
 //
+// What it does for as long as it lives, each a goroutine (tasks.go):
+//
+//	feeder           tells the service manager that nothing is stuck
+//	inspector        reads the hardware, when it may have changed
+//	reconciler       makes the server as the spec says, but for its network
+//	syncer           talks to the head node
+//	networker        makes the network's infrastructure and its rules
+//	NIC workers      make instances' NICs, each by itself, eight at once
+//	observer         looks at the network and keeps what it saw
+//	mapper           follows the maps of VNIs
+//	port keeper      writes down which ports there are
+//	link watcher     repairs what others change of the network
+//	gateway monitor  sees which gateway servers answer
+//
 // Facts to know before changing it:
 //
 //   - The syncer talks to the head node and never touches the server; the reconciler
 //     works on the server and never talks to the head node. Between them are a
 //     mailbox with one slot (the newest spec wins) and the board (the report as it
-//     stands). The networker works on the network in the same way, and the mapper
-//     follows the maps of VNIs.
+//     stands). The networker works on the network in the same way.
+//   - An instance's NIC has a worker (nics.go): a slot for what is wanted of it, its own
+//     backoff, and its own sentence in the report. The networker, with the
+//     infrastructure, and the reconciler, when the server goes down, open and close the
+//     gate that all workers wait at; slots bound how many work at once. None waits for
+//     another, nor for a failure that is not its own.
 //   - The ports are a set that the syncer follows (ports): a delta takes effect with its
 //     last part, and the networker gets the ports with the spec. A keeper writes them
 //     to the run directory and the pool, a line a change (portlog.go); the head node

@@ -23,6 +23,7 @@ import (
 type wire struct {
 	mu    sync.Mutex
 	log   []string
+	nics  []string // what was done to NICs, which their workers do beside the rest
 	maps  map[uint32]api.FabricMap
 	fails map[string]error
 	links []api.LinkReport
@@ -76,7 +77,7 @@ func (w *wire) set(change func()) {
 }
 
 func (w *wire) net() Net {
-	return Net{Links: wireLinks{w}, Maps: wireLinks{w}, Routers: wireRouters{w}, Filter: wireFilter{w}}
+	return Net{Links: wireLinks{w}, Ports: wirePorts{w}, Maps: wireLinks{w}, Routers: wireRouters{w}, Filter: wireFilter{w}}
 }
 
 type wireLinks struct{ *wire }
@@ -124,6 +125,29 @@ func (w wireLinks) MapState(vni uint32) (string, uint64, bool) {
 	return m.Epoch, m.Version, known
 }
 
+type wirePorts struct{ *wire }
+
+func (w wirePorts) SetPort(_ context.Context, p api.PortSpec) error { return w.nic("set " + p.MAC) }
+func (w wirePorts) DropPort(_ context.Context, mac, instance string) error {
+	return w.nic("drop " + mac + " of " + instance)
+}
+
+func (w *wire) nic(what string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.nics = append(w.nics, what)
+	return w.fails[what]
+}
+
+// didNICs is what was done to NICs since it was asked last, sorted.
+func (w *wire) didNICs() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := strings.Join(slices.Sorted(slices.Values(w.nics)), "\n")
+	w.nics = nil
+	return s
+}
+
 type wireRouters struct{ *wire }
 
 func (w wireRouters) Apply(_ context.Context, r []api.RouterSpec, _ router.Env) error {
@@ -167,8 +191,11 @@ func TestNetwork(t *testing.T) {
 		r := start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
 		s := h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" })
 		time.Sleep(time.Second)
-		if got, want := n.did(), "recover\nfirewall 1 ports, isolated [vb7]\nlinks 1 ports 1 VNIs\nrouters 1\nmap 7 version 3"; got != want {
+		if got, want := n.did(), "recover\nfirewall 1 ports, isolated [vb7]\nlinks 0 ports 1 VNIs\nrouters 1\nmap 7 version 3"; got != want {
 			t.Errorf("did\n%s\nwant\n%s", got, want)
+		}
+		if got := n.didNICs(); got != "set 02:6e:72:00:00:01" {
+			t.Errorf("did to NICs %q", got)
 		}
 		if u := s.Usage.Network; u == nil || u.Drops["mac"] != 1 || u.Drops["router_denied"] != 2 || len(u.Links) != 2 || len(u.Gateways) != 1 {
 			t.Errorf("usage %+v", u)
@@ -198,6 +225,7 @@ func TestNetwork(t *testing.T) {
 		if got := n.did(); got != "" {
 			t.Errorf("with nothing to do: did %q", got)
 		}
+		n.didNICs()
 
 		// Another VNI is followed at once.
 		h.set(func() {
@@ -233,7 +261,7 @@ func TestNetwork(t *testing.T) {
 		if len(s.Report.Problems) != 1 || !strings.Contains(s.Report.Problems[0], "account a (rule 7: protocol; NICs that had no rules before are closed: 02:6e:72:00:00:01)") {
 			t.Errorf("problems %q", s.Report.Problems)
 		}
-		if got := n.did(); !strings.Contains(got, "links 1 ports 1 VNIs\nrouters 1") {
+		if got := n.did(); !strings.Contains(got, "links 0 ports 1 VNIs\nrouters 1") {
 			t.Errorf("with one account's rules failing did\n%s", got)
 		}
 		time.Sleep(10 * time.Minute)
@@ -261,8 +289,11 @@ func TestNetwork(t *testing.T) {
 		n.fail("links", nil)
 		r = start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
 		time.Sleep(10 * time.Second)
-		if got := n.did(); !strings.Contains(got, "links 1 ports 1 VNIs") {
+		if got := n.did(); !strings.Contains(got, "links 0 ports 1 VNIs") {
 			t.Errorf("with the head node away did\n%s", got)
+		}
+		if got := n.didNICs(); got != "set 02:6e:72:00:00:01" {
+			t.Errorf("with the head node away did to NICs %q", got)
 		}
 		r.stop()
 	})

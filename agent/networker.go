@@ -35,6 +35,12 @@ type Links interface {
 	Report(ctx context.Context) (api.NetworkReport, error)
 }
 
+// Ports are instances' NICs, one by one; *network.Network has them.
+type Ports interface {
+	SetPort(ctx context.Context, port api.PortSpec) error
+	DropPort(ctx context.Context, mac, instance string) error
+}
+
 // Maps say which version of a VNI's map is in use; *network.Network does.
 type Maps interface {
 	MapState(vni uint32) (epoch string, since uint64, known bool)
@@ -57,6 +63,7 @@ type Filter interface {
 // Net is the server's network. Without Links the agent leaves the network alone.
 type Net struct {
 	Links   Links
+	Ports   Ports // not nil where Links are not
 	Maps    Maps
 	Routers Routers
 	Filter  Filter
@@ -67,11 +74,13 @@ type Net struct {
 	PathMTU func(ctx context.Context, from, to netip.Addr, want int) (int, error)
 }
 
-// networker is the one goroutine that changes the server's network.
+// networker is the one goroutine that changes the server's network, but for instances'
+// NICs: each of them has a worker.
 type networker struct {
 	a     *Agent
 	board *board
 	seen  *observer
+	nics  *nics
 	box   mailbox
 	spec  api.Spec                 // its Network is not nil, once there is one
 	vnis  atomic.Pointer[[]uint32] // of the spec that was applied last
@@ -83,7 +92,8 @@ type networker struct {
 }
 
 func newNetworker(a *Agent, b *board) *networker {
-	n := &networker{a: a, board: b, seen: newObserver(a, b), box: newMailbox(), news: make(chan struct{}, 1),
+	nics := newNICs(a, b)
+	n := &networker{a: a, board: b, nics: nics, seen: newObserver(a, b, nics), box: newMailbox(), news: make(chan struct{}, 1),
 		retry: backoff{min: 2 * time.Second, max: 2 * time.Minute}}
 	n.vnis.Store(&[]uint32{})
 	return n
@@ -109,8 +119,12 @@ func (n *networker) run(ctx context.Context) error {
 	look := time.NewTicker(networkLook)
 	defer look.Stop()
 	var again <-chan time.Time
+	good := false // the infrastructure is as the spec says
 	for ctx.Err() == nil {
 		select {
+		case <-n.nics.settled:
+			n.applied(good)
+			continue
 		case n.spec = <-n.box:
 			n.retry.reset()
 		case <-again:
@@ -126,20 +140,14 @@ func (n *networker) run(ctx context.Context) error {
 		err := n.apply(actx, *n.spec.Network)
 		cancel()
 		n.seen.applied.Store(true)
-		others := n.seen.has(n.spec.Network.PortsAt, err)
 		n.seen.refresh(ctx)
 		done()
 		if ctx.Err() != nil {
 			return nil
 		}
 		n.problem(err)
-		if err == nil {
-			revision := n.spec.Revision
-			n.board.update(func(r *api.Report) { r.AppliedNetwork = revision })
-		}
-		if others {
-			n.board.nudge()
-		}
+		good = err == nil
+		n.applied(good)
 		again = nil
 		var undone *network.RolledBack
 		if err != nil && !errors.As(err, &undone) { // what cut the server off is not tried again by itself
@@ -149,8 +157,21 @@ func (n *networker) run(ctx context.Context) error {
 	return nil
 }
 
-// apply makes the network as a spec says. The rules come first, so that no port is
-// ever there without them, and when they cannot be made, nothing else is.
+// applied says that all of the spec's network is there, when it is.
+func (n *networker) applied(good bool) {
+	if !good || !n.nics.good() {
+		return
+	}
+	revision := n.spec.Revision
+	n.board.update(func(r *api.Report) bool { return put(&r.AppliedNetwork, revision) })
+	if n.seen.has(n.spec.Network.PortsAt) {
+		n.board.nudge()
+	}
+}
+
+// apply makes the network as a spec says: the infrastructure, and has the NICs' workers
+// make the rest. The rules come first, so that no port is ever there without them, and
+// when they cannot be made, nothing else is.
 func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
 	if len(s.Ports)+len(s.Routers) > 0 {
 		n.seen.used.Store(true)
@@ -166,7 +187,11 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
 		}
 		n.board.problem("firewall", rulesFailed(failed))
 	}
-	linksErr := n.a.Net.Links.Apply(ctx, s)
+	infrastructure := s
+	infrastructure.Ports, infrastructure.Gone = nil, nil
+	linksErr := n.a.Net.Links.Apply(ctx, infrastructure)
+	n.nics.want(s.Ports, s.Gone)
+	n.nics.gate.open(gateNetwork)
 	if linksErr != nil {
 		linksErr = fmt.Errorf("apply network: %w", linksErr)
 	}

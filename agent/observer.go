@@ -24,6 +24,7 @@ const (
 type observer struct {
 	a     *Agent
 	board *board
+	nics  *nics
 	links chan struct{}      // one slot: links may have come or gone
 	maps  chan struct{}      // one slot: a map was applied
 	asked chan chan struct{} // closed when the look is done
@@ -38,8 +39,8 @@ type observer struct {
 	good    <-chan time.Time                  // links that came back are good then
 }
 
-func newObserver(a *Agent, b *board) *observer {
-	o := &observer{a: a, board: b, links: make(chan struct{}, 1), maps: make(chan struct{}, 1), asked: make(chan chan struct{})}
+func newObserver(a *Agent, b *board, nics *nics) *observer {
+	o := &observer{a: a, board: b, nics: nics, links: make(chan struct{}, 1), maps: make(chan struct{}, 1), asked: make(chan chan struct{})}
 	o.linksChanged() // the first look is at once
 	return o
 }
@@ -100,18 +101,25 @@ func (o *observer) refresh(ctx context.Context) {
 	}
 }
 
-// has notes which set of ports was applied, if it was. It reports whether that is another
-// one than before.
-func (o *observer) has(ports string, err error) bool {
-	if err != nil {
-		return false
-	}
+// has notes which set of ports was applied. It reports whether that is another one than
+// before.
+func (o *observer) has(ports string) bool {
 	was := o.ports.Swap(&ports)
 	return was == nil || *was != ports
 }
 
 // report is what was seen last; nil when nothing was.
-func (o *observer) report() *api.NetworkReport { return o.saw.Load() }
+func (o *observer) report() *api.NetworkReport {
+	saw := o.saw.Load()
+	if saw == nil {
+		return nil
+	}
+	r := *saw
+	if at := o.ports.Load(); at != nil {
+		r.Ports = *at
+	}
+	return &r
+}
 
 // look sees what there is. Rules are asked for their counters only where there is
 // something that they could have dropped.
@@ -131,11 +139,8 @@ func (o *observer) look(ctx context.Context) (r api.NetworkReport, ok bool) {
 		}
 	}
 	if o.applied.Load() {
-		o.board.update(func(b *api.Report) { b.UnexpectedNICs = r.Unexpected })
-		o.a.ports.done(r.Gone)
-	}
-	if at := o.ports.Load(); at != nil {
-		r.Ports = *at
+		r.Unexpected = slices.DeleteFunc(r.Unexpected, func(u api.UnexpectedNIC) bool { return u.Closed && o.nics.wants(u.MAC) })
+		o.board.update(func(b *api.Report) bool { return put(&b.UnexpectedNICs, r.Unexpected) })
 	}
 	o.saw.Store(&r)
 	return r, true
@@ -170,7 +175,7 @@ func (o *observer) carrier(links []api.LinkReport, steady bool) {
 		return
 	}
 	down := tagsDown(*tags, links)
-	o.board.update(func(r *api.Report) {
+	o.board.update(func(r *api.Report) bool {
 		told := down
 		if !steady {
 			told = slices.Compact(slices.Sorted(slices.Values(slices.Concat(down, r.NICTagsDown))))
@@ -179,7 +184,7 @@ func (o *observer) carrier(links []api.LinkReport, steady bool) {
 		if len(told) > len(down) {
 			o.good = time.After(linkSteady)
 		}
-		r.NICTagsDown = told
+		return put(&r.NICTagsDown, told)
 	})
 }
 

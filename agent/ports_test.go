@@ -188,7 +188,7 @@ func TestPortsCut(t *testing.T) {
 			if got, want := r.ports.known(), fmt.Sprintf("01i1 0%di%d", (at/7+1)%2+2, (at/7+1)%2+2); !strings.HasPrefix(got, want) {
 				t.Fatalf("cut at byte %d: knows %s, want %s", at, got, want)
 			}
-			if got := n.did(); strings.Count(got, "links 2 ports") == 0 || strings.Contains(got, "links 1 ports") || strings.Contains(got, "links 3 ports") {
+			if got := n.did(); strings.Count(got, "firewall 2 ports") == 0 || strings.Contains(got, "firewall 1 ports") || strings.Contains(got, "firewall 3 ports") {
 				t.Fatalf("cut at byte %d: did\n%s", at, got)
 			}
 		}
@@ -203,13 +203,13 @@ func TestPortsInParts(t *testing.T) {
 		h.approved, h.spec, h.ports.parts = true, withPorts("r1", nil, 1, 2, 3, 4, 5), 2
 		r := start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
 		h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" })
-		if got := n.did(); strings.Count(got, "links") != 1 || !strings.Contains(got, "links 5 ports") {
+		if got := n.did(); strings.Count(got, "links") != 1 || !strings.Contains(got, "firewall 5 ports") {
 			t.Errorf("did\n%s", got)
 		}
 		// One that is killed between parts begins again, with what it had.
 		h.set(func() { h.spec = withPorts("r2", []int{1, 2}, 3, 4, 5, 6, 7) })
 		h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r2" })
-		if got := n.did(); strings.Count(got, "links") != 1 || !strings.Contains(got, "links 5 ports") {
+		if got := n.did(); strings.Count(got, "links") != 1 || !strings.Contains(got, "firewall 5 ports") {
 			t.Errorf("did\n%s", got)
 		}
 		if got := r.ports.known(); !strings.HasPrefix(got, "03i3 04i4 05i5 06i6 07i7") {
@@ -232,7 +232,7 @@ func TestPortsWithoutSets(t *testing.T) {
 			rev := fmt.Sprint("r", i+2)
 			h.set(func() { h.spec, h.ports.mute = withPorts(rev, nil), true })
 			s := h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == rev })
-			if got := n.did(); !strings.Contains(got, "links 2 ports") || strings.Contains(got, "links 0 ports") {
+			if got := n.did(); !strings.Contains(got, "firewall 2 ports") || strings.Contains(got, "firewall 0 ports") {
 				t.Errorf("did\n%s", got)
 			}
 			if len(s.Report.UnexpectedNICs) > 0 {
@@ -257,7 +257,7 @@ func TestPortsOfOldAgent(t *testing.T) {
 		h.down = true
 		r := start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
 		time.Sleep(time.Minute)
-		if got := n.did(); !strings.Contains(got, "links 2 ports") {
+		if got := n.did(); !strings.Contains(got, "firewall 2 ports") {
 			t.Errorf("with the head node away did\n%s", got)
 		}
 		if got := r.ports.known(); !strings.HasPrefix(got, "01i1 02i2?") {
@@ -336,7 +336,7 @@ func TestPortsPowerCut(t *testing.T) {
 			}
 			r = start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
 			time.Sleep(time.Minute)
-			if got := n.did(); !strings.Contains(got, "links 2 ports") {
+			if got := n.did(); !strings.Contains(got, "firewall 2 ports") {
 				t.Errorf("power cut %d: the next boot did\n%s", at, got)
 			}
 			if got := r.ports.known(); !strings.HasPrefix(got, "01i1 02i2") && !strings.HasPrefix(got, "01i1 03i3") {

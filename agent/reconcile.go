@@ -156,7 +156,7 @@ func (r *reconciler) pass(ctx context.Context) {
 		}
 		if !ran {
 			if r.have && !failed && r.obs.taken == nil {
-				r.board.update(func(rep *api.Report) { rep.AppliedSpec = r.spec.Revision })
+				r.board.update(func(rep *api.Report) bool { return put(&rep.AppliedSpec, r.spec.Revision) })
 			}
 			return
 		}
@@ -192,10 +192,12 @@ func (r *reconciler) refuse(p plan) {
 		switch s {
 		case stepReset, stepPower:
 			id := p.power.ID
-			r.board.update(func(rep *api.Report) { rep.Power = &api.PowerReport{ID: id, Error: why} })
+			r.board.update(func(rep *api.Report) bool { return put(&rep.Power, &api.PowerReport{ID: id, Error: why}) })
 		case stepSetup:
 			id := r.spec.Setup.ID
-			r.board.update(func(rep *api.Report) { rep.Setup = &api.SetupReport{ID: id, Phase: "failed", Error: why} })
+			r.board.update(func(rep *api.Report) bool {
+				return put(&rep.Setup, &api.SetupReport{ID: id, Phase: "failed", Error: why})
+			})
 		}
 	}
 }
@@ -231,13 +233,15 @@ func (r *reconciler) observe(ctx context.Context) bool {
 	}
 	sys := r.obs.system()
 	complete := r.obs.complete != "" && r.obs.keyKept
-	r.board.update(func(rep *api.Report) {
-		rep.Hostname, rep.Pools = name, pools
+	r.board.update(func(rep *api.Report) bool {
+		setup := rep.Setup
 		if sys != nil && complete {
-			rep.Setup = &api.SetupReport{ID: r.obs.complete, Phase: "complete", Complete: true, Plan: r.lastPlan}
-		} else if rep.Setup != nil && rep.Setup.Complete {
-			rep.Setup = nil
+			setup = &api.SetupReport{ID: r.obs.complete, Phase: "complete", Complete: true, Plan: r.lastPlan}
+		} else if setup != nil && setup.Complete {
+			setup = nil
 		}
+		named, pooled, set := put(&rep.Hostname, name), put(&rep.Pools, pools), put(&rep.Setup, setup)
+		return named || pooled || set
 	})
 	return true
 }

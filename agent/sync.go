@@ -18,7 +18,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	}
 	l.lastSync = time.Now()
 	if !l.first {
-		l.board.update(func(r *api.Report) { r.Boot.FirstSync = l.a.Host.Monotonic().Seconds() })
+		l.board.update(func(r *api.Report) bool { return put(&r.Boot.FirstSync, l.a.Host.Monotonic().Seconds()) })
 	}
 	pctx, cancel := context.WithTimeout(ctx, heldTimeout)
 	defer cancel()

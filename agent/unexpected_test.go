@@ -158,7 +158,7 @@ func TestRestoredHeadNodeCutsNothingOff(t *testing.T) {
 		applied := func(rev string) func(api.SyncRequest) bool {
 			return func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == rev && s.Report.AppliedSpec == rev }
 		}
-		const whole = "firewall 1 ports, isolated [vb7]\nlinks 1 ports 1 VNIs\nrouters 1"
+		const whole = "firewall 1 ports, isolated [vb7]\nlinks 0 ports 1 VNIs\nrouters 1"
 		s := h.until("restored", applied("r2"))
 		if got := n.did(); got != whole {
 			t.Errorf("with a restored head node did\n%s", got)

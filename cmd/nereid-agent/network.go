@@ -24,10 +24,11 @@ func joinNetwork(a *agent.Agent, stateless bool) (stop func(), err error) {
 	filter := &firewall.Firewall{Log: a.Log, Stateless: stateless}
 	links := &network.Network{
 		System: kernel, Admin: a.Boot.Network.Address.Addr(), Dir: a.Dir, Confirm: a.Confirm, Protect: filter.Protect, Log: a.Log,
+		Disturbed: a.Disturbed,
 	}
 	monitor := router.NewMonitor("", "", a.Log)
 	a.Net = agent.Net{
-		Links: links, Maps: links,
+		Links: links, Ports: links, Maps: links,
 		Routers: &router.Routers{Monitor: monitor, Logger: a.Log},
 		Filter:  filter,
 		Monitor: monitor.Run,

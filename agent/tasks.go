@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// task is what an agent does for as long as it lives. doc.go lists them all.
+type task struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// begin begins tasks. The error of one ends them all.
+func begin(ctx context.Context, g *errgroup.Group, tasks ...task) {
+	for _, t := range tasks {
+		g.Go(func() error {
+			if err := t.run(ctx); err != nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+			return nil
+		})
+	}
+}
+
+// feeder feeds the service manager's watchdog.
+func (a *Agent) feeder() task {
+	return task{"feeder", func(ctx context.Context) error {
+		a.health.watch(ctx, a.Watchdog, a.notify, a.Log)
+		return nil
+	}}
+}
+
+// tasks are those that begin when it is known which server this is.
+func (a *Agent) tasks(r *reconciler, l *link, n *networker, m *mapper) []task {
+	tasks := []task{
+		{"inspector", a.hardware.run},
+		{"reconciler", r.run},
+		{"syncer", l.run},
+	}
+	if a.Net.Links == nil {
+		return tasks
+	}
+	tasks = append(tasks, []task{
+		{"networker", n.run},
+		{"NIC workers", n.nics.run},
+		{"observer", n.seen.run},
+		{"mapper", m.run},
+		{"port keeper", a.keepPorts},
+		{"link watcher", a.missed("Changes of the network made by hand are not noticed", func(ctx context.Context) error {
+			return a.Net.Links.Watch(ctx, nil, n.seen.linksChanged)
+		})},
+	}...)
+	if a.Net.Monitor != nil {
+		tasks = append(tasks, task{"gateway monitor", a.missed("Gateway servers are not watched, and none takes over", a.Net.Monitor)})
+	}
+	return tasks
+}
+
+// missed is a task without which the agent goes on: what is missed then is in the report.
+func (a *Agent) missed(what string, run func(ctx context.Context) error) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			a.Log.Error("network", "err", err)
+			a.board.problem(what, what+": "+err.Error()+"; restart the agent.")
+		}
+		return nil
+	}
+}
