@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -35,6 +37,20 @@ func ReadStatus(dir string) (Status, error) {
 	return s, nil
 }
 
+// write replaces the status at once, but does not wait for a disk: it is written again
+// after each turn, and of no use after a power cut.
+func (s Status) write(path string) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	next := path + ".next"
+	if err := os.WriteFile(next, append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
 // writeStatus is called by the syncer after each turn. It costs a write to RAM.
 func (a *Agent) writeStatus(l *link) {
 	report, _ := l.board.peek()
@@ -45,7 +61,7 @@ func (a *Agent) writeStatus(l *link) {
 	if l.cert != nil {
 		s.Certificate = l.cert.TLS.Leaf.NotAfter
 	}
-	if err := writeJSON(filepath.Join(a.Dir, statusFile), s); err != nil {
+	if err := s.write(filepath.Join(a.Dir, statusFile)); err != nil {
 		a.Log.Warn("write status", "err", err)
 	}
 	if s.State != l.told {
