@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -18,9 +19,10 @@ import (
 // with several threads; seen once in some tens of boots), and not of the guest.
 var stalled = []byte("rcu_preempt kthread timer wakeup didn't happen")
 
-// gaveUp is where OVMF ends when it tried every boot option once. Real servers are set
-// to begin again.
-var gaveUp = []byte("UEFI Interactive Shell v")
+// gaveUp is what the console says where a boot ends for good, or for six minutes, when
+// the head node was away at the wrong moment: OVMF's shell, after every boot option was
+// tried once, and iPXE without a script. Real servers are set to begin again.
+var gaveUp = [][]byte{[]byte("UEFI Interactive Shell v"), []byte("No more network devices")}
 
 // nurse does for a machine what an operator would do for one whose hardware fails, so
 // that the emulator's fault does not count as the guest's:
@@ -73,8 +75,8 @@ func ailment(said []byte) string {
 	switch {
 	case bytes.Contains(said, stalled):
 		return "its emulator lost a timer interrupt"
-	case bytes.Contains(said, gaveUp):
-		return "its firmware ran out of boot options"
+	case slices.ContainsFunc(gaveUp, func(end []byte) bool { return bytes.Contains(said, end) }):
+		return "its firmware or iPXE gave up booting"
 	}
 	return ""
 }
