@@ -128,6 +128,13 @@ func TestVMFabric(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a NIC answers ARP for its own addresses only", func(t *testing.T) {
+		for _, m := range r.servers {
+			if out := r.Shell(m, "cat /proc/sys/net/ipv4/conf/all/arp_ignore /proc/sys/net/ipv4/conf/all/arp_announce"); strings.Join(strings.Fields(out), " ") != "1 2" {
+				t.Errorf("arp_ignore and arp_announce of %s are %q, want 1 2", m.Spec.Name, out)
+			}
+		}
+	})
 	t.Run("blocked until a rule allows", func(t *testing.T) { r.reaches(one, a1, "10.0.2.6", false) })
 	for _, owner := range []string{alice, bob} {
 		for _, protocol := range []string{"icmp", "icmp6"} {
