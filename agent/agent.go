@@ -46,19 +46,19 @@ type Hardware interface {
 	Forget()
 }
 
-// Power takes the server down; power.Manager is one.
+// Power takes the server down, and says when it came up; power.Manager is one.
 type Power interface {
 	Reboot(ctx context.Context, force bool) error
 	Shutdown(ctx context.Context, force bool) error
+	Started(ctx context.Context) (float64, error) // when the service manager did, in seconds of Host.Monotonic
 }
 
 // Host is the operating system; OS is one.
 type Host interface {
 	Hostname() (string, error)
 	SetHostname(ctx context.Context, name string) error
-	Monotonic() time.Duration                            // since the kernel started
-	ManagerStarted(ctx context.Context) (float64, error) // when systemd did, in seconds of Monotonic
-	Settle(ctx context.Context) error                    // waits until the disks' device nodes are there
+	Monotonic() time.Duration         // since the kernel started
+	Settle(ctx context.Context) error // waits until the disks' device nodes are there
 }
 
 // Agent is one server's agent. Fields are set before Run and not changed after.

@@ -117,7 +117,7 @@ func (a *Agent) timings(ctx context.Context, started time.Duration) api.BootTimi
 	if err != nil {
 		a.Log.Warn("read the stub's timings", "err", err)
 	}
-	if t.Systemd, err = a.Host.ManagerStarted(ctx); err != nil {
+	if t.Systemd, err = a.Power.Started(ctx); err != nil {
 		a.Log.Warn("ask when systemd started", "err", err)
 	}
 	t.Agent = started.Seconds()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,25 +43,6 @@ func (OS) Monotonic() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
-}
-
-// ManagerStarted asks systemd when it started.
-func (OS) ManagerStarted(ctx context.Context) (float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "--value", "-p", "UserspaceTimestampMonotonic").Output()
-	if err != nil {
-		return 0, fmt.Errorf("systemctl show: %w", err)
-	}
-	return parseMicroseconds(out)
-}
-
-func parseMicroseconds(out []byte) (float64, error) {
-	n, err := strconv.ParseUint(string(bytes.TrimSpace(out)), 10, 53)
-	if err != nil {
-		return 0, fmt.Errorf("systemctl show: %w", err)
-	}
-	return float64(n) / 1e6, nil
 }
 
 // Settle lets udev look at all block devices and waits for it. It takes the

@@ -31,21 +31,7 @@ func TestOS(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (OS{}).ManagerStarted(ctx); err == nil {
-		t.Error("an ended context asks systemd")
-	}
 	if err := (OS{}).Settle(ctx); err == nil {
 		t.Error("an ended context waits for devices")
-	}
-}
-
-func TestParseMicroseconds(t *testing.T) {
-	if s, err := parseMicroseconds([]byte("4500000\n")); err != nil || s != 4.5 {
-		t.Errorf("%g, %v", s, err)
-	}
-	for _, bad := range []string{"", "-1", "n/a"} {
-		if _, err := parseMicroseconds([]byte(bad)); err == nil {
-			t.Errorf("%q parsed", bad)
-		}
 	}
 }

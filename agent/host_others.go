@@ -27,10 +27,5 @@ func (OS) SetHostname(context.Context, string) error {
 // Monotonic is not known on this system, and 0.
 func (OS) Monotonic() time.Duration { return 0 }
 
-// ManagerStarted is not there on this system.
-func (OS) ManagerStarted(context.Context) (float64, error) {
-	return 0, fmt.Errorf("ask when the service manager started: %w", errors.ErrUnsupported)
-}
-
 // Settle has nothing to wait for.
 func (OS) Settle(context.Context) error { return nil }

@@ -231,6 +231,7 @@ type powerSwitch struct{ *world }
 
 func (p powerSwitch) Reboot(_ context.Context, force bool) error   { return p.act("reboot", force) }
 func (p powerSwitch) Shutdown(_ context.Context, force bool) error { return p.act("shutdown", force) }
+func (powerSwitch) Started(context.Context) (float64, error)       { return 4.5, nil }
 
 func (p powerSwitch) act(name string, force bool) error {
 	if force {
@@ -254,9 +255,8 @@ func (w *world) SetHostname(_ context.Context, name string) error {
 	return w.do("hostname "+name, func() { w.hostname = name })
 }
 
-func (w *world) Monotonic() time.Duration                        { return time.Since(w.born) + 10*time.Second }
-func (w *world) ManagerStarted(context.Context) (float64, error) { return 4.5, nil }
-func (w *world) Settle(context.Context) error                    { return nil }
+func (w *world) Monotonic() time.Duration     { return time.Since(w.born) + 10*time.Second }
+func (w *world) Settle(context.Context) error { return nil }
 
 // systemClock is the world's clock; real time is the bubble's.
 type systemClock struct{ *world }

@@ -10,7 +10,7 @@ import (
 
 // Manager is the service manager, which only Linux has in a form known here.
 type Manager struct {
-	Systemctl string
+	Socket string
 }
 
 // Reboot is not there on this system.
@@ -21,4 +21,9 @@ func (Manager) Reboot(context.Context, bool) error {
 // Shutdown is not there on this system.
 func (Manager) Shutdown(context.Context, bool) error {
 	return fmt.Errorf("shut down: %w", errors.ErrUnsupported)
+}
+
+// Started is not known on this system.
+func (Manager) Started(context.Context) (float64, error) {
+	return 0, fmt.Errorf("ask when the service manager started: %w", errors.ErrUnsupported)
 }
