@@ -198,7 +198,7 @@ func TestListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Listener{inner, &Door{Total: 2, PerClient: 1}}
+	l := &Listener{TCPListener: inner, Door: &Door{Total: 2, PerClient: 1}, waiting: lateClose{by: time.Millisecond}}
 	accepted := make(chan net.Conn)
 	ended := make(chan error, 1)
 	go func() {
@@ -253,5 +253,55 @@ func TestListener(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Accept after Close: %v", err)
+	}
+}
+
+// TestLateClose: a connection that is not let in stays open for a while, and is closed
+// at once when there are too many of them, or with the listener.
+func TestLateClose(t *testing.T) {
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &lateClose{by: time.Hour}
+	var ours *net.TCPConn // the last one's other end
+	for range lateMost + 1 {
+		if ours, err = net.DialTCP("tcp4", nil, ln.Addr().(*net.TCPAddr)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := ln.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		w.add(c)
+	}
+	if n, err := ours.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("one too many: %v, want it closed", err)
+	}
+	if len(w.conns) != lateMost {
+		t.Errorf("%d connections wait, want %d", len(w.conns), lateMost)
+	}
+	for c := range w.conns {
+		if err := c.SetDeadline(time.Time{}); err != nil {
+			t.Fatalf("a connection that waits is closed: %v", err)
+		}
+	}
+	w.end()
+	late, err := net.DialTCP("tcp4", nil, ln.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	c, err := ln.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.add(c)
+	if n, err := late.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("after the end: %v, want it closed", err)
+	}
+	if err := ln.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -76,6 +76,7 @@ func TestOneClientTakesAllHTTPS(t *testing.T) {
 	m := h.synced(1)
 	held := h.dial("127.77.0.66", 300)
 	m.mustSync()
+	h.until(fmt.Sprintf("all of 300 connections but %d are closed", maxClient), func() bool { return stillOpen(t, held) <= maxClient })
 	if n := stillOpen(t, held); n != maxClient {
 		t.Errorf("%d of 300 connections of one client are open, want %d", n, maxClient)
 	}
