@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"strings"
 
 	"nereid/headnode/store"
 )
@@ -79,6 +80,29 @@ func below(tx store.Tx, prefix string) iter.Seq2[string, error] {
 			}
 			if !yield(key, err) || err != nil {
 				return
+			}
+		}
+	}
+}
+
+// heads ranges over how the keys with a prefix go on: with so many parts, which "/"
+// ends. It costs one seek for each, however many keys go on alike.
+func heads(tx store.Tx, prefix string, parts int) iter.Seq2[[]string, error] {
+	return func(yield func([]string, error) bool) {
+		for after, more := "", true; more; {
+			more = false
+			for it, err := range tx.Scan(prefix, after) {
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				head := strings.SplitN(it.Key[len(prefix):], "/", parts+1)
+				head = head[:min(parts, len(head))]
+				if !yield(head, nil) {
+					return
+				}
+				after, more = prefix+strings.Join(head, "/")+"0", true // behind all keys that go on with "/"
+				break
 			}
 		}
 	}

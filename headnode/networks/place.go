@@ -155,21 +155,11 @@ func FabricNetworks(tx store.Tx, owner string) (_ []api.Network, err error) {
 func UnderlayNetworks(tx store.Tx) (_ []api.Network, err error) {
 	defer named(&err, "list underlay networks")
 	var uuids []string
-	for after := ""; ; {
-		key := ""
-		for it, err := range tx.Scan(underlayOfPrefix, after) {
-			if err != nil {
-				return nil, err
-			}
-			key = it.Key
-			break
+	for network, err := range heads(tx, underlayOfPrefix, 1) {
+		if err != nil {
+			return nil, err
 		}
-		if key == "" {
-			break
-		}
-		uuid, _, _ := strings.Cut(key[len(underlayOfPrefix):], "/")
-		uuids = append(uuids, uuid)
-		after = underlayOfPrefix + uuid + "0" // behind all keys that go on with "/"
+		uuids = append(uuids, network[0])
 	}
 	slices.Sort(uuids)
 	nets, err := loadAll(tx, uuids)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"nereid/api"
 	"nereid/headnode/journal"
@@ -118,28 +117,18 @@ func PortsOfServer(tx store.Tx, server string) (_ []api.PortSpec, err error) {
 func Hosts(tx store.Tx, server string) (_ map[string][]uint32, err error) {
 	defer named(&err, "read VNIs of server %s", server)
 	out := map[string][]uint32{}
-	prefix, after := hostsPrefix+server+"/", ""
-	for {
-		key := ""
-		for it, err := range tx.Scan(prefix, after) {
-			if err != nil {
-				return nil, err
-			}
-			key = it.Key
-			break
+	for head, err := range heads(tx, hostsPrefix+server+"/", 2) {
+		if err != nil {
+			return nil, err
 		}
-		if key == "" {
-			return out, nil
-		}
-		owner, rest, _ := strings.Cut(key[len(prefix):], "/")
-		text, _, _ := strings.Cut(rest, "/")
+		owner, text := head[0], head[len(head)-1]
 		vni, err := strconv.ParseUint(text, 16, 24)
 		if err != nil {
-			return nil, fmt.Errorf("key %q: %w", key, err)
+			return nil, fmt.Errorf("VNI %q of account %s: %w", text, owner, err)
 		}
 		out[owner] = append(out[owner], uint32(vni))
-		after = prefix + owner + "/" + text + "0" // behind all keys that go on with "/"
 	}
+	return out, nil
 }
 
 // Alone says whether no other NIC of its account is on the server and the VNI of a NIC.

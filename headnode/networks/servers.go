@@ -15,24 +15,14 @@ import (
 // seek for each server, however many NICs there are.
 func ServersOfVNI(tx store.Tx, vni uint32) (_ []string, err error) {
 	defer named(&err, "list servers of VNI %d", vni)
-	prefix, after := vniKey(vni), ""
 	var out []string
-	for {
-		key := ""
-		for it, err := range tx.Scan(prefix, after) {
-			if err != nil {
-				return nil, err
-			}
-			key = it.Key
-			break
+	for server, err := range heads(tx, vniKey(vni), 1) {
+		if err != nil {
+			return nil, err
 		}
-		if key == "" {
-			return out, nil
-		}
-		server, _, _ := strings.Cut(key[len(prefix):], "/")
-		out = append(out, server)
-		after = prefix + server + "0" // behind all keys that go on with "/"
+		out = append(out, server[0])
 	}
+	return out, nil
 }
 
 // NICsOfVNI gives the NICs of a VNI that are on a server, by server and MAC.
