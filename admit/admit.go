@@ -9,9 +9,11 @@ package admit
 
 import (
 	"container/list"
+	"context"
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // Door lets clients in. Its fields must not change once it was used.
@@ -210,6 +212,17 @@ func (p *Place) Prove() {
 	defer p.door.mu.Unlock()
 	if p.at != nil && p.of.kind != known {
 		p.door.turn(p.of)
+	}
+}
+
+// SlowDown lets a client wait for a second that asks too often: one that is refused at
+// once asks again at once. It ends with ctx.
+func SlowDown(ctx context.Context) {
+	t := time.NewTimer(lateBy)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 

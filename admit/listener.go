@@ -17,7 +17,8 @@ type Listener struct {
 	waiting lateClose
 }
 
-// Bounds of the connections that wait to be closed.
+// lateBy is how long after a client came it is sent away; lateMost is how many
+// connections wait for that at once.
 const (
 	lateBy   = time.Second
 	lateMost = 1024

@@ -1,7 +1,6 @@
 package bootserver
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"nereid/admit"
 	"nereid/api"
 )
 
@@ -102,17 +102,6 @@ func (s *Server) serveConfig(w http.ResponseWriter, r *http.Request, id string, 
 // by the servers.
 var reported = []api.BootStage{api.StageStub, api.StageRoot, api.StageSwitchRoot, api.StageFailed}
 
-// slowDown lets a client wait that asks too often: it has few connections, and no use
-// of asking again at once.
-func slowDown(ctx context.Context) {
-	t := time.NewTimer(time.Second)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
 // serveEvent takes a report of the stub.
 func (s *Server) serveEvent(w http.ResponseWriter, r *http.Request, id string, from netip.Addr) {
 	var ev api.BootEvent
@@ -141,7 +130,7 @@ func (s *Server) serveEvent(w http.ResponseWriter, r *http.Request, id string, f
 		var p *api.Problem
 		if errors.As(err, &p) && p.Status == http.StatusTooManyRequests {
 			id = "" // its record is not for this
-			slowDown(r.Context())
+			admit.SlowDown(r.Context())
 		}
 		s.fail(w, r, id, "boot record", err)
 		return

@@ -42,7 +42,7 @@ func (s *Server) enrolments(op *huma.Operation) {
 			if beyond == s.waiting.OfOne() {
 				p = refuse(http.StatusTooManyRequests, api.CodeUnavailable, "end the others, or ask again in some seconds",
 					"%d enrolments of this address, %s, wait already", s.waiting.PerClient, from.Addr())
-				slowDown(r.Context())
+				admit.SlowDown(r.Context())
 			}
 			w.Header().Set("Retry-After", "5")
 			writeProblem(w, p)
@@ -51,17 +51,6 @@ func (s *Server) enrolments(op *huma.Operation) {
 		defer t.place.Leave()
 		next(huma.WithValue(ctx, turnKey{}, t))
 	})
-}
-
-// slowDown lets a client wait that asks too often: one that is answered at once asks
-// again at once.
-func slowDown(ctx context.Context) {
-	t := time.NewTimer(time.Second)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 type turnKey struct{}
