@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -65,7 +64,7 @@ func (a *Agent) keepPorts(ctx context.Context) error {
 	path := filepath.Join(a.Dir, portsFile)
 	run := &portFile{
 		write: func(_ context.Context, data []byte) error { return writeFile(path, data) },
-		add:   func(_ context.Context, data []byte) error { return addToFile(path, data) },
+		add:   func(_ context.Context, data []byte) error { return storage.Append(path, data) },
 	}
 	pool := &portFile{
 		write: func(ctx context.Context, data []byte) error { return a.Config.WriteConfig(ctx, portsFile, data) },
@@ -163,17 +162,4 @@ func (a *Agent) keptPorts(ctx context.Context) *portState {
 // startPorts reads what was kept of the ports; last is the last spec.
 func (a *Agent) startPorts(ctx context.Context, last *api.NetworkSpec) {
 	a.ports.begin(a.keptPorts(ctx), last)
-}
-
-// addToFile adds to a file, for good.
-func addToFile(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("add to %s: %w", path, err)
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("add to %s: %w", path, err)
-	}
-	return nil
 }

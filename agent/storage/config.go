@@ -49,17 +49,21 @@ func (s *Storage) WriteConfig(ctx context.Context, name string, data []byte) err
 	return WriteFile(filepath.Join(dir, filepath.Base(name)), data)
 }
 
-// AppendConfig adds to a file of the config dataset that is there; what was added is
-// there for good once it has returned. Power that goes meanwhile may leave a part.
+// AppendConfig is Append for a file of the config dataset.
 func (s *Storage) AppendConfig(ctx context.Context, name string, data []byte) error {
 	dir, err := s.ConfigDir(ctx)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, filepath.Base(name))
+	return Append(filepath.Join(dir, filepath.Base(name)), data)
+}
+
+// Append adds to a file that is there; what was added is there for good once Append has
+// returned. Power that goes meanwhile may leave a part.
+func Append(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("append to config: %w", err)
+		return fmt.Errorf("append to file: %w", err)
 	}
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
