@@ -275,7 +275,7 @@ func (m *Machine) powerOn(ctx context.Context) error {
 // PowerOff cuts the power: the guest gets no chance to do anything.
 func (m *Machine) PowerOff() {
 	if m.rack.parent != nil {
-		_, _ = m.rack.order(context.Background(), Order{Machine: m.Spec.Name, Do: "power off"}) // a rack that is gone is off
+		m.rack.tell(Order{Machine: m.Spec.Name, Do: "power off"})
 		return
 	}
 	m.mu.Lock()

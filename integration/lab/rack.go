@@ -50,8 +50,10 @@ type Rack struct {
 	log       *slog.Logger
 	Namespace string
 
-	parent *rpc.Client // of the process that made it; nil: this one did
-	born   []string    // its state at Settle
+	parent  *rpc.Client        // of the process that made it; nil: this one did
+	born    []string           // its state at Settle
+	unshare context.CancelFunc // ends Share; nil: it is not shared
+	wait    sync.WaitGroup     // goroutines that Close waits for
 
 	mu       sync.Mutex
 	head     *process
@@ -164,8 +166,12 @@ func (r *Rack) Close() error {
 	for _, s := range servers {
 		s.PowerOff()
 	}
+	defer r.wait.Wait()
 	if r.parent != nil {
 		return r.parent.Close()
+	}
+	if r.unshare != nil {
+		r.unshare()
 	}
 	for _, m := range machines {
 		m.PowerOff()
@@ -246,10 +252,10 @@ func (r *Rack) StartHeadnode(ctx context.Context) error {
 		said.Close()
 		return fmt.Errorf("start head node: %w", err)
 	}
-	go func() {
+	r.wait.Go(func() {
 		<-p.done
 		said.Close() // not before: it says that it stops, too
-	}()
+	})
 	r.mu.Lock()
 	r.head = p
 	r.mu.Unlock()
@@ -281,7 +287,7 @@ func (r *Rack) StopHeadnode() { r.endHeadnode(syscall.SIGTERM, "stop") }
 
 func (r *Rack) endHeadnode(sig syscall.Signal, order string) {
 	if r.parent != nil {
-		_, _ = r.order(context.Background(), Order{Do: order}) // a head node that does not run has ended
+		r.tell(Order{Do: order})
 		return
 	}
 	r.mu.Lock()
@@ -296,8 +302,7 @@ func (r *Rack) endHeadnode(sig syscall.Signal, order string) {
 // HeadnodePID is the daemon's process id; 0 when it does not run.
 func (r *Rack) HeadnodePID() int {
 	if r.parent != nil {
-		pid, _ := r.order(context.Background(), Order{Do: "look"})
-		return pid
+		return r.tell(Order{Do: "look"})
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

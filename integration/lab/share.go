@@ -37,7 +37,7 @@ func RackLog(dir string) string { return filepath.Join(dir, "rack.log") }
 
 func orderSocket(dir string) string { return filepath.Join(dir, "rack.sock") }
 
-// Share lets other processes join the rack until ctx ends.
+// Share lets other processes join the rack until ctx ends, or Close ends the rack.
 func (r *Rack) Share(ctx context.Context) error {
 	c := card{Namespace: r.Namespace, Accel: r.opts.Accel, Born: r.born}
 	for _, m := range r.Machines() {
@@ -47,6 +47,7 @@ func (r *Rack) Share(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("share the rack: %w", err)
 	}
+	ctx, r.unshare = context.WithCancel(ctx)
 	orders := rpc.NewServer()
 	if err := orders.RegisterName("Rack", &owner{ctx, r}); err != nil {
 		return fmt.Errorf("share the rack: %w", err)
@@ -57,15 +58,18 @@ func (r *Rack) Share(ctx context.Context) error {
 		return fmt.Errorf("share the rack: %w", err)
 	}
 	context.AfterFunc(ctx, func() { ln.Close() })
-	go func() {
+	r.wait.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
-				return // ctx ended
+				return // ctx ended, or the rack was closed
 			}
-			go orders.ServeConn(conn)
+			r.wait.Go(func() {
+				defer context.AfterFunc(ctx, func() { conn.Close() })()
+				orders.ServeConn(conn) // until the other process has what it wanted, or ended
+			})
 		}
-	}()
+	})
 	if err := os.WriteFile(cardFile(r.opts.Dir), b, 0o600); err != nil {
 		return fmt.Errorf("share the rack: %w", err)
 	}
@@ -175,6 +179,13 @@ func (r *Rack) order(ctx context.Context, o Order) (pid int, err error) {
 	}
 }
 
+// tell lets the rack's own process do something that nobody breaks off, and gives the
+// head node's process id. A rack whose process ended does nothing.
+func (r *Rack) tell(o Order) (pid int) {
+	_ = r.parent.Call("Rack.Do", o, &pid) // the rack is gone: so is what it is told to end
+	return pid
+}
+
 // offOf is closed when a machine of another process's rack goes off.
 func (m *Machine) offOf() <-chan struct{} {
 	m.mu.Lock()
@@ -182,10 +193,10 @@ func (m *Machine) offOf() <-chan struct{} {
 	if m.off == nil {
 		off := make(chan struct{})
 		call := m.rack.parent.Go("Rack.Do", Order{Machine: m.Spec.Name, Do: "await off"}, new(int), make(chan *rpc.Call, 1))
-		go func() {
-			<-call.Done // also when the rack's process ended
+		m.rack.wait.Go(func() {
+			<-call.Done // also when the rack's process ended, or Close ended the conversation
 			close(off)
-		}()
+		})
 		m.off = off
 	}
 	return m.off

@@ -12,7 +12,7 @@ import (
 
 // The standard rack: two running servers of one disk each, whose second NICs carry the
 // fabric's underlay. Their third ones provide nothing; two cables go from server to
-// server. Each network is a segment of its own: a kernel answers ARP on all its NICs.
+// server. Each network is a segment of its own.
 //
 //	admin0 ---- cn1 ==== cn2 ---- admin0
 //	data0 ------++        ++------ data0
