@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,7 +16,8 @@ import (
 	"time"
 
 	"nereid/api"
-	"nereid/images"
+	"nereid/integration/fleet/fleettest"
+	"nereid/integration/lab"
 )
 
 // rack is the head node's namespace and a machine's, joined by a veth pair:
@@ -166,50 +165,28 @@ func (r *rack) curl(path string) (string, string) {
 	return string(out[i+1:]), string(out[:i])
 }
 
-// importPlatform brings a signed platform of a few bytes.
-func (r *rack) importPlatform() {
+// importPlatform brings a signed platform of a few bytes, and returns its kernel.
+func (r *rack) importPlatform() []byte {
 	r.t.Helper()
-	ctx := context.Background()
-	key, err := images.CreateKey(filepath.Join(r.dir, "key"))
+	dir := filepath.Join(r.dir, "platform")
+	if err := lab.Blank(dir, "20261122T101500Z"); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := fleettest.ImportPlatform(context.Background(), r.client, dir, r.crash); err != nil { // it crashes between any two files
+		r.t.Fatal(err)
+	}
+	kernel, err := os.ReadFile(filepath.Join(dir, "vmlinuz"))
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	files := map[string]string{}
-	file := func(name string) api.File {
-		sum := sha256.Sum256([]byte(name))
-		f := api.File{Name: name, SHA256: hex.EncodeToString(sum[:]), Size: int64(len(name))}
-		files[f.SHA256] = name
-		return f
-	}
-	m := api.Manifest{Stamp: "20261122T101500Z", Arch: "x86_64", Kernel: file("vmlinuz"), Initrd: file("initrd.img"), Packages: file("packages.json"),
-		Layers: []api.File{file("base.squashfs")}}
-	b, err := json.Marshal(m)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	signed, err := images.Sign(b, key)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if err := r.client.AddPlatformKey(ctx, api.PlatformKey{Name: "test", Key: images.FormatPublicKey(images.PublicKey(key))}); err != nil {
-		r.t.Fatal(err)
-	}
-	if _, err := r.client.AddPlatform(ctx, signed); err != nil {
-		r.t.Fatal(err)
-	}
-	for _, f := range m.Files() {
-		if err := r.client.Upload(ctx, f, strings.NewReader(files[f.SHA256]), nil); err != nil {
-			r.t.Fatal(err)
-		}
-		r.crash() // between any two files of the import
-	}
+	return kernel
 }
 
 // The daemon is killed with SIGKILL between any two legs of a boot that foreign
 // programs make: what was acknowledged holds, and the boot goes on.
 func TestNetNSKilledBetweenLegs(t *testing.T) {
 	r := newRack(t)
-	r.importPlatform()
+	kernel := r.importPlatform()
 	addr := r.lease()
 	r.crash()
 	if again := r.lease("-r", addr); again != addr {
@@ -227,8 +204,7 @@ func TestNetNSKilledBetweenLegs(t *testing.T) {
 		t.Fatalf("script: %s %s", status, script)
 	}
 	r.crash()
-	sum := sha256.Sum256([]byte("vmlinuz"))
-	if status, body := r.curl(fmt.Sprintf("/files/%x/vmlinuz?boot=%s", sum, id)); status != "200" || body != "vmlinuz" {
+	if status, body := r.curl(fmt.Sprintf("/files/%x/vmlinuz?boot=%s", sha256.Sum256(kernel), id)); status != "200" || body != string(kernel) {
 		t.Fatalf("kernel: %s %q", status, body)
 	}
 	r.crash()

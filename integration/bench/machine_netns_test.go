@@ -10,11 +10,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nereid/api"
+	"nereid/integration/fleet"
 	"nereid/integration/lab"
 )
 
@@ -318,7 +316,7 @@ func (m *machine) stub(ctx context.Context, web *http.Client, conf api.BootConfi
 // join is the agent: it enrols and syncs for the first time. in is false when an
 // operator has to let the server in first.
 func (m *machine) join(ctx context.Context, conf api.BootConfig) (in bool, err error) {
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: m.uuid}}, m.key)
+	csr, err := fleet.CSR(m.key, m.uuid)
 	if err != nil {
 		return false, err
 	}
@@ -328,15 +326,15 @@ func (m *machine) join(ctx context.Context, conf api.BootConfig) (in bool, err e
 	info := api.Sysinfo{UUID: m.uuid, NICs: []api.NIC{{Name: "eth0", MAC: m.mac.String()}}}
 	var answer api.EnrolResponse
 	if _, err = ask(ctx, plain, http.MethodPost, conf.API+"/v1/enrol", api.EnrolRequest{Token: conf.Token, BootID: conf.BootID,
-		CSR: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})), Sysinfo: info}, &answer); err != nil || answer.Certificate == "" {
+		CSR: csr, Sysinfo: info}, &answer); err != nil || answer.Certificate == "" {
 		return false, err
 	}
-	block, _ := pem.Decode([]byte(answer.Certificate))
-	if block == nil {
-		return false, errors.New("the certificate is no PEM")
+	cert, err := fleet.Certificate(answer.Certificate, m.key)
+	if err != nil {
+		return false, err
 	}
 	trust = trust.Clone()
-	trust.Certificates = []tls.Certificate{{Certificate: [][]byte{block.Bytes}, PrivateKey: m.key}}
+	trust.Certificates = []tls.Certificate{*cert}
 	mutual := m.web(trust)
 	defer mutual.CloseIdleConnections()
 	var sync api.SyncResponse

@@ -113,7 +113,7 @@ func (s *server) report(ctx context.Context, stages ...api.BootStage) error {
 func (s *server) enrol(ctx context.Context) error {
 	c := s.client(nil)
 	defer c.Close()
-	request, err := csr(s.key, s.info.UUID)
+	request, err := CSR(s.key, s.info.UUID)
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (s *server) enrol(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err == nil && out.Certificate != "":
-			cert, err := certificate(out.Certificate, s.key)
+			cert, err := Certificate(out.Certificate, s.key)
 			if err != nil {
 				return err
 			}

@@ -74,8 +74,8 @@ func keyOf(seed []byte, n int) (*ecdsa.PrivateKey, error) {
 	return nil, errors.New("make a key: the seed gives none")
 }
 
-// csr is a certificate request.
-func csr(key *ecdsa.PrivateKey, uuid string) (string, error) {
+// CSR is a certificate request of a server, as PEM.
+func CSR(key *ecdsa.PrivateKey, uuid string) (string, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: uuid}}, key)
 	if err != nil {
 		return "", fmt.Errorf("make certificate request: %w", err)
@@ -83,8 +83,8 @@ func csr(key *ecdsa.PrivateKey, uuid string) (string, error) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
 }
 
-// certificate is what a head node sent, with its key.
-func certificate(text string, key *ecdsa.PrivateKey) (*tls.Certificate, error) {
+// Certificate is what a head node sent as PEM, with its key.
+func Certificate(text string, key *ecdsa.PrivateKey) (*tls.Certificate, error) {
 	b, _ := pem.Decode([]byte(text))
 	if b == nil || b.Type != "CERTIFICATE" {
 		return nil, errors.New("the head node's answer has no certificate")

@@ -237,7 +237,7 @@ func (s *server) syncs(ctx context.Context) error {
 
 // renew asks for another certificate with the present one.
 func (s *server) renew(ctx context.Context) (*tls.Certificate, error) {
-	request, err := csr(s.key, s.uuid)
+	request, err := CSR(s.key, s.uuid)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +245,7 @@ func (s *server) renew(ctx context.Context) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return certificate(out.Certificate, s.key)
+	return Certificate(out.Certificate, s.key)
 }
 
 // took notes that the head node has a report.

@@ -6,9 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -20,6 +17,7 @@ import (
 
 	"nereid/api"
 	"nereid/images"
+	"nereid/integration/lab"
 )
 
 // Stamp is that of the platform.
@@ -137,39 +135,49 @@ func (h *Head) platform(dir string) {
 	h.t.Helper()
 	ctx, c := h.t.Context(), api.NewClient(h.Socket())
 	defer c.Close()
-	key, err := images.CreateKey(filepath.Join(dir, "key"))
-	if err != nil {
+	dir = filepath.Join(dir, "platform")
+	if err := lab.Blank(dir, Stamp); err != nil {
 		h.t.Fatal(err)
 	}
-	bytesOf := map[string]string{}
-	file := func(name string) api.File {
-		sum := sha256.Sum256([]byte(name))
-		f := api.File{Name: name, SHA256: hex.EncodeToString(sum[:]), Size: int64(len(name))}
-		bytesOf[f.SHA256] = name
-		return f
-	}
-	m := api.Manifest{Stamp: Stamp, Arch: "x86_64", Kernel: file("vmlinuz"), Initrd: file("initrd.img"), Packages: file("packages.json"),
-		Layers: []api.File{file("base.squashfs")}}
-	text, err := json.Marshal(m)
-	if err != nil {
+	if err := ImportPlatform(ctx, c, dir, func() {}); err != nil {
 		h.t.Fatal(err)
 	}
-	signed, err := images.Sign(text, key)
-	if err == nil {
-		err = c.AddPlatformKey(ctx, api.PlatformKey{Name: "fleet", Key: images.FormatPublicKey(images.PublicKey(key))})
+	if err := c.SetDefaultPlatform(ctx, Stamp); err != nil {
+		h.t.Fatal(err)
 	}
-	if err == nil {
-		_, err = c.AddPlatform(ctx, signed)
+}
+
+// ImportPlatform trusts the key of a platform in a directory and imports the platform.
+// It calls each after each file.
+func ImportPlatform(ctx context.Context, c *api.Client, dir string, each func()) error {
+	key, err := os.ReadFile(filepath.Join(dir, "manifest.pub"))
+	if err != nil {
+		return fmt.Errorf("import a platform: %w", err)
+	}
+	signed, m, err := images.ReadPlatform(dir)
+	if err != nil {
+		return fmt.Errorf("import a platform: %w", err)
+	}
+	if err := c.AddPlatformKey(ctx, api.PlatformKey{Name: "test", Key: string(bytes.TrimSpace(key))}); err != nil {
+		return fmt.Errorf("import a platform: %w", err)
+	}
+	if _, err := c.AddPlatform(ctx, signed); err != nil {
+		return fmt.Errorf("import a platform: %w", err)
 	}
 	for _, f := range m.Files() {
-		if err == nil {
-			err = c.Upload(ctx, f, strings.NewReader(bytesOf[f.SHA256]), nil)
+		if err := upload(ctx, c, dir, f); err != nil {
+			return fmt.Errorf("import a platform: %w", err)
 		}
+		each()
 	}
-	if err == nil {
-		err = c.SetDefaultPlatform(ctx, Stamp)
-	}
+	return nil
+}
+
+func upload(ctx context.Context, c *api.Client, dir string, f api.File) error {
+	file, err := os.Open(filepath.Join(dir, f.Name))
 	if err != nil {
-		h.t.Fatal(fmt.Errorf("import a platform: %w", err))
+		return err
 	}
+	defer file.Close()
+	return c.Upload(ctx, f, file, nil)
 }
