@@ -42,8 +42,7 @@ func (l *live) get(uuid string) (time.Time, *api.Usage) {
 	return s.last, s.usage
 }
 
-// follows notes whether a server's agent follows sets. It
-// reports whether that is new.
+// follows notes whether a server's agent follows sets. It reports whether that is new.
 func (l *live) follows(uuid string, does bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

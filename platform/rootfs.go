@@ -77,8 +77,9 @@ var rootFiles = []rootFile{
 	{path: "etc/sysctl.d/50-nereid.conf", text: "kernel.panic = 30\nkernel.core_pattern = |/bin/false\nkernel.printk = 4 4 1 4\n" +
 		// Neighbours of all accounts share one table; the default of 1,024 is for one host (net/core/neighbour.c).
 		"net.ipv4.neigh.default.gc_thresh3 = 65536\nnet.ipv6.neigh.default.gc_thresh3 = 65536\n" +
-		// A NIC answers ARP for its own addresses only, and asks with them (Documentation/networking/ip-sysctl.rst). With
-		// two NICs on one segment the other one would answer for the underlay's address, and VXLAN would go there.
+		// A NIC answers ARP for its own addresses only, and asks with them
+		// (Documentation/networking/ip-sysctl.rst). Without this a NIC on the same segment
+		// would answer for the underlay's address, and VXLAN would go to that NIC.
 		"net.ipv4.conf.all.arp_ignore = 1\nnet.ipv4.conf.all.arp_announce = 2\n"},
 	{path: "etc/ssh/sshd_config.d/nereid.conf", text: "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\n"},
 	{path: "etc/systemd/system/nereid-hostkeys.service", text: `[Unit]

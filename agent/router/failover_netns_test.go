@@ -144,9 +144,10 @@ func (l *lab) failsOver(from, to, want string) {
 // giveUp is when a test waits no longer: it says nothing about speed.
 const giveUp = time.Minute
 
-// until calls the WAN again and again until it sees 198.51.100.<last>, and returns the
-// last bytes of the addresses it saw, each with a space before, repeats left out. All calls have to succeed but for one, which may be the one that
-// is made while the gateway server changes: each tracks its own connections.
+// until calls the WAN until the WAN sees the call come from 198.51.100.<last>. It
+// returns the last bytes of the addresses that the WAN saw, one for each change, with a
+// space before each. One call may fail: each gateway server tracks its own connections,
+// so a call that is made while they change is broken.
 func (l *lab) until(from, last string) (changes string) {
 	l.Helper()
 	broken := false

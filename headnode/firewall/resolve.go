@@ -131,9 +131,9 @@ func (r *Resolver) About(instance string) []string {
 	return slices.Compact(out)
 }
 
-// Reach says whom a change of an instance concerns: named
-// when a rule names it, so that its own ports are concerned; peers are the owners of the
-// rules by which its addresses are peers of other instances, empty for a global rule.
+// Reach says whom a change of an instance concerns. named: a rule names the instance, so
+// the change concerns its own ports. peers: the owners of the rules that let other
+// instances talk with the instance's addresses; the owner of a global rule is empty.
 func (r *Resolver) Reach(instance string) (named bool, peers []string) {
 	for _, g := range r.member[instance] {
 		for _, i := range r.groups[g].rules {
