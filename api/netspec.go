@@ -128,6 +128,7 @@ type PortSpec struct {
 	MAC       string        `json:"mac"`
 	Instance  string        `json:"instance" doc:"UUID of what it belongs to"`
 	Owner     string        `json:"owner_uuid"`
+	Brand     string        `json:"brand,omitempty" doc:"of the instance; empty: no instance of ours has the NIC, and a network namespace stands in for it"`
 	Tag       string        `json:"nic_tag,omitempty"`
 	VLAN      int           `json:"vlan_id,omitempty"`
 	VNI       uint32        `json:"vni,omitempty"`

@@ -113,6 +113,8 @@ type SyncRequest struct {
 	Report          Report   `json:"report"`
 	Usage           Usage    `json:"usage"`
 
+	Instances *InstanceReport `json:"instances,omitempty" doc:"absent: nothing changed"`
+
 	Follow []Follow      `json:"follow,omitempty" doc:"sets of the server; an agent that follows none hears nothing of its network"`
 	Probes []ProbeResult `json:"probes,omitempty" doc:"what came of the probes of the last answer"`
 }
@@ -178,6 +180,7 @@ type SyncResponse struct {
 	Spec          *Spec   `json:"spec,omitempty" doc:"absent: it is the one that the agent has seen"`
 	Deltas        []Delta `json:"deltas,omitempty" doc:"of followed sets that changed, of about a megabyte together"`
 	NeedInventory bool    `json:"need_inventory,omitempty"`
+	InstancesSeen string  `json:"instances_seen,omitempty" doc:"Now of the InstanceReport that the head node took in last; when it is not what the agent takes it for, the next report is full"`
 
 	Probes []Probe `json:"probes,omitempty" doc:"to be done before the next sync; at most MaxProbes"`
 }
