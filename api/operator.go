@@ -43,6 +43,7 @@ type Token struct {
 	Created time.Time  `json:"created"`
 	Expires *time.Time `json:"expires,omitempty"`
 	Used    *time.Time `json:"used,omitempty"`
+	Scope   Scope      `json:"scope"`
 	Secret  string     `json:"secret,omitempty"`
 }
 
@@ -50,6 +51,24 @@ type Token struct {
 type TokenCreate struct {
 	Name string `json:"name" minLength:"1" maxLength:"64"`
 	TTL  string `json:"ttl,omitempty" doc:"Go duration, as 720h; empty: no end"`
+
+	Scope Scope `json:"scope,omitempty" enum:",read,operate,admin" doc:"what it allows; empty: admin"`
+}
+
+// Scope is what a token allows. Each has what those before it have.
+type Scope string
+
+// Scopes of tokens.
+const (
+	ScopeRead    Scope = "read"    // to look at everything but secrets
+	ScopeOperate Scope = "operate" // to make, change, enter and delete instances
+	ScopeAdmin   Scope = "admin"   // everything
+)
+
+// Allows says whether a token of this scope may do what needs another. A token of
+// before there were scopes has none, and may do everything.
+func (s Scope) Allows(need Scope) bool {
+	return s == "" || s == ScopeAdmin || s == need || s == ScopeOperate && need == ScopeRead
 }
 
 // ServerUpdate changes a server; absent fields stay.

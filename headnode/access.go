@@ -27,6 +27,7 @@ const (
 // caller is who makes a request.
 type caller struct {
 	operator string // name; empty: it is none
+	scope    api.Scope
 	uuid     string // of the client certificate; empty: there is none
 	key      string // SHA-256 of its public key
 	problem  *api.Problem
@@ -91,7 +92,7 @@ func (s *Server) identify(r *http.Request) caller {
 		case p.err != nil:
 			c.problem = refuse(http.StatusForbidden, api.CodeForbidden, "use an operator's token over HTTPS", "the kernel does not say who calls: %v", p.err)
 		case p.uid == 0 || int(p.uid) == s.uid():
-			c.operator = "root"
+			c.operator, c.scope = "root", api.ScopeAdmin
 			return c
 		default:
 			c.problem = refuse(http.StatusForbidden, api.CodeForbidden, "run the command as root, or use an operator's token", "user %d may not use the head node's socket without a token", p.uid)
@@ -114,7 +115,7 @@ func (s *Server) identify(r *http.Request) caller {
 		c.problem, _ = problemOf(err)
 		return c
 	}
-	c.operator, c.problem = t.Name, nil
+	c.operator, c.scope, c.problem = t.Name, t.Scope, nil
 	return c
 }
 
@@ -135,11 +136,15 @@ func (s *Server) checkToken(ctx context.Context, secret string) (t api.Token, er
 	return t, err
 }
 
-// allow says whether a caller may use an operation.
-func (c caller) allow(a access) *api.Problem {
+// allow says whether a caller may use an operation, which needs a scope of operators'
+// tokens.
+func (c caller) allow(a access, need api.Scope) *api.Problem {
 	switch {
 	case a == anyone:
 		return nil
+	case a == operators && c.operator != "" && !c.scope.Allows(need):
+		return refuse(http.StatusForbidden, api.CodeForbidden, "use a token made with: nereid token create NAME --scope "+string(need),
+			"this needs a token of scope %s, and that of %s has the scope %s", need, c.operator, c.scope)
 	case a == operators && c.operator != "", a == agents && c.uuid != "":
 		return nil
 	case c.problem != nil:
@@ -155,7 +160,7 @@ func (c caller) allow(a access) *api.Problem {
 // restrict guards a handler outside huma.
 func restrict(a access, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if p := callerOf(r.Context()).allow(a); p != nil {
+		if p := callerOf(r.Context()).allow(a, scopeOf(r.Method, r.URL.Path)); p != nil {
 			writeProblem(w, p)
 			return
 		}

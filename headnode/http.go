@@ -152,7 +152,7 @@ func (s *Server) handler() http.Handler {
 	spec, err := h.OpenAPI().MarshalJSON()
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
 		c := callerOf(r.Context())
-		if p := c.allow(operators); p != nil && c.uuid == "" {
+		if p := c.allow(operators, api.ScopeRead); p != nil && c.uuid == "" {
 			writeProblem(w, p)
 			return
 		}
@@ -226,8 +226,9 @@ func route[I, O any](s *Server, h huma.API, a access, method, path, summary stri
 	case agents:
 		op.Security = []map[string][]string{{"certificate": {}}}
 	}
+	need := scopeOf(method, path)
 	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
-		if p := callerOf(ctx.Context()).allow(a); p != nil {
+		if p := callerOf(ctx.Context()).allow(a, need); p != nil {
 			_, w := humago.Unwrap(ctx)
 			writeProblem(w, p)
 			return

@@ -406,7 +406,7 @@ func (f *fake) addToken(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := api.Token{ID: fmt.Sprintf("t%d", len(f.tokens)+1), Name: in.Name, Created: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), Secret: "nrd_secret" + in.Name}
+	t := api.Token{ID: fmt.Sprintf("t%d", len(f.tokens)+1), Name: in.Name, Scope: in.Scope, Created: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), Secret: "nrd_secret" + in.Name}
 	if in.TTL != "" {
 		d, err := time.ParseDuration(in.TTL)
 		if err != nil {

@@ -20,19 +20,21 @@ func (a *app) tokenCommand() *cobra.Command {
 
 func (a *app) tokenCreate() *cobra.Command {
 	var ttl time.Duration
-	var out string
+	var out, scope string
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a token; its secret is shown once",
-		Long: `Makes a token that lets its holder do everything an operator may. The head node keeps only a digest: the secret is in this command's
+		Long: `Makes a token that lets its holder do what an operator may, or with --scope less: read is for looking at everything but secrets, operate
+also for making, changing, entering and deleting instances. The head node keeps only a digest: the secret is in this command's
 output and nowhere else. --write puts it into a new file that only you can read, for NEREID_TOKEN_FILE.`,
 		Example: lines("nereid token create alice --ttl 720h",
+			"nereid token create dashboard --scope read",
 			"nereid token create ci --write ~/.nereid-token",
 			"nereid token create alice -o json | jq -r .secret"),
 		Args:              wants("NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in := api.TokenCreate{Name: args[0]}
+			in := api.TokenCreate{Name: args[0], Scope: api.Scope(scope)}
 			if ttl < 0 {
 				return usagef("--ttl %v: want more than 0", ttl)
 			}
@@ -68,6 +70,8 @@ output and nowhere else. --write puts it into a new file that only you can read,
 		},
 	}
 	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long it is valid, as 720h (default: until it is revoked)")
+	cmd.Flags().StringVar(&scope, "scope", string(api.ScopeAdmin), "what it allows: read, operate or admin")
+	_ = cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "operate", "admin"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().StringVar(&out, "write", "", "write the secret to this new file, mode 0600, instead of printing it")
 	_ = cmd.MarkFlagFilename("write")
 	return cmd
@@ -109,7 +113,7 @@ func (a *app) tokenList() *cobra.Command {
 				tokens = []api.Token{}
 			}
 			return a.emit(tokens, func(w io.Writer) error {
-				t := a.table("ID", "NAME", "CREATED", "LAST USED", "EXPIRES")
+				t := a.table("ID", "NAME", "SCOPE", "CREATED", "LAST USED", "EXPIRES")
 				for _, k := range tokens {
 					used, expires, st := "never", "never", plain
 					if k.Used != nil {
@@ -121,7 +125,7 @@ func (a *app) tokenList() *cobra.Command {
 							expires, st = expires+" (over)", red
 						}
 					}
-					t.add(text(k.ID), text(k.Name), text(stamp(k.Created)), text(used), styled(expires, st))
+					t.add(text(k.ID), text(k.Name), text(string(k.Scope)), text(stamp(k.Created)), text(used), styled(expires, st))
 				}
 				return t.write(w)
 			})

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/hex"
@@ -31,7 +32,12 @@ func CreateToken(tx store.Tx, now time.Time, c api.TokenCreate) (api.Token, erro
 	if name == "" || len(name) > 64 {
 		return api.Token{}, problem(http.StatusUnprocessableEntity, api.CodeInvalid, "a token needs a name of 1 to 64 characters", "say whose it is")
 	}
-	t := operatorToken{Token: api.Token{ID: newID(), Name: name, Created: now}}
+	t := operatorToken{Token: api.Token{ID: newID(), Name: name, Created: now, Scope: cmp.Or(c.Scope, api.ScopeAdmin)}}
+	switch t.Scope {
+	case api.ScopeRead, api.ScopeOperate, api.ScopeAdmin:
+	default:
+		return api.Token{}, problem(http.StatusUnprocessableEntity, api.CodeInvalid, fmt.Sprintf("%.32q is no scope of tokens", t.Scope), "take read, operate or admin")
+	}
 	if c.TTL != "" {
 		d, err := time.ParseDuration(c.TTL)
 		if err != nil || d <= 0 {
@@ -57,7 +63,9 @@ func Tokens(tx store.Tx) ([]api.Token, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, e.Value.Token)
+		t := e.Value.Token
+		t.Scope = cmp.Or(t.Scope, api.ScopeAdmin) // those of before there were scopes
+		out = append(out, t)
 	}
 	return out, nil
 }
