@@ -58,8 +58,17 @@ func newMachine(mac, uuid string, headend netip.Addr, ns string) (*machine, erro
 	if m.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
 	}
-	return m, m.inside(func() (err error) {
-		m.udp, err = listenDHCP(context.Background())
+	return m, m.listen(context.Background())
+}
+
+// listen opens the client's port anew. A machine that is powered on has heard
+// nothing yet: what others were sent before, by broadcast, is not in its way.
+func (m *machine) listen(ctx context.Context) error {
+	if m.udp != nil {
+		_ = m.udp.Close() // nothing was written that could be lost
+	}
+	return m.inside(func() (err error) {
+		m.udp, err = listenDHCP(ctx)
 		return err
 	})
 }
@@ -91,6 +100,9 @@ type booted struct{ ack, whole time.Duration }
 
 // boot boots once. A server that is not let in yet ends where it waits.
 func (m *machine) boot(ctx context.Context) (b booted, err error) {
+	if err := m.listen(ctx); err != nil {
+		return b, err
+	}
 	began := time.Now()
 	firmware, err := m.lease(ctx, pxe)
 	if err != nil {
