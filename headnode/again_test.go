@@ -184,18 +184,30 @@ func TestGrantsAreNoLongerThanWhatIsOnDisk(t *testing.T) {
 	}
 }
 
-// The first message of a server's boot is on disk before its answer; what repeats it
-// is not written at once, and its lease has no end.
+// A server's address is its own for good, so its firmware is answered from memory and
+// a snapshot, however long ago that was written; the boot that iPXE is told of is on
+// disk before the answer, and what repeats it is not written at once.
 func TestServersLeaseIsOnDisk(t *testing.T) {
 	h, c := openCounted(t)
 	m := h.machine(1)
 	m.dhcp("")
 	h.own(m)
+	h.advance(10 * h.answers.Admin.Lease)
 	c.since()
 	m.uuid = "00000000-0000-4000-8000-00000000000a"
+	discover := m.ask(api.KindDiscover, "", netip.Addr{})
 	a := m.ask(api.KindRequest, "", m.addr)
-	if w, _ := c.since(); w != 1 || a.Server == "" {
-		t.Errorf("the first REQUEST of a server's boot made %d writes, %+v", w, a)
+	if w, _ := c.since(); w != 0 || a.Server == "" || a.Address.Addr() != m.addr || a.BootID != discover.BootID {
+		t.Errorf("the REQUEST of a server's firmware made %d writes, %+v", w, a)
+	}
+	if a := m.ask(api.KindRequest, "iPXE", m.addr); a.BootID != discover.BootID {
+		t.Errorf("iPXE goes on with the boot %+v", a)
+	}
+	if w, _ := c.since(); w != 1 {
+		t.Errorf("the first REQUEST of a server's iPXE made %d writes, want 1: its boot", w)
+	}
+	if b := h.written(a.BootID); b.Address != m.addr.String() || len(b.Events) != 3 {
+		t.Errorf("written boot %+v", b)
 	}
 	for range 50 {
 		if a := m.ask(api.KindRequest, "", m.addr); a.Verdict != api.VerdictAnswer || a.Lease != h.answers.Admin.Lease {
@@ -211,6 +223,39 @@ func TestServersLeaseIsOnDisk(t *testing.T) {
 	}
 	if a := m.ask(api.KindRequest, "", netip.MustParseAddr("127.77.0.200")); a.Verdict != api.VerdictNAK {
 		t.Errorf("another address: %+v", a)
+	}
+}
+
+// written reads a boot as a head node that starts again finds it.
+func (h *head) written(id string) (b api.Boot) {
+	h.t.Helper()
+	err := h.store.View(context.Background(), func(tx store.Tx) (err error) {
+		b, err = boots.NewPending(0).Get(tx, id)
+		return err
+	})
+	if err != nil {
+		h.t.Errorf("boot %s: %v", id, err)
+	}
+	return b
+}
+
+// A head node that dies after its answer to a server's firmware has lost what firmware
+// asked; iPXE goes on with a boot that is written.
+func TestServersBootOutlivesTheHeadNode(t *testing.T) {
+	h, c := openCounted(t)
+	m := h.machine(1)
+	m.dhcp("")
+	h.own(m)
+	m.dhcp("")
+	h.pending = boots.NewPending(0)
+	h.advance(time.Hour)
+	c.since()
+	o := m.dhcp("iPXE")
+	if w, _ := c.since(); w != 1 || o.Server == "" || o.Address.Addr() != m.addr {
+		t.Errorf("iPXE's exchange made %d writes, %+v", w, o)
+	}
+	if b := h.written(o.BootID); len(b.Events) == 0 || b.Address != m.addr.String() {
+		t.Errorf("written boot %+v", b)
 	}
 }
 

@@ -169,7 +169,8 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 // bootAgain answers a REQUEST that changes nothing of note, without a write of its
 // own: the lease is on disk already, and that it was asked for again is written with
 // what else happened to boots. again is false when there is something to write: then
-// nothing was answered. The first boot of a server is written before its answer.
+// nothing was answered. A server's firmware is answered so, for its address is
+// reserved; the boot that iPXE is told of is written before its answer.
 func (s *Server) bootAgain(ctx context.Context, r api.BootRequest, now time.Time) (a api.BootAnswer, again bool, err error) {
 	b := api.Boot{}
 	err = s.store.View(ctx, func(tx store.Tx) error {

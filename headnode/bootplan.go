@@ -39,11 +39,12 @@ func (s *Server) boot(tx store.Tx, id string, from netip.Addr) (api.Boot, error)
 	if holder != b.MAC {
 		return b, refuse(http.StatusForbidden, api.CodeForbidden, "reboot the server", "the address %s is not leased to the machine of this boot any more", from)
 	}
-	newest, err := boots.ByMAC(tx, b.MAC, 1)
+	latest, err := s.pending.ByMAC(tx, b.MAC, 2)
 	if err != nil {
 		return b, err
 	}
-	if len(newest) > 0 && newest[0].ID != b.ID && newest[0].Started.After(b.Started) {
+	// A DISCOVER alone, which has no address yet, ends no boot.
+	if slices.ContainsFunc(latest, func(x api.Boot) bool { return x.ID != b.ID && x.Address != "" && x.Started.After(b.Started) }) {
 		return b, refuse(http.StatusGone, api.CodeConflict, "reboot the server", "the machine began another boot after this one")
 	}
 	return b, nil

@@ -277,6 +277,10 @@ func TestConfigIsHandedOutOnce(t *testing.T) {
 		t.Errorf("the token that was sent: %d %v", st, err)
 	}
 	old := m.boot
+	m.ask(api.KindDiscover, "", netip.Addr{})
+	if _, err := h.Plan(ctx, old, m.addr); err != nil {
+		t.Errorf("a DISCOVER, which anybody can send, ends no boot: %v", err)
+	}
 	m.dhcp("")
 	_, err = h.Plan(ctx, old, m.addr)
 	wantCode(t, "a boot that was left behind", err, api.CodeConflict)

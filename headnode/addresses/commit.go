@@ -67,7 +67,8 @@ func Commit(tx store.Tx, n Network, mac string, addr netip.Addr, server string, 
 }
 
 // Current says whether the MAC has the address, and Commit would change nothing of
-// note: the lease was written in the last quarter of the lease time.
+// note: it is reserved for this server, which has no end, or the lease was written in
+// the last quarter of the lease time.
 func Current(tx store.Tx, n Network, mac string, addr netip.Addr, server string, now time.Time) (Lease, bool, error) {
 	mac, err := canonical(mac)
 	if err == nil {
@@ -83,12 +84,17 @@ func Current(tx store.Tx, n Network, mac string, addr netip.Addr, server string,
 	if !found || l.Address != addr.Unmap() {
 		return l, false, nil
 	}
-	if l.State == Fixed {
-		return l, true, nil
-	}
-	age := now.Sub(l.Renewed)
 	settles := l.Declines > 0 && now.Sub(l.Since) > Quarantine
-	return l, l.Active(now) && l.Server == server && age >= 0 && age < n.Lease/4 && !settles, nil
+	switch age := now.Sub(l.Renewed); {
+	case l.State == Fixed:
+		return l, true, nil
+	case l.Server != server || settles:
+		return l, false, nil
+	case l.State == Reserved:
+		return l, true, nil
+	default:
+		return l, l.Active(now) && age >= 0 && age < n.Lease/4, nil
+	}
 }
 
 // begun is a MAC's new lease of an address. How often others declined the address

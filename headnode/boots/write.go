@@ -109,10 +109,12 @@ func (p *Pending) Written(ids ...string) {
 	}
 }
 
-// Later adds an event of a boot in memory, as Note does, and has Flush write it. A
-// boot of a stranger need not be written at all yet: then Flush writes it with the
-// address. It does nothing and gives false where Record is to write the boot at once:
-// it is a server's first event, or the boot has another address.
+// Later adds an event of a boot in memory, as Note does, and has Flush write it. The
+// boot need not be written at all yet: then Flush writes it with the address. It does
+// nothing and gives false where Record is to write the boot at once: the boot has
+// another address, or it is a server's and this event names it to the machine, which
+// could not go on if the boot were forgotten. StageAck does not: what firmware loads
+// is the same for all, and iPXE asks anew.
 func (p *Pending) Later(tx store.Tx, id, address string, ev api.BootEvent, now time.Time) (bool, error) {
 	r, err := read(tx, id)
 	if err == nil {
@@ -131,7 +133,7 @@ func (p *Pending) Later(tx store.Tx, id, address string, ev api.BootEvent, now t
 		return false, nil
 	}
 	v := e.Value.(*pending)
-	if v.known || v.stored || v.boot.Address != "" && v.boot.Address != address {
+	if v.known && ev.Stage != api.StageAck || v.stored || v.boot.Address != "" && v.boot.Address != address {
 		return false, nil
 	}
 	v.boot.Address, ev.Time = address, now.UTC()
