@@ -55,8 +55,12 @@ func (s *Server) answered(ctx context.Context, out dhcp.Outcome) {
 		return
 	}
 	if a.BootID != "" && a.Address.IsValid() && out.Reply != nil {
-		s.leases.put(a.Address.Addr(), a.BootID)
-		s.macs.put(mac, a.BootID)
+		whose := ofStranger
+		if a.Server != "" {
+			whose = ofServer
+		}
+		s.leases.put(a.Address.Addr(), a.BootID, whose)
+		s.macs.put(mac, a.BootID, whose)
 	}
 }
 
@@ -64,9 +68,13 @@ func (s *Server) answered(ctx context.Context, out dhcp.Outcome) {
 // fetch next is recorded with them. Call it before Run.
 func (s *Server) Resume(boots []api.Boot) {
 	for _, b := range boots {
-		s.macs.put(b.MAC, b.ID)
+		whose := ofStranger
+		if s.Known != nil && s.Known(b.MAC) {
+			whose = ofServer
+		}
+		s.macs.put(b.MAC, b.ID, whose)
 		if addr, err := netip.ParseAddr(b.Address); err == nil {
-			s.leases.put(addr, b.ID)
+			s.leases.put(addr, b.ID, whose)
 		}
 	}
 }

@@ -46,7 +46,7 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request, id string, 
 	case plan.Hold != "":
 		s.recordRefusal(r.Context(), id, "held: "+plan.Hold)
 	default:
-		s.boots.put(id, newBootFiles(plan, from))
+		s.boots.put(id, newBootFiles(plan, from), ofStranger)
 		s.record(r.Context(), id, api.BootEvent{Stage: api.StageScript, Bytes: int64(n), Seconds: time.Since(start).Seconds()})
 	}
 }

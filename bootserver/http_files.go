@@ -103,7 +103,7 @@ func (s *Server) filesOf(ctx context.Context, id string, from netip.Addr) *bootF
 			return nil
 		}
 		b = newBootFiles(plan, from)
-		s.boots.put(id, b)
+		s.boots.put(id, b, ofStranger)
 	}
 	if b.from != from {
 		return nil

@@ -7,37 +7,72 @@ import (
 	"nereid/api"
 )
 
-// maxRecent bounds each of the maps of recent boots.
+// maxRecent bounds each ring of recent boots.
 const maxRecent = 4096
 
-// recent remembers the newest maxRecent keys that were put.
+// Whose a key is: strangers push out nothing of servers of the inventory.
+const (
+	ofStranger = iota
+	ofServer
+	owners
+)
+
+// recent remembers the newest maxRecent keys that were put for servers, and as many
+// that were put for strangers.
 type recent[K comparable, V any] struct {
 	mu    sync.Mutex
-	m     map[K]V
-	order []K
+	m     map[K]entry[V]
+	rings [owners]ring[K]
 }
 
-func (r *recent[K, V]) put(k K, v V) {
+// entry is a value, and the place that its key has.
+type entry[V any] struct {
+	v            V
+	whose, place int
+}
+
+// ring are keys in the order in which they were put, from next on.
+type ring[K comparable] struct {
+	keys []K
+	next int
+}
+
+// put remembers a value for a key, which is a server's or a stranger's from now on.
+func (r *recent[K, V]) put(k K, v V, whose int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.m == nil {
-		r.m = map[K]V{}
+		r.m = map[K]entry[V]{}
 	}
-	if _, there := r.m[k]; !there {
-		if len(r.order) >= maxRecent {
-			delete(r.m, r.order[0])
-			r.order = append(r.order[:0], r.order[1:]...)
-		}
-		r.order = append(r.order, k)
+	e, there := r.m[k]
+	if !there || e.whose != whose {
+		e = entry[V]{whose: whose, place: r.claim(k, whose)}
 	}
-	r.m[k] = v
+	e.v = v
+	r.m[k] = e
+}
+
+// claim gives a key a place, and forgets the key that was put there the longest ago,
+// unless it has another place by now.
+func (r *recent[K, V]) claim(k K, whose int) int {
+	o := &r.rings[whose]
+	if len(o.keys) < maxRecent {
+		o.keys = append(o.keys, k)
+		return len(o.keys) - 1
+	}
+	at := o.next
+	if old := r.m[o.keys[at]]; old.whose == whose && old.place == at {
+		delete(r.m, o.keys[at])
+	}
+	o.keys[at], o.next = k, (at+1)%maxRecent
+	return at
 }
 
 func (r *recent[K, V]) get(k K) (V, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	v, ok := r.m[k]
-	return v, ok
+	e, ok := r.m[k]
+	return e.v, ok
 }
 
 // bootFiles is what a boot may fetch, and how much of it it has.
