@@ -43,10 +43,11 @@ type Image struct {
 	Homepage     string            `json:"homepage,omitempty"`
 	EULA         string            `json:"eula,omitempty"`
 	Source       string            `json:"source,omitempty" doc:"file, URL or OCI reference that it was imported from"`
-	Files        []ImageFile       `json:"files" doc:"none while it is being created, then one"`
+	Files        []ImageFile       `json:"files" doc:"one; while it is being created, what its file will be"`
 	Requirements ImageRequirements `json:"requirements,omitzero"`
 	Run          ImageRun          `json:"run,omitzero"`
-	Tags         map[string]string `json:"tags,omitempty"`
+	Tags         map[string]any    `json:"tags,omitempty" doc:"strings, numbers and booleans"`
+	Other        map[string]any    `json:"other,omitempty" doc:"what an IMGAPI manifest has and Nereid does not act on; export puts it back"`
 	Created      time.Time         `json:"created,omitzero"`
 	Revision     string            `json:"revision,omitempty" doc:"ETag"`
 }
@@ -83,14 +84,14 @@ type ImageRun struct {
 
 // ImageUpdate changes what may be changed of an image; absent fields stay.
 type ImageUpdate struct {
-	Name        *string            `json:"name,omitempty"`
-	Version     *string            `json:"version,omitempty"`
-	Public      *bool              `json:"public,omitempty"`
-	ACL         *[]string          `json:"acl,omitempty"`
-	Description *string            `json:"description,omitempty"`
-	Homepage    *string            `json:"homepage,omitempty"`
-	EULA        *string            `json:"eula,omitempty"`
-	Tags        *map[string]string `json:"tags,omitempty"`
+	Name        *string         `json:"name,omitempty"`
+	Version     *string         `json:"version,omitempty"`
+	Public      *bool           `json:"public,omitempty"`
+	ACL         *[]string       `json:"acl,omitempty"`
+	Description *string         `json:"description,omitempty"`
+	Homepage    *string         `json:"homepage,omitempty"`
+	EULA        *string         `json:"eula,omitempty"`
+	Tags        *map[string]any `json:"tags,omitempty"`
 }
 
 // ImageSet names the set of the images that a server may fetch: ImageSpecs, by UUID.
