@@ -194,3 +194,9 @@ func (c *Client) TraceNetwork(ctx context.Context, r TraceRequest) (Trace, error
 	err := c.call(ctx, http.MethodPost, "/v1/network-trace", r, &out)
 	return out, err
 }
+
+// Packages are the sizes that instances are made in, by UUID or, when active, by name.
+// They are never deleted. Queries: owner, active (true, false), name.
+func (c *Client) Packages() Objects[Package, PackageUpdate] {
+	return Objects[Package, PackageUpdate]{c, "/v1/packages"}
+}

@@ -144,6 +144,7 @@ func (s *Server) handler() http.Handler {
 	s.routeNICs(h)
 	s.routeFabrics(h)
 	s.routeFirewall(h)
+	s.routePackages(h)
 	s.routeTrace(h)
 	s.routeStreams(h, mux)
 	for _, unused := range []string{"ErrorModel", "ErrorDetail"} { // huma's own; errors are Problems

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"nereid/headnode/answers"
+	"nereid/headnode/packages"
 	"nereid/headnode/store"
 )
 
@@ -42,8 +44,8 @@ func CheckInit(ctx context.Context, dir string) error {
 	return st.View(ctx, func(tx store.Tx) error { return refuseInitialised(tx, dir, nil) })
 }
 
-// Init makes a data directory and writes the answers into it, in one
-// transaction: killed at any point, it was not initialised or it was in full.
+// Init makes a data directory and writes the answers and sample packages into it, in
+// one transaction: killed at any point, it was not initialised or it was in full.
 func Init(ctx context.Context, dir string, a answers.Answers) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
@@ -55,6 +57,9 @@ func Init(ctx context.Context, dir string, a answers.Answers) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	return st.Update(ctx, func(tx store.Tx) error {
 		if err := refuseInitialised(tx, dir, &a); err != nil {
+			return err
+		}
+		if err := packages.Samples(tx, time.Now()); err != nil {
 			return err
 		}
 		return store.Put(tx, answersKey, a)

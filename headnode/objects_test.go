@@ -35,7 +35,9 @@ func objectRack(t *testing.T) (*head, map[string]map[string]string) {
 		Addresses: []api.NICAddress{{Network: web.UUID, IP: "10.0.1.5"}}}))
 	forward := must[api.FabricForward](t)(h.client.FabricForwards(alice).Create(ctx, api.FabricForward{Protocol: "tcp", IP: "10.0.1.5", ToPort: 22}))
 	rule := must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Rule: "FROM any TO all vms ALLOW tcp PORT 80", Owner: alice}))
+	size := must[api.Package](t)(h.client.Packages().Create(ctx, api.Package{Name: "small", Limits: api.Limits{MemoryMiB: 128, VCPUs: 1, QuotaMiB: 1024}}))
 	return h, map[string]map[string]string{
+		"/v1/packages/{id}":                                      {"id": size.UUID},
 		"/v1/servers/{id}":                                       {"id": m.uuid},
 		"/v1/nic-tags/{id}":                                      {"id": "external"},
 		"/v1/networks/{id}":                                      {"id": net.UUID},
@@ -129,6 +131,7 @@ func TestRevisions(t *testing.T) {
 func TestImmutableIsNamed(t *testing.T) {
 	h, rack := objectRack(t)
 	objects := map[string][2]reflect.Type{
+		"/v1/packages/{id}":                                      {reflect.TypeFor[api.Package](), reflect.TypeFor[api.PackageUpdate]()},
 		"/v1/servers/{id}":                                       {reflect.TypeFor[api.Server](), reflect.TypeFor[api.ServerUpdate]()},
 		"/v1/nic-tags/{id}":                                      {reflect.TypeFor[api.NICTag](), reflect.TypeFor[api.NICTagUpdate]()},
 		"/v1/networks/{id}":                                      {reflect.TypeFor[api.Network](), reflect.TypeFor[api.NetworkUpdate]()},
@@ -183,6 +186,7 @@ func TestMadeIsNamed(t *testing.T) {
 	external := rack["/v1/networks/{id}"]["id"]
 	for _, tt := range []struct{ path, body string }{
 		{"/v1/networks", `{"name":"n2","nic_tag":"external","subnet":"10.9.0.0/24","family":"ipv6","revision":"x"}`},
+		{"/v1/packages", `{"name":"p2","created":"2026-11-30T00:00:00Z","revision":"x","active":true}`},
 		{"/v1/nic-tags", `{"name":"t2","revision":"x"}`},
 		{"/v1/network-pools", `{"name":"p2","networks":["external"],"family":"ipv6","nic_tags_present":["x"],"revision":"x"}`},
 		{"/v1/nics", `{"owner_uuid":"` + alice + `","belongs_to_uuid":"` + alice + `","belongs_to_type":"other","addresses":[{"network_uuid":"` + external + `"}],
