@@ -2,10 +2,8 @@ package agenttest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -29,6 +27,9 @@ func (w *World) change(ctx context.Context, line string, do func() error) error 
 		}
 	}
 	err := do()
+	if err == nil {
+		w.synced() // a command ends with a transaction group
+	}
 	if err == nil && w.Hook != nil {
 		err = w.Hook(line, true)
 	}
@@ -36,6 +37,15 @@ func (w *World) change(ctx context.Context, line string, do func() error) error 
 		return fmt.Errorf("%s: %w", line, err)
 	}
 	return nil
+}
+
+// synced notes that all that was written is on the disks.
+func (w *World) synced() {
+	for _, p := range w.pools {
+		for _, d := range p.sets {
+			d.dirty = false
+		}
+	}
 }
 
 // find finds a dataset and its pool.
@@ -78,7 +88,7 @@ func (w *World) add(name string, d *dataset) error {
 	w.guid++
 	d.guid = w.guid
 	p.sets[name] = d
-	if d.volume > 0 {
+	if d.volume > 0 || d.props["mountpoint"] == "legacy" {
 		return nil
 	}
 	return w.mount(p, name)
@@ -141,6 +151,9 @@ func (w *World) Set(ctx context.Context, name string, props map[string]string) e
 // Rename implements storage.Datasets.
 func (w *World) Rename(ctx context.Context, from, to string) error {
 	return w.change(ctx, "zfs rename "+from+" "+to, func() error {
+		if strings.Contains(from, "@") {
+			return w.renameSnap(from, to)
+		}
 		p, _, err := w.find(from)
 		if err != nil {
 			return err
@@ -175,6 +188,20 @@ func (w *World) Rename(ctx context.Context, from, to string) error {
 		}
 		return nil
 	})
+}
+
+func (w *World) renameSnap(from, to string) error {
+	p, d, at, err := w.findSnap(from)
+	if err != nil {
+		return err
+	}
+	set, snap, _ := strings.Cut(to, "@")
+	if _, _, _, err := w.findSnap(to); err == nil {
+		return fmt.Errorf("cannot rename to '%s': dataset already exists: %w", to, fs.ErrExist)
+	}
+	old := d.snaps[at].name
+	d.snaps[at].name = snap
+	return os.Rename(w.back(p, set, old), w.back(p, set, snap))
 }
 
 // Destroy implements storage.Datasets.
@@ -258,7 +285,10 @@ func (w *World) Clone(ctx context.Context, full, name string, props map[string]s
 		if err != nil {
 			return err
 		}
-		if p.sets[name] != nil {
+		if old := p.sets[name]; old != nil {
+			if old.origin != full {
+				return fmt.Errorf("'%s' is there and is no clone of '%s': %w", name, full, fs.ErrExist)
+			}
 			return nil
 		}
 		from, snap, _ := strings.Cut(full, "@")
@@ -304,163 +334,6 @@ func (w *World) DestroySnapshots(ctx context.Context, name string, snaps ...stri
 		}
 		return nil
 	})
-}
-
-// stream is what Send writes: a snapshot's files, and what it is of.
-type stream struct {
-	Snap   string
-	GUID   uint64
-	Base   uint64 // GUID of the base; 0: a full stream
-	Volume uint64
-	Files  map[string]string
-}
-
-// Send implements storage.Streams.
-func (w *World) Send(ctx context.Context, full, base string, to io.Writer) error {
-	return w.change(ctx, strings.TrimSpace("zfs send "+full+" "+base), func() error {
-		p, d, at, err := w.findSnap(full)
-		if err != nil {
-			return err
-		}
-		name, snap, _ := strings.Cut(full, "@")
-		s := stream{Snap: snap, GUID: d.snaps[at].guid, Volume: d.volume, Files: map[string]string{}}
-		if base != "" {
-			_, bd, bat, err := w.findSnap(base)
-			if err != nil {
-				return err
-			}
-			if bd != d || bat >= at {
-				return fmt.Errorf("cannot send '%s': '%s' is not an earlier snapshot from the same fs", full, base)
-			}
-			s.Base = d.snaps[bat].guid
-		}
-		root := w.back(p, name, snap)
-		err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			if err != nil || !e.Type().IsRegular() {
-				return err
-			}
-			b, err := os.ReadFile(path)
-			s.Files[strings.TrimPrefix(path, root)] = string(b)
-			return err
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return json.NewEncoder(to).Encode(s)
-	})
-}
-
-// Receive implements storage.Streams.
-func (w *World) Receive(ctx context.Context, name string, from io.Reader, props map[string]string, resumable bool) error {
-	line := "zfs receive -u "
-	if resumable {
-		line += "-s "
-	}
-	b, err := io.ReadAll(from)
-	if err != nil {
-		return fmt.Errorf("%s%s: %w", line, name, err)
-	}
-	return w.change(ctx, line+words(props)+name, func() error {
-		var s stream
-		if err := json.Unmarshal(b, &s); err != nil {
-			return fmt.Errorf("cannot receive: invalid stream: %w", err)
-		}
-		p, d, err := w.find(name)
-		switch {
-		case p == nil:
-			return err
-		case s.Base == 0 && d != nil:
-			return fmt.Errorf("cannot receive new filesystem stream: destination '%s' exists: %w", name, fs.ErrExist)
-		case s.Base != 0 && (d == nil || len(d.snaps) == 0 || d.snaps[len(d.snaps)-1].guid != s.Base):
-			return fmt.Errorf("cannot receive incremental stream: most recent snapshot of %s does not match incremental source", name)
-		case s.Base == 0:
-			d = &dataset{volume: s.Volume, props: map[string]string{}}
-			w.guid++
-			d.guid = w.guid
-			p.sets[name] = d
-		}
-		for k, v := range props {
-			if v != "" {
-				d.props[k] = v
-			}
-		}
-		d.snaps = append(d.snaps, &snapshot{name: s.Snap, guid: s.GUID})
-		for _, at := range []string{w.back(p, name, ""), w.back(p, name, s.Snap)} {
-			if err := errors.Join(os.RemoveAll(at), os.MkdirAll(at, 0o755)); err != nil {
-				return err
-			}
-			for path, text := range s.Files {
-				file := filepath.Join(at, path)
-				if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-}
-
-// List implements storage.Lister.
-func (w *World) List(ctx context.Context, root string, props ...string) (map[string]map[string]string, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.calls = append(w.calls, "zfs get -r "+strings.Join(props, ",")+" "+root)
-	p, _, err := w.find(root)
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]map[string]string{}
-	add := func(name, kind, origin string, guid uint64) {
-		all[name] = map[string]string{}
-		for _, k := range props {
-			v := w.value(p, name, k)
-			switch k {
-			case "type":
-				v = kind
-			case "guid":
-				v = fmt.Sprint(guid)
-			case "origin":
-				v = origin
-			}
-			if v != "" {
-				all[name][k] = v
-			}
-		}
-	}
-	for name, d := range p.sets {
-		if name != root && !strings.HasPrefix(name, root+"/") {
-			continue
-		}
-		kind := "filesystem"
-		if d.volume > 0 {
-			kind = "volume"
-		}
-		add(name, kind, d.origin, d.guid)
-		for _, s := range d.snaps {
-			add(name+"@"+s.name, "snapshot", "", s.guid)
-		}
-	}
-	return all, nil
-}
-
-// value is a property of a dataset or snapshot; those of users are inherited.
-func (w *World) value(p *pool, name, prop string) string {
-	set, _, snap := strings.Cut(name, "@")
-	if !strings.Contains(prop, ":") {
-		if snap {
-			return ""
-		}
-		return p.sets[set].props[prop]
-	}
-	for ; set != "."; set = filepath.Dir(set) {
-		if d := p.sets[set]; d != nil && d.props[prop] != "" {
-			return d.props[prop]
-		}
-	}
-	return ""
 }
 
 // back is the folder with the files of a dataset, or of one of its snapshots.

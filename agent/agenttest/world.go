@@ -13,7 +13,7 @@ import (
 )
 
 // World is a server's ZFS. It implements storage's Runner, Datasets, Snapshots,
-// Streams and Lister. Its files are below
+// Streams, Lister, Properties and Mounts. Its files are below
 // Root: dev, sys/block and proc/spl as the kernel would show them, and the
 // mounted datasets.
 type World struct {
@@ -22,6 +22,8 @@ type World struct {
 	// something, with its words. Its error ends the command: before it had any
 	// effect, or after its effect with the outcome lost.
 	Hook func(command string, after bool) error
+	// Full makes every pool full: nothing can be received or written by mounts.
+	Full bool
 
 	mu    sync.Mutex
 	pools []*pool
@@ -48,6 +50,7 @@ type dataset struct {
 	volume  uint64      // size in bytes; 0: a file system
 	origin  string      // of a clone: its snapshot
 	snaps   []*snapshot // oldest first
+	dirty   bool        // it was written to, and no transaction group ended since
 }
 
 type snapshot struct {
@@ -120,6 +123,7 @@ func (w *World) PowerCut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range w.pools {
+		w.lose(p)
 		p.imported = false
 		w.hide(p)
 	}

@@ -3,14 +3,15 @@ package storage
 import (
 	"context"
 	"io"
+	"os"
 )
 
 // Datasets makes and changes the file systems and volumes of a pool. Names are
 // those of zfs(8), such as "zones/config"; properties are its name=value pairs.
 //
 // A call that failed may be made again. Where zfs said so, its error is
-// fs.ErrExist, fs.ErrNotExist, or syscall.EBUSY for a dataset that others depend
-// on or that has newer snapshots. A call that go-zfs makes is not cut short by the
+// fs.ErrExist, fs.ErrNotExist, syscall.EBUSY for a dataset that others depend
+// on or that has newer snapshots, syscall.ENOSPC or syscall.EDQUOT. A call that go-zfs makes is not cut short by the
 // end of its context: it ends when the command does.
 type Datasets interface {
 	// Create makes a file system; its parent must be there.
@@ -20,7 +21,8 @@ type Datasets interface {
 	CreateVolume(ctx context.Context, name string, bytes uint64, props map[string]string) error
 	// Set sets properties, in the order of their names.
 	Set(ctx context.Context, name string, props map[string]string) error
-	// Rename gives a dataset another name in the same pool.
+	// Rename gives a dataset another name in the same pool, or a snapshot another name
+	// on the same dataset.
 	Rename(ctx context.Context, from, to string) error
 	// Destroy destroys one dataset or snapshot that nothing depends on.
 	Destroy(ctx context.Context, name string) error
@@ -32,7 +34,8 @@ type Snapshots interface {
 	// Snapshot takes a snapshot; recursive: of all datasets below too, at one moment.
 	Snapshot(ctx context.Context, dataset, snapshot string, recursive bool) error
 	// Clone makes a dataset from a snapshot, and its parents where they are missing;
-	// one of that name that is there already is left as it is.
+	// a clone of it that has the name already is left as it is, and anything else that
+	// has it is fs.ErrExist.
 	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
 	// Rollback makes a dataset what it was; newer destroys snapshots taken since,
 	// and without it their presence is an error.
@@ -57,6 +60,31 @@ type Streams interface {
 type Lister interface {
 	// List gives properties of a dataset, of all below it, and of their snapshots,
 	// by name, in one command whatever their number. A property without a value is
-	// left out.
+	// left out, and so is one of users that is not its own but inherited.
 	List(ctx context.Context, root string, props ...string) (map[string]map[string]string, error)
+}
+
+// Properties keeps what belongs to a dataset with it.
+type Properties interface {
+	// Keep sets properties of users (module:name) in one transaction; an empty value
+	// takes the property away. Values, of at most 8,191 bytes, are in no command line.
+	Keep(ctx context.Context, name string, props map[string]string) error
+}
+
+// Mounts shows what is in a file system.
+type Mounts interface {
+	// Mount gives the folder at the top of a file system. The mount is attached nowhere:
+	// nobody else sees it, no set-user-ID bit, device node or program on it acts, and it
+	// ends when the folder is closed, also by the end of the process.
+	Mount(ctx context.Context, name string, readOnly bool) (*os.File, error)
+}
+
+// Pooled is all that images and instances need of ZFS.
+type Pooled interface {
+	Datasets
+	Snapshots
+	Streams
+	Lister
+	Properties
+	Mounts
 }

@@ -121,7 +121,7 @@ func testDatasets(t *testing.T, z backend, parent, dir string) {
 	}
 	for name, want := range map[string]string{
 		"/vm/disk":    "filesystem of " + image + "@final for 1",
-		"/vm/disk@a":  "snapshot of  for 1", // properties of users are inherited
+		"/vm/disk@a":  "snapshot of  for ", // properties of users are inherited
 		"/vm/data":    "volume of  for ",
 		"/image@next": "snapshot of  for ",
 		"/copy":       "filesystem of  for ",
@@ -182,13 +182,15 @@ func TestMeaning(t *testing.T) {
 		"cannot destroy 'zones/a': filesystem has children\nuse '-r' to destroy":           syscall.EBUSY,
 		"cannot rollback to 'a@b': more recent snapshots or bookmarks exist":               syscall.EBUSY,
 		"cannot receive new filesystem stream: destination 'zones/a' exists\nmust specify": fs.ErrExist,
+		"cannot receive new filesystem stream: out of space":                               syscall.ENOSPC,
+		"cannot set property for 'zones/a': disk quota exceeded":                           syscall.EDQUOT,
 	} {
 		err := meaning(printed, failed)
 		if !errors.Is(err, want) || !errors.Is(err, failed) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q means %v, want %v and %v", printed, err, want, failed)
 		}
 	}
-	if err := meaning("out of space", failed); err.Error() != "out of space (exit status 1)" {
+	if err := meaning("I/O error", failed); err.Error() != "I/O error (exit status 1)" {
 		t.Errorf("what has no meaning of its own: %v", err)
 	}
 	if err := meaning("", failed); err != failed {

@@ -17,6 +17,17 @@
 // in go-zfs either; a Runner runs it. go-zfs has no contexts: a call that hangs in
 // the kernel holds the one who made it, and nobody else.
 //
+// # Images and instances
+//
+// Roots makes the root file systems of images (ImportImage) and of instances
+// (CloneImage), lists all with one command (Look), and destroys them by exact names. A
+// tar is unpacked by archive/tar behind package images/tree and not by GNU tar in a unit
+// of its own: the head node judges an image with the same reader, the reader is fuzzed and
+// safe in memory, names are resolved by it and once more by the kernel (openat2(2)), and
+// a hostile entry is named in the error. No dataset of a root file system is ever mounted
+// where somebody sees it (Mounts); a Tree writes files into one whose links lead
+// anywhere.
+//
 // # What may be overwritten
 //
 // A disk is written to only when one of these holds, checked immediately before

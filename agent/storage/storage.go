@@ -70,3 +70,17 @@ type Imported struct {
 
 // ErrNoPool says that there is no system pool.
 var ErrNoPool = errors.New("this server has no system pool; set it up with nereid server setup")
+
+// SystemPool is the name of the system pool; its errors wrap ErrNoPool when there is
+// none. It runs a command only when the pools changed.
+func (s *Storage) SystemPool(ctx context.Context) (string, error) {
+	states, err := s.states(ctx, false)
+	if err != nil {
+		return "", err
+	}
+	p, _ := s.system(states)
+	if p == nil {
+		return "", ErrNoPool
+	}
+	return p.Name, nil
+}

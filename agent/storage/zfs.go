@@ -11,14 +11,15 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	zfs "github.com/mistifyio/go-zfs/v3"
 )
 
-// ZFS is the system's zfs: Datasets, Snapshots, Streams and Lister. Its zero value
-// is ready.
+// ZFS is the system's zfs: Datasets, Snapshots, Streams, Lister, Properties and
+// Mounts. Its zero value is ready.
 type ZFS struct{}
 
 // call runs what go-zfs does and says what it meant.
@@ -55,6 +56,8 @@ var meanings = []struct {
 	{"has dependent clones", syscall.EBUSY},
 	{"has children", syscall.EBUSY},
 	{"more recent snapshots or bookmarks exist", syscall.EBUSY},
+	{"out of space", syscall.ENOSPC},
+	{"disk quota exceeded", syscall.EDQUOT},
 }
 
 // meaning is an error with what zfs printed, and what that means where it is known.
@@ -119,7 +122,13 @@ func (ZFS) Snapshot(ctx context.Context, dataset, snapshot string, recursive boo
 
 // Clone implements Snapshots.
 func (ZFS) Clone(ctx context.Context, snapshot, name string, props map[string]string) error {
-	return call(ctx, "clone", snapshot, func() error { _, err := snapshotOf(snapshot).Clone(name, props); return err })
+	return call(ctx, "clone", snapshot, func() error {
+		d, err := snapshotOf(snapshot).Clone(name, props)
+		if err == nil && d.Origin != snapshot {
+			err = fmt.Errorf("%w: %s is there and is no clone of it", fs.ErrExist, name)
+		}
+		return err
+	})
 }
 
 // Rollback implements Snapshots.
@@ -170,7 +179,7 @@ func (z ZFS) DestroySnapshots(ctx context.Context, dataset string, snapshots ...
 func (z ZFS) List(ctx context.Context, root string, props ...string) (map[string]map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, listLimit)
 	defer cancel()
-	out, err := z.run(ctx, nil, "get", "-j", "-p", "-r", "-t", "filesystem,volume,snapshot", strings.Join(props, ","), root)
+	out, err := z.run(ctx, nil, "get", "-j", "-p", "-r", "-s", "local,received,default,none", "-t", "filesystem,volume,snapshot", strings.Join(props, ","), root)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +193,45 @@ func (z ZFS) List(ctx context.Context, root string, props ...string) (map[string
 	return sets, nil
 }
 
-// run runs what go-zfs cannot express.
+// Keep implements Properties: a channel program (zfs-program(8)) that comes on
+// standard input, so that the values are in no command line.
+func (z ZFS) Keep(ctx context.Context, name string, props map[string]string) error {
+	pool, _, _ := strings.Cut(name, "/")
+	_, err := z.run(ctx, strings.NewReader(keepProgram(name, props)), "program", pool, "-")
+	return err
+}
+
+// keepProgram is the channel program that sets and takes away properties of users.
+func keepProgram(name string, props map[string]string) string {
+	var b strings.Builder
+	b.WriteString("local function done(e) if e == 2 then error(\"dataset does not exist\") end " +
+		"if e == 28 then error(\"out of space\") end if e ~= 0 then error(\"error \" .. e) end end\n")
+	for _, k := range slices.Sorted(maps.Keys(props)) {
+		if v := props[k]; v != "" {
+			fmt.Fprintf(&b, "done(zfs.sync.set_prop(%s, %s, %s))\n", luaString(name), luaString(k), luaString(v))
+		} else {
+			fmt.Fprintf(&b, "done(zfs.sync.inherit(%s, %s))\n", luaString(name), luaString(k))
+		}
+	}
+	return b.String()
+}
+
+// luaString is a string as Lua reads it: every byte that is not plain is an escape.
+func luaString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			fmt.Fprintf(&b, "\\%03d", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// run runs what go-zfs cannot express. It returns when stdin is read no more.
 func (ZFS) run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	if err := supported(); err != nil {
 		return nil, fmt.Errorf("zfs %s: %w", args[0], err)
@@ -193,8 +240,21 @@ func (ZFS) run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, er
 	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
 	cmd.WaitDelay = 5 * time.Second
 	var out, printed bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &printed
-	if err := cmd.Run(); err != nil {
+	cmd.Stdout, cmd.Stderr = &out, &printed
+	var fed sync.WaitGroup
+	if stdin != nil {
+		pipe, err := cmd.StdinPipe()
+		if err != nil {
+			return nil, fmt.Errorf("zfs %s: %w", args[0], err)
+		}
+		fed.Go(func() {
+			_, _ = io.Copy(pipe, stdin) // what was cut, or not taken, the program says
+			pipe.Close()
+		})
+	}
+	err := cmd.Run()
+	fed.Wait()
+	if err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
 		}

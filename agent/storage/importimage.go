@@ -1,0 +1,233 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"syscall"
+	"time"
+
+	"nereid/api"
+	"nereid/images/tree"
+)
+
+// cleanLimit bounds how long what an import left is cleaned away for, once the import
+// itself was ended.
+const cleanLimit = 2 * time.Minute
+
+// ImportImage makes an image's dataset of its file's bytes, which r gives, compressed or
+// not, and returns nil when zones/IMAGE@final is there, also when it was before. The
+// bytes go through once: size and SHA-256 are compared while they are unpacked or
+// received into zones/IMAGE-partial, and only then does that become zones/IMAGE. After an
+// error nothing of it is left, unless the pool itself fails; what a crash leaves, the
+// next import or Tidy destroys. A second import of the image waits for the first.
+//
+// progress, when not nil, is called with the bytes of r that were taken so far.
+func (r *Roots) ImportImage(ctx context.Context, spec api.ImageSpec, from io.Reader, progress func(done int64)) error {
+	err := r.named(ctx, spec.UUID, func(name string) error {
+		return r.importImage(ctx, spec, name, from, progress)
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EDQUOT):
+		err = fmt.Errorf("it takes more room than images may: %w", err)
+	case errors.Is(err, syscall.ENOSPC):
+		pool, _ := r.Pool(ctx)
+		err = fmt.Errorf("pool %s is full; delete instances or images that are not used: %w", pool, err)
+	}
+	return fmt.Errorf("import image %s (%s): %w", spec.UUID, spec.Name, err)
+}
+
+func (r *Roots) importImage(ctx context.Context, spec api.ImageSpec, name string, from io.Reader, progress func(int64)) error {
+	if complete, err := r.clear(ctx, spec.UUID, name); complete || err != nil {
+		return err
+	}
+	partial := name + partialSuffix
+	if err := r.fill(ctx, spec, partial, from, progress); err != nil {
+		// Also when ctx ended: what was made so far is not left for the next import.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+		defer cancel()
+		_, cleared := r.clear(ctx, spec.UUID, name)
+		return errors.Join(err, cleared)
+	}
+	if err := r.zfs().Set(ctx, partial, map[string]string{"readonly": "on"}); err != nil {
+		return err
+	}
+	return r.zfs().Rename(ctx, partial, name)
+}
+
+// fill makes the partial with its @final, verified.
+func (r *Roots) fill(ctx context.Context, spec api.ImageSpec, partial string, from io.Reader, progress func(int64)) error {
+	src, err := newVerifier(spec.File, from, progress)
+	if err != nil {
+		return err
+	}
+	if spec.File.Format == api.FormatTar {
+		err = r.unpackTar(ctx, spec, partial, src)
+	} else {
+		err = r.receive(ctx, spec, partial, src)
+	}
+	if err = src.verdict(ctx, err); err != nil {
+		return err
+	}
+	if spec.File.Format == api.FormatTar {
+		return r.zfs().Snapshot(ctx, partial, finalSnapshot, false)
+	}
+	return r.received(ctx, spec, partial)
+}
+
+// quotaFor bounds what an image may take in the pool: what it has without compression
+// twice, and room for a million of small files, which take a block each.
+func quotaFor(f api.ImageFile, l tree.Limits) string {
+	bytes := l.Bytes
+	if f.UncompressedSize > 0 {
+		bytes = min(bytes, f.UncompressedSize)
+	}
+	return fmt.Sprint(2*bytes + 4<<30)
+}
+
+func (r *Roots) unpackTar(ctx context.Context, spec api.ImageSpec, partial string, src *verifier) (err error) {
+	l := limitsOf(spec.File)
+	props := rootProps(map[string]string{propImage: spec.UUID, "quota": quotaFor(spec.File, l)})
+	if err := r.zfs().Create(ctx, partial, props); err != nil {
+		return err
+	}
+	if err := makeRoot(ctx, r.zfs(), partial); err != nil {
+		return err
+	}
+	to, err := openTree(ctx, r.zfs(), partial, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	plain, err := tree.Decompress(src, spec.File.Compression, l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	sum, err := unpack(ctx, to, tree.NewReader(plain, l))
+	if err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	if sum.Devices > 0 {
+		r.log().InfoContext(ctx, "image has device nodes, which were left out", "image", spec.UUID, "count", sum.Devices, "first", sum.Left)
+	}
+	return nil
+}
+
+// limitsOf are the limits of an image; one that says how long it is without compression
+// may not be longer.
+func limitsOf(f api.ImageFile) tree.Limits {
+	l := tree.DefaultLimits()
+	if f.UncompressedSize > 0 {
+		l.Bytes = min(l.Bytes, f.UncompressedSize)
+	}
+	return l
+}
+
+// receive makes the partial of a ZFS stream. It is not resumable (-s): bytes that were
+// verified only in part are not gone on with, and what is not resumable the kernel
+// destroys by itself when the receive or the machine ends (dsl_destroy_inconsistent).
+func (r *Roots) receive(ctx context.Context, spec api.ImageSpec, partial string, src *verifier) (err error) {
+	l := limitsOf(spec.File)
+	plain, err := tree.Decompress(src, spec.File.Compression, l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	var head strings.Builder
+	info, err := tree.ReadStream(io.TeeReader(plain, &head))
+	if err != nil {
+		return err
+	}
+	if info.Origin != "" {
+		return fmt.Errorf("the ZFS stream is a change of the snapshot with GUID %s, not a whole file system; send one without -i", info.Origin)
+	}
+	if err := sameGUID(spec.File, info.GUID); err != nil {
+		return err
+	}
+	props := rootProps(map[string]string{propImage: spec.UUID, "quota": quotaFor(spec.File, l)})
+	if err := r.zfs().Receive(ctx, partial, io.MultiReader(strings.NewReader(head.String()), plain), props, false); err != nil {
+		return err
+	}
+	// A second stream behind the first: zfs receive leaves it unread.
+	if n, err := io.Copy(io.Discard, plain); err != nil || n > 0 {
+		return errors.Join(err, fmt.Errorf("%d bytes are behind the end of the ZFS stream", n))
+	}
+	return nil
+}
+
+func sameGUID(f api.ImageFile, guid string) error {
+	if f.DatasetGUID != "" && f.DatasetGUID != guid {
+		return fmt.Errorf("the ZFS stream is of the snapshot with GUID %s, not %s as the manifest says", guid, f.DatasetGUID)
+	}
+	return nil
+}
+
+// received looks at what a stream made, and names its snapshot.
+func (r *Roots) received(ctx context.Context, spec api.ImageSpec, partial string) error {
+	all, err := r.zfs().List(ctx, partial, "type", "guid")
+	if err != nil {
+		return err
+	}
+	snapshot := ""
+	for name, p := range all {
+		switch {
+		case name == partial && p["type"] != "filesystem":
+			return fmt.Errorf("the ZFS stream is of a %s, not of a file system", p["type"])
+		case name == partial:
+		case strings.HasPrefix(name, partial+"@") && snapshot == "":
+			snapshot = name
+		default:
+			return fmt.Errorf("the ZFS stream has more than one snapshot: %s", strings.TrimPrefix(name, partial))
+		}
+	}
+	if snapshot == "" {
+		return errors.New("the ZFS stream has no snapshot")
+	}
+	if err := sameGUID(spec.File, all[snapshot]["guid"]); err != nil {
+		return err
+	}
+	t, err := openTree(ctx, r.zfs(), partial, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the ZFS stream is of a file system without a folder %s, in which a zone's root is: %w", rootFolder, err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.Close(); err != nil {
+		return err
+	}
+	if final := partial + "@" + finalSnapshot; snapshot != final {
+		return r.zfs().Rename(ctx, snapshot, final)
+	}
+	return nil
+}
+
+// clear destroys what a cut import left of an image, and says whether the image is
+// complete instead.
+func (r *Roots) clear(ctx context.Context, uuid, name string) (complete bool, err error) {
+	for _, dataset := range []string{name + partialSuffix, name} {
+		all, err := r.zfs().List(ctx, dataset, "type", propImage)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if all[dataset][propImage] != uuid {
+			return false, fmt.Errorf("%s: %w", dataset, ErrForeign)
+		}
+		if _, ok := all[dataset+"@"+finalSnapshot]; ok && dataset == name {
+			return true, nil
+		}
+		if err := r.destroy(ctx, dataset, all); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,136 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"nereid/api"
+)
+
+// TestPowerLostAtEveryStep: power goes before and after every command that changes the
+// pool, and what was not synced is gone. Run again from the start, it comes to the same
+// end, and nothing that was there before is touched.
+func TestPowerLostAtEveryStep(t *testing.T) {
+	b := testTar(t)
+	spec := specOf(b, api.FormatTar)
+	story := []struct {
+		name string
+		do   func(ctx context.Context, l *lab, r *Roots) error
+		want string // what is there in the end
+	}{
+		{"import", func(ctx context.Context, _ *lab, r *Roots) error {
+			return r.ImportImage(ctx, spec, bytes.NewReader(b), nil)
+		}, "image"},
+		{"create", func(ctx context.Context, _ *lab, r *Roots) error {
+			return errors.Join(r.CloneImage(ctx, testImage, testInstance, 100), r.KeepSpec(ctx, testInstance, []byte("spec")))
+		}, "image instance 100 spec"},
+		{"change", func(ctx context.Context, _ *lab, r *Roots) error {
+			return errors.Join(r.SetQuota(ctx, testInstance, 200), r.KeepSpec(ctx, testInstance, []byte("other")))
+		}, "image instance 200 other"},
+		{"drop", func(ctx context.Context, l *lab, r *Roots) error {
+			err := l.World.Snapshot(ctx, "zones/"+testInstance, "s", false)
+			if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+			return errors.Join(err, r.DropInstance(ctx, testInstance))
+		}, "image"},
+		{"collect", func(ctx context.Context, _ *lab, r *Roots) error { return r.DropImage(ctx, testImage) }, ""},
+	}
+	l, r := rootsLab(t)
+	if err := l.World.Create(t.Context(), "zones/mine", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range story {
+		for cut := 1; ; cut++ {
+			n := 0
+			l.Hook = func(string, bool) error {
+				if n++; n >= cut {
+					return errCut // nothing works once power is gone
+				}
+				return nil
+			}
+			err := s.do(t.Context(), l, r)
+			l.Hook = nil
+			if n < cut {
+				if err != nil {
+					t.Fatalf("%s: %v", s.name, err)
+				}
+				break
+			}
+			l.reboot()
+			if _, err := l.Import(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r = l.roots()
+			f, err := r.Look(t.Context())
+			if err == nil {
+				err = r.Tidy(t.Context(), f)
+			}
+			if err == nil {
+				err = s.do(t.Context(), l, r)
+			}
+			if err != nil {
+				t.Fatalf("%s, cut at %d, again: %v", s.name, cut, err)
+			}
+			if got := whatIs(t, l, r); got != s.want {
+				t.Fatalf("%s, cut at %d: %q, want %q\n%s", s.name, cut, got, s.want, l.World)
+			}
+			// Back to where the step began, by the steps before it.
+			for _, back := range []string{testInstance, testImage} {
+				if err := errors.Join(r.DropInstance(t.Context(), back)); err != nil && !errors.Is(err, ErrForeign) {
+					t.Fatal(err)
+				}
+			}
+			if err := r.DropImage(t.Context(), testImage); err != nil {
+				t.Fatal(err)
+			}
+			for _, before := range story {
+				if before.name == s.name {
+					break
+				}
+				if err := before.do(t.Context(), l, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if got := whatIs(t, l, r); got != s.want {
+			t.Fatalf("%s: %q, want %q", s.name, got, s.want)
+		}
+	}
+	if !strings.Contains(l.World.String(), "zones/mine") {
+		t.Error("what was not listed is gone")
+	}
+}
+
+// whatIs says in words what the pool holds, and looks at files.
+func whatIs(t *testing.T, l *lab, r *Roots) string {
+	t.Helper()
+	f, err := r.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for range f.Images {
+		words = append(words, "image")
+	}
+	for _, i := range f.Instances {
+		words = append(words, "instance", fmt.Sprint(i.QuotaMiB), string(i.Spec))
+		to, err := r.Files(t.Context(), i.UUID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := to.ReadFile("etc/hostname", 100); string(b) != "image\n" {
+			t.Errorf("the instance has %q %v", b, err)
+		}
+		to.Close()
+	}
+	for range f.Partials {
+		words = append(words, "partial")
+	}
+	return strings.Join(words, " ")
+}
