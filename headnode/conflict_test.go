@@ -161,7 +161,7 @@ func TestTwoAtATime(t *testing.T) {
 				t.Fatal(err)
 			}
 			err = h.Server.update(ctx, func(tx store.Tx) error {
-				c, err := networks.DeleteNIC(tx, h.now(), mac, "")
+				c, err := networks.DeleteNIC(tx, h.now(), mac)
 				_, err = h.nicChanged(tx, c, err)
 				return err
 			})

@@ -38,7 +38,7 @@ func (s *Server) routeFabrics(h huma.API) {
 			if err != nil {
 				return err
 			}
-			if out, err = networks.UpdateSettings(tx, in.Body, in.Body.Revision); err != nil {
+			if out, err = networks.UpdateSettings(tx, in.Body); err != nil {
 				return err
 			}
 			if err := s.renatAll(tx); err != nil {

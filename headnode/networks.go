@@ -107,7 +107,7 @@ func (s *Server) routeNetworks(h huma.API) {
 			if err != nil {
 				return before, err
 			}
-			t, err := networks.UpdateNICTag(tx, a["id"], u, "")
+			t, err := networks.UpdateNICTag(tx, a["id"], u)
 			if err != nil {
 				return t, err
 			}
@@ -117,7 +117,7 @@ func (s *Server) routeNetworks(h huma.API) {
 			}
 			return t, touched(tx, servers, err)
 		},
-		delete: func(tx store.Tx, a args) error { return networks.DeleteNICTag(tx, a["id"], "") },
+		delete: func(tx store.Tx, a args) error { return networks.DeleteNICTag(tx, a["id"]) },
 	})
 	routeObjects(s, h, objects[api.Network, api.NetworkUpdate]{
 		path: "/v1/networks", thing: "network", filters: []string{"nic_tag", "owner", "fabric", "family"}, made: networkMade(), fixed: networkFixed(),
@@ -153,9 +153,9 @@ func (s *Server) routeNetworks(h huma.API) {
 			return networks.CreatePool(tx, p)
 		},
 		update: func(tx store.Tx, a args, u api.NetworkPoolUpdate) (api.NetworkPool, error) {
-			return networks.UpdatePool(tx, a["id"], u, "")
+			return networks.UpdatePool(tx, a["id"], u)
 		},
-		delete: func(tx store.Tx, a args) error { return networks.DeletePool(tx, a["id"], "") },
+		delete: func(tx store.Tx, a args) error { return networks.DeletePool(tx, a["id"]) },
 	})
 	routeObjects(s, h, objects[api.IPAddress, api.IPUpdate]{
 		path: "/v1/networks/{network}/ips", thing: "network address", fixed: addressFixed(),
@@ -199,7 +199,7 @@ func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate) (api
 			return api.Network{}, err
 		}
 	}
-	before, n, err := networks.UpdateNetwork(tx, s.now(), id, u, "")
+	before, n, err := networks.UpdateNetwork(tx, s.now(), id, u)
 	if err == nil {
 		err = alsoOnNetwork(tx, before, n)
 	}
@@ -210,7 +210,7 @@ func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate) (api
 }
 
 func (s *Server) deleteNetwork(tx store.Tx, id string) error {
-	n, err := networks.DeleteNetwork(tx, id, "")
+	n, err := networks.DeleteNetwork(tx, id)
 	if err != nil {
 		return err
 	}
@@ -317,13 +317,13 @@ func (s *Server) routeProviders(h huma.API) {
 				case isProblem(err, api.CodeNotFound):
 					out, err = networks.CreateBond(tx, b, macs, true)
 				case err == nil:
-					out, err = networks.UpdateBond(tx, b, b.Revision, macs, true)
+					out, err = networks.UpdateBond(tx, b, macs, true)
 				}
 				return api.Faults(wrong, err)
 			}, append(nicNames(b.MACs...), "bond "+b.Name)...)
 		},
 		delete: func(tx store.Tx, a args) error {
-			return s.onServer(tx, a["server"], func(uuid string, _ []string) error { return networks.DeleteBond(tx, uuid, a["id"], "") })
+			return s.onServer(tx, a["server"], func(uuid string, _ []string) error { return networks.DeleteBond(tx, uuid, a["id"]) })
 		},
 	})
 }

@@ -50,11 +50,11 @@ func (s *Server) routeNICs(h huma.API) {
 					return api.NetworkNIC{}, err
 				}
 			}
-			c, err := networks.UpdateNIC(tx, a["id"], u, "", provided)
+			c, err := networks.UpdateNIC(tx, a["id"], u, provided)
 			return s.nicChanged(tx, c, err)
 		},
 		delete: func(tx store.Tx, a args) error {
-			c, err := networks.DeleteNIC(tx, s.now(), a["id"], "")
+			c, err := networks.DeleteNIC(tx, s.now(), a["id"])
 			_, err = s.nicChanged(tx, c, err)
 			return err
 		},

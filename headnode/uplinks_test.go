@@ -48,7 +48,7 @@ func BenchmarkUplink(b *testing.B) {
 				return err
 			}
 		}
-		_, err := networks.UpdateSettings(tx, api.FabricSettings{UnderlayTag: "underlay", NATNetwork: "external"}, "")
+		_, err := networks.UpdateSettings(tx, api.FabricSettings{UnderlayTag: "underlay", NATNetwork: "external"})
 		return err
 	})
 	for n := range servers {

@@ -132,7 +132,7 @@ func TestAdminStays(t *testing.T) {
 		t.Error("the second start changed the network")
 	}
 	w.refused(api.CodeConflict, "keeps its name", w.update(AdminName, api.NetworkUpdate{Name: ptr("boot")}))
-	w.refused(api.CodeConflict, "stays", func(tx store.Tx) error { _, err := DeleteNetwork(tx, AdminName, ""); return err })
+	w.refused(api.CodeConflict, "stays", func(tx store.Tx) error { _, err := DeleteNetwork(tx, AdminName); return err })
 	for words, u := range map[string]api.NetworkUpdate{
 		"10.99.99.4 cannot be the gateway|00:16:3e:00:00:04":  {Gateway: ptr("10.99.99.4")},
 		"10.99.99.4 cannot be a resolver|00:16:3e:00:00:04":   {Resolvers: &[]string{"10.99.99.4"}},

@@ -117,7 +117,7 @@ func TestReserved(t *testing.T) {
 	}
 	n = w.nic(on("external=10.0.0.2"))
 	w.must(func(tx store.Tx) error {
-		_, err := UpdateNIC(tx, n.MAC, api.NICUpdate{Owner: ptr(bob)}, "", nil)
+		_, err := UpdateNIC(tx, n.MAC, api.NICUpdate{Owner: ptr(bob)}, nil)
 		return err
 	})
 	w.drop(n.MAC)
@@ -262,7 +262,7 @@ func randomOperations(t *testing.T, subnet, base string, seed uint64) {
 			i := r.IntN(len(live))
 			mac := live[i]
 			live = slices.Delete(live, i, i+1)
-			op, fn = "delete", func(tx store.Tx) error { _, err := DeleteNIC(tx, w.now, mac, ""); return err }
+			op, fn = "delete", func(tx store.Tx) error { _, err := DeleteNIC(tx, w.now, mac); return err }
 		case k < 16:
 			u := api.NetworkUpdate{ProvisionStart: ptr(some()), ProvisionEnd: ptr(some())}
 			op, fn = "range", w.update(n.UUID, u)
@@ -339,7 +339,7 @@ func TestReadsDoNotGrow(t *testing.T) {
 			create = c.reads
 			if err == nil {
 				c.reads = 0
-				_, err = DeleteNIC(c, w.now, ch.After.MAC, "")
+				_, err = DeleteNIC(c, w.now, ch.After.MAC)
 				drop = c.reads
 			}
 			return err
@@ -362,7 +362,7 @@ func TestReadsDoNotGrow(t *testing.T) {
 	})
 	w.must(func(tx store.Tx) error {
 		for i := 0; i < len(macs); i += 2 {
-			if _, err := DeleteNIC(tx, w.now, macs[i], ""); err != nil {
+			if _, err := DeleteNIC(tx, w.now, macs[i]); err != nil {
 				return err
 			}
 		}

@@ -14,7 +14,7 @@ func TestFabricApartFromNAT(t *testing.T) {
 	w.network(api.Network{Name: "far", NICTag: external, VLAN: 9, Subnet: "198.51.100.0/24"})
 	nat := func(id string) func(store.Tx) error {
 		return func(tx store.Tx) error {
-			_, err := UpdateSettings(tx, api.FabricSettings{UnderlayTag: underlay, NATNetwork: id}, "")
+			_, err := UpdateSettings(tx, api.FabricSettings{UnderlayTag: underlay, NATNetwork: id})
 			return err
 		}
 	}
@@ -46,7 +46,7 @@ func TestFabricApartFromNAT(t *testing.T) {
 			return err
 		}
 		nets := append(pool.Networks, ext.UUID)
-		_, err = UpdatePool(tx, pool.UUID, api.NetworkPoolUpdate{Networks: &nets}, "")
+		_, err = UpdatePool(tx, pool.UUID, api.NetworkPoolUpdate{Networks: &nets})
 		return err
 	})
 }
@@ -62,7 +62,7 @@ func TestAllowedIPsAreNotAnothers(t *testing.T) {
 	allow := func(ips ...string) api.SpoofFlags { return api.SpoofFlags{AllowedIPs: ips} }
 	update := func(mac string, f api.SpoofFlags) func(store.Tx) error {
 		return func(tx store.Tx) error {
-			_, err := UpdateNIC(tx, mac, api.NICUpdate{Flags: &f}, "", nil)
+			_, err := UpdateNIC(tx, mac, api.NICUpdate{Flags: &f}, nil)
 			return err
 		}
 	}
@@ -85,7 +85,7 @@ func TestAllowedIPsAreNotAnothers(t *testing.T) {
 	// The other's NIC is given to the account, and to nobody.
 	w.must(func(tx store.Tx) error {
 		owner := bob
-		_, err := UpdateNIC(tx, own.MAC, api.NICUpdate{Owner: &owner}, "", nil)
+		_, err := UpdateNIC(tx, own.MAC, api.NICUpdate{Owner: &owner}, nil)
 		return err
 	})
 	w.refused(api.CodeInUse, "10.0.0.20 of network external is the address of NIC "+own.MAC, update(mine.MAC, allow("10.0.0.20")))

@@ -105,8 +105,9 @@ func CreateBond(tx store.Tx, b api.Bond, physical []string, move bool) (_ api.Bo
 }
 
 // UpdateBond replaces members, mode, rate and tags of a bond, as CreateBond does. A
-// tag that NICs on the server use is not dropped; SetNICTagUse moves it.
-func UpdateBond(tx store.Tx, b api.Bond, ifMatch string, physical []string, move bool) (_ api.Bond, err error) {
+// tag that NICs on the server use is not dropped; SetNICTagUse moves it. b.Revision, where
+// there is one, is the revision that b was made of; api.CodeStale when it is another by now.
+func UpdateBond(tx store.Tx, b api.Bond, physical []string, move bool) (_ api.Bond, err error) {
 	defer named(&err, "change bond %s", b.Name)
 	if err := checkBond(&b, physical); err != nil {
 		return b, err
@@ -115,7 +116,7 @@ func UpdateBond(tx store.Tx, b api.Bond, ifMatch string, physical []string, move
 	if err != nil {
 		return b, err
 	}
-	if err := match("bond", b.Name, old.Revision, ifMatch); err != nil {
+	if err := unchanged("bond "+b.Name, old.Revision, b.Revision); err != nil {
 		return b, err
 	}
 	return b, putBond(tx, old, &b, move)
@@ -164,13 +165,10 @@ func putBond(tx store.Tx, old api.Bond, b *api.Bond, move bool) (err error) {
 }
 
 // DeleteBond takes a bond apart. Tags of it that are in use have to be moved first.
-func DeleteBond(tx store.Tx, server, name, ifMatch string) (err error) {
+func DeleteBond(tx store.Tx, server, name string) (err error) {
 	defer named(&err, "delete bond %s", name)
 	b, err := GetBond(tx, server, name)
 	if err != nil {
-		return err
-	}
-	if err := match("bond", name, b.Revision, ifMatch); err != nil {
 		return err
 	}
 	boot, err := bootMember(tx, b)

@@ -56,22 +56,21 @@ func TestTags(t *testing.T) {
 	w.refused(api.CodeInvalid, "MTU 9001", create("t", 9001))
 	w.refused(api.CodeConflict, "exists", create("aa", 0))
 	w.refused(api.CodeConflict, "exists", create(AdminTag, 0))
-	update := func(name string, u api.NICTagUpdate, rev string) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := UpdateNICTag(tx, name, u, rev); return err }
+	update := func(name string, u api.NICTagUpdate) func(store.Tx) error {
+		return func(tx store.Tx) error { _, err := UpdateNICTag(tx, name, u); return err }
 	}
-	w.refused(api.CodeInvalid, "always 1500", update(AdminTag, api.NICTagUpdate{MTU: ptr(9000)}, ""))
-	w.must(update(AdminTag, api.NICTagUpdate{Description: ptr("boot")}, "0"))
-	w.refused(api.CodeStale, "changed", update(AdminTag, api.NICTagUpdate{Description: ptr("boot")}, "0"))
+	w.refused(api.CodeInvalid, "always 1500", update(AdminTag, api.NICTagUpdate{MTU: ptr(9000)}))
+	w.must(update(AdminTag, api.NICTagUpdate{Description: ptr("boot")}))
 	for _, limit := range []int{0, 1, 2} {
 		if got := list(limit); got != "Zone1500 aa1500 admin1500 z_99000" {
 			t.Errorf("tags with admin stored, %d at a time: %s", limit, got)
 		}
 	}
 	w.network(api.Network{Name: "n", NICTag: "z_9", Subnet: "10.0.0.0/24", MTU: 8000})
-	w.refused(api.CodeInUse, "cannot have MTU 7999|network n", update("z_9", api.NICTagUpdate{MTU: ptr(7999)}, ""))
-	w.must(update("z_9", api.NICTagUpdate{MTU: ptr(8000)}, ""))
+	w.refused(api.CodeInUse, "cannot have MTU 7999|network n", update("z_9", api.NICTagUpdate{MTU: ptr(7999)}))
+	w.must(update("z_9", api.NICTagUpdate{MTU: ptr(8000)}))
 	del := func(name string) func(store.Tx) error {
-		return func(tx store.Tx) error { return DeleteNICTag(tx, name, "") }
+		return func(tx store.Tx) error { return DeleteNICTag(tx, name) }
 	}
 	w.refused(api.CodeConflict, "admin stays", del(AdminTag))
 	w.refused(api.CodeInUse, "network n", del("z_9"))
@@ -91,7 +90,7 @@ func TestOverlay(t *testing.T) {
 	}
 	w := newWorld(t)
 	settings := func(s api.FabricSettings) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := UpdateSettings(tx, s, ""); return err }
+		return func(tx store.Tx) error { _, err := UpdateSettings(tx, s); return err }
 	}
 	w.refused(api.CodeConflict, "no underlay yet", func(tx store.Tx) error {
 		_, err := CreateNetwork(tx, fabricNet("f", alice, "10.0.0.0/24", 5))
@@ -102,7 +101,7 @@ func TestOverlay(t *testing.T) {
 	w.tag("second", 9000)
 	w.refused(api.CodeConflict, "the overlay's MTU is 1551, and the underlay would carry 1550", settings(api.FabricSettings{UnderlayTag: underlay, OverlayMTU: 1551}))
 	w.refused(api.CodeInvalid, "overlay MTU 500", settings(api.FabricSettings{UnderlayTag: underlay, OverlayMTU: 500}))
-	w.refused(api.CodeStale, "changed", func(tx store.Tx) error { _, err := UpdateSettings(tx, api.FabricSettings{}, "7"); return err })
+	w.refused(api.CodeStale, "changed", func(tx store.Tx) error { _, err := UpdateSettings(tx, api.FabricSettings{Revision: "7"}); return err })
 	w.must(settings(api.FabricSettings{UnderlayTag: underlay, OverlayMTU: 1500}))
 	f := w.network(fabricNet("f", alice, "10.0.0.0/24", 5))
 	if f.MTU != 1500 || f.VNI != 5 {
@@ -111,10 +110,10 @@ func TestOverlay(t *testing.T) {
 	w.refused(api.CodeInvalid, "the overlay has 1500", w.update(f.UUID, api.NetworkUpdate{MTU: ptr(1501)}))
 	w.refused(api.CodeInUse, "fabric network f", settings(api.FabricSettings{UnderlayTag: underlay, OverlayMTU: 1499}))
 	w.refused(api.CodeInUse, "NIC tag underlay is in use|fabric network f", settings(api.FabricSettings{UnderlayTag: "second"}))
-	w.refused(api.CodeInUse, "underlay of the fabrics", func(tx store.Tx) error { return DeleteNICTag(tx, underlay, "") })
+	w.refused(api.CodeInUse, "underlay of the fabrics", func(tx store.Tx) error { return DeleteNICTag(tx, underlay) })
 	mtu := func(mtu int) func(store.Tx) error {
 		return func(tx store.Tx) error {
-			_, err := UpdateNICTag(tx, underlay, api.NICTagUpdate{MTU: &mtu}, "")
+			_, err := UpdateNICTag(tx, underlay, api.NICTagUpdate{MTU: &mtu})
 			return err
 		}
 	}
@@ -222,7 +221,7 @@ func TestBonds(t *testing.T) {
 	// A tag comes from outside the bond only when it is to move.
 	take := func(move bool, name string, nic int, tags ...string) func(store.Tx) error {
 		return func(tx store.Tx) error {
-			_, err := UpdateBond(tx, change(bond(name, nic), func(b *api.Bond) { b.NICTags = tags }), "", nil, move)
+			_, err := UpdateBond(tx, change(bond(name, nic), func(b *api.Bond) { b.NICTags = tags }), nil, move)
 			return err
 		}
 	}
@@ -231,26 +230,27 @@ func TestBonds(t *testing.T) {
 	if b := do(w, func(tx store.Tx) (api.Bond, error) { return GetBond(tx, server1, "bond0") }); !slices.Equal(b.NICTags, []string{AdminTag}) || provided() != "admin external storage" {
 		t.Errorf("bond %+v, provided %s", b, provided())
 	}
-	b = do(w, func(tx store.Tx) (api.Bond, error) { return UpdateBond(tx, b, "", nil, true) })
+	b.Revision = "" // whatever it is by now
+	b = do(w, func(tx store.Tx) (api.Bond, error) { return UpdateBond(tx, b, nil, true) })
 	if b1 := do(w, func(tx store.Tx) (api.Bond, error) { return GetBond(tx, server1, "bond1") }); !slices.Equal(b1.NICTags, []string{"storage"}) {
 		t.Errorf("bond %+v", b1)
 	}
 	// What NICs use is not dropped.
 	w.must(func(tx store.Tx) error {
-		_, err := UpdateNIC(tx, vm.MAC, api.NICUpdate{Server: ptr(server1)}, "", []string{external})
+		_, err := UpdateNIC(tx, vm.MAC, api.NICUpdate{Server: ptr(server1)}, []string{external})
 		return err
 	})
-	update := func(b api.Bond, rev string) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := UpdateBond(tx, b, rev, nil, false); return err }
+	update := func(b api.Bond) func(store.Tx) error {
+		return func(tx store.Tx) error { _, err := UpdateBond(tx, b, nil, false); return err }
 	}
-	w.refused(api.CodeStale, "changed", update(b, "1"))
-	w.refused(api.CodeInUse, "needs NIC tag external|NIC "+vm.MAC, update(change(b, func(b *api.Bond) { b.NICTags = []string{AdminTag} }), ""))
+	w.refused(api.CodeStale, "changed", update(change(b, func(b *api.Bond) { b.Revision = "1" })))
+	w.refused(api.CodeInUse, "needs NIC tag external|NIC "+vm.MAC, update(change(b, func(b *api.Bond) { b.NICTags = []string{AdminTag} })))
 	del := func(name string) func(store.Tx) error {
-		return func(tx store.Tx) error { return DeleteBond(tx, server1, name, "") }
+		return func(tx store.Tx) error { return DeleteBond(tx, server1, name) }
 	}
 	w.refused(api.CodeInUse, "server "+server1+" needs NIC tag", del("bond0"))
 	// Out of the bond again: one member leaves, takes the tags, the bond goes.
-	w.must(update(change(b, func(b *api.Bond) { b.MACs = b.MACs[:1] }), b.Revision))
+	w.must(update(change(b, func(b *api.Bond) { b.MACs = b.MACs[:1] })))
 	w.must(use(2, true, AdminTag, external))
 	w.must(del("bond0"))
 	w.refused(api.CodeNotFound, "no bond", del("bond0"))
@@ -268,7 +268,7 @@ func TestBonds(t *testing.T) {
 		t.Errorf("bonds %+v", bs)
 	}
 	w.must(func(tx store.Tx) error {
-		_, err := UpdateNIC(tx, vm.MAC, api.NICUpdate{Server: ptr("")}, "", nil)
+		_, err := UpdateNIC(tx, vm.MAC, api.NICUpdate{Server: ptr("")}, nil)
 		return err
 	})
 	w.must(func(tx store.Tx) error { _, err := ForgetServer(tx, w.now, server1); return err })

@@ -57,7 +57,7 @@ func TestBootedFrom(t *testing.T) {
 				b := api.Bond{Server: server1, Name: "bond0", Mode: modeActiveBackup, MACs: macs, NICTags: tags}
 				if has, err := store.Has(tx, bondPrefix+server1+"/bond0"); err != nil || has {
 					if err == nil {
-						_, err = UpdateBond(tx, b, "", nil, true)
+						_, err = UpdateBond(tx, b, nil, true)
 					}
 					return err
 				}
@@ -67,7 +67,7 @@ func TestBootedFrom(t *testing.T) {
 		}
 	}
 	apart := func(w *world) error {
-		return w.try(func(tx store.Tx) error { return DeleteBond(tx, server1, "bond0", "") })
+		return w.try(func(tx store.Tx) error { return DeleteBond(tx, server1, "bond0") })
 	}
 	type step struct {
 		do   func(*world) error

@@ -91,7 +91,7 @@ func TestConcurrent(t *testing.T) {
 				var err error
 				deleting := len(own) > 0 && (len(own) == 8 || r.IntN(6) == 0)
 				if deleting {
-					err = s.Update(t.Context(), func(tx store.Tx) (err error) { c, err = DeleteNIC(tx, t0, own[0], ""); return err })
+					err = s.Update(t.Context(), func(tx store.Tx) (err error) { c, err = DeleteNIC(tx, t0, own[0]); return err })
 				} else {
 					err = s.Update(t.Context(), func(tx store.Tx) (err error) { c, err = CreateNIC(tx, t0, on("n", "n6"), nil); return err })
 				}
@@ -168,7 +168,7 @@ func TestFailAtEveryWrite(t *testing.T) {
 		{"delete", func(tx store.Tx) error {
 			n, _, err := ListNICs(tx, NICFilter{Server: server1}, "", 1)
 			if err == nil {
-				_, err = DeleteNIC(tx, t0, n[0].MAC, "")
+				_, err = DeleteNIC(tx, t0, n[0].MAC)
 			}
 			return err
 		}},

@@ -3,9 +3,7 @@
 //
 // It is a subject: functions over a store.Tx. A function that returns an error may
 // have written before; the transaction is then to be given up, which returning the
-// error from Store.Update does. Refusals are *api.Problem. Functions that change
-// what has a Revision take the revision that the caller has seen (If-Match; empty:
-// any) and refuse with api.CodeStale when it is another one by now.
+// error from Store.Update does. Refusals are *api.Problem.
 //
 // Keys, all below "networks/" (hex addresses have 8 digits for IPv4, 32 for IPv6):
 //

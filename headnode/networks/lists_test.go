@@ -22,7 +22,7 @@ func TestListsReadTogether(t *testing.T) {
 			return err
 		}
 		s.UnderlayTag = underlay
-		_, err = UpdateSettings(tx, s, "")
+		_, err = UpdateSettings(tx, s)
 		return err
 	})
 	w.network(api.Network{Name: "n", NICTag: external, Subnet: "10.9.0.0/16"})

@@ -226,13 +226,10 @@ func dropNetworkName(tx store.Tx, n network) error {
 
 // DeleteNetwork removes a network that has no NICs, is in no pool, and has no
 // address reserved for an account, and gives it as it was.
-func DeleteNetwork(tx store.Tx, id, ifMatch string) (_ api.Network, err error) {
+func DeleteNetwork(tx store.Tx, id string) (_ api.Network, err error) {
 	defer named(&err, "delete network %s", id)
 	a, err := GetNetwork(tx, id)
 	if err != nil {
-		return a, err
-	}
-	if err := match("network", a.Name, a.Revision, ifMatch); err != nil {
 		return a, err
 	}
 	if is, err := isAdmin(tx, a.UUID); err != nil || is {

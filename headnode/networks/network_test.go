@@ -190,12 +190,8 @@ func TestChangeNetwork(t *testing.T) {
 	w.refused(api.CodeNotFound, `no network or pool "external"`, w.create(on(external)))
 	w.refused(api.CodeConflict, "the name under is that of", w.update("outside", api.NetworkUpdate{Name: ptr("under")}))
 	n := do(w, func(tx store.Tx) (api.Network, error) { return GetNetwork(tx, "outside") })
-	w.refused(api.CodeStale, "changed since you read it", func(tx store.Tx) error {
-		_, _, err := UpdateNetwork(tx, w.now, "outside", api.NetworkUpdate{}, "0")
-		return err
-	})
 	w.must(func(tx store.Tx) error {
-		before, after, err := UpdateNetwork(tx, w.now, n.UUID, api.NetworkUpdate{Description: ptr("x")}, n.Revision)
+		before, after, err := UpdateNetwork(tx, w.now, n.UUID, api.NetworkUpdate{Description: ptr("x")})
 		if err == nil && (before.Revision != n.Revision || after.Revision == n.Revision || after.Description != "x") {
 			err = fmt.Errorf("before %+v after %+v", before, after)
 		}
@@ -215,7 +211,7 @@ func TestChangeNetwork(t *testing.T) {
 func TestDeleteNetwork(t *testing.T) {
 	w := rack(t)
 	del := func(id string) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := DeleteNetwork(tx, id, ""); return err }
+		return func(tx store.Tx) error { _, err := DeleteNetwork(tx, id); return err }
 	}
 	var macs []string
 	for range 30 {
@@ -235,7 +231,7 @@ func TestDeleteNetwork(t *testing.T) {
 		s, err := GetSettings(tx)
 		if err == nil {
 			s.NATNetwork = external
-			_, err = UpdateSettings(tx, s, s.Revision)
+			_, err = UpdateSettings(tx, s)
 		}
 		if err == nil {
 			_, err = UpdateIP(tx, w.now, external, "10.0.0.77", api.IPUpdate{Reserved: ptr(true), Owner: ptr(bob)})
@@ -250,17 +246,16 @@ func TestDeleteNetwork(t *testing.T) {
 		s, err := GetSettings(tx)
 		if err == nil {
 			s.NATNetwork = ""
-			_, err = UpdateSettings(tx, s, "")
+			_, err = UpdateSettings(tx, s)
 		}
 		if err == nil {
-			err = DeletePool(tx, "pool", "")
+			err = DeletePool(tx, "pool")
 		}
 		if err == nil {
 			_, err = UpdateIP(tx, w.now, external, "10.0.0.77", api.IPUpdate{Reserved: ptr(false)})
 		}
 		return err
 	})
-	w.refused(api.CodeStale, "changed", func(tx store.Tx) error { _, err := DeleteNetwork(tx, external, "1"); return err })
 	w.must(del(external))
 	w.refused(api.CodeNotFound, "no network or pool", del(external))
 	w.must(func(tx store.Tx) error {

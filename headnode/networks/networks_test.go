@@ -126,11 +126,11 @@ func (w *world) nic(n api.NetworkNIC, provided ...string) api.NetworkNIC {
 
 func (w *world) drop(mac string) {
 	w.Helper()
-	w.must(func(tx store.Tx) error { _, err := DeleteNIC(tx, w.now, mac, ""); return err })
+	w.must(func(tx store.Tx) error { _, err := DeleteNIC(tx, w.now, mac); return err })
 }
 
 func (w *world) update(id string, u api.NetworkUpdate) func(store.Tx) error {
-	return func(tx store.Tx) error { _, _, err := UpdateNetwork(tx, w.now, id, u, ""); return err }
+	return func(tx store.Tx) error { _, _, err := UpdateNetwork(tx, w.now, id, u); return err }
 }
 
 // ips are the addresses of a NIC.
@@ -151,7 +151,7 @@ func rack(t *testing.T) *world {
 	w.tag(external, 0)
 	w.tag(underlay, MaxMTU)
 	w.must(func(tx store.Tx) error {
-		_, err := UpdateSettings(tx, api.FabricSettings{UnderlayTag: underlay}, "")
+		_, err := UpdateSettings(tx, api.FabricSettings{UnderlayTag: underlay})
 		return err
 	})
 	w.network(api.Network{Name: "under", NICTag: underlay, Subnet: "172.30.0.0/24"})

@@ -15,12 +15,9 @@ import (
 // gateway cannot be the address of a NIC, unless that belongs to something other
 // than servers and instances. A former gateway, resolver or next hop rests like
 // an address that was given back. Removing an owner keeps its NICs.
-func UpdateNetwork(tx store.Tx, now time.Time, id string, u api.NetworkUpdate, ifMatch string) (before, after api.Network, err error) {
+func UpdateNetwork(tx store.Tx, now time.Time, id string, u api.NetworkUpdate) (before, after api.Network, err error) {
 	defer named(&err, "change network %s", id)
 	if before, err = GetNetwork(tx, id); err != nil {
-		return before, after, err
-	}
-	if err := match("network", before.Name, before.Revision, ifMatch); err != nil {
 		return before, after, err
 	}
 	old, err := normal(before)

@@ -105,7 +105,7 @@ func TestMACs(t *testing.T) {
 			s, err := GetSettings(tx)
 			if err == nil {
 				s.MACPrefix = prefix
-				_, err = UpdateSettings(tx, s, "")
+				_, err = UpdateSettings(tx, s)
 			}
 			return err
 		}
@@ -143,7 +143,7 @@ func TestUpdateNIC(t *testing.T) {
 	w.network(fabricNet("f", alice, "10.5.0.0/24", 9))
 	n := w.nic(with(on("f"), func(n *api.NetworkNIC) { n.Server, n.Primary = server1, true }))
 	update := func(mac string, u api.NICUpdate, provided ...string) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := UpdateNIC(tx, mac, u, "", provided); return err }
+		return func(tx store.Tx) error { _, err := UpdateNIC(tx, mac, u, provided); return err }
 	}
 	servers := func() string {
 		return strings.Join(do(w, func(tx store.Tx) ([]string, error) { return ServersOfVNI(tx, 9) }), " ")
@@ -154,14 +154,12 @@ func TestUpdateNIC(t *testing.T) {
 	w.refused(api.CodeConflict, "needs NIC tag underlay", update(n.MAC, api.NICUpdate{Server: ptr(server2)}, AdminTag))
 	w.refused(api.CodeConflict, "no underlay address", update(n.MAC, api.NICUpdate{Server: ptr(id(0x99))}))
 	w.must(func(tx store.Tx) error {
-		c, err := UpdateNIC(tx, n.MAC, api.NICUpdate{Server: ptr(server2), State: ptr("running")}, n.Revision, []string{underlay})
+		c, err := UpdateNIC(tx, n.MAC, api.NICUpdate{Server: ptr(server2), State: ptr("running")}, []string{underlay})
 		if err == nil && (c.Before.Server != server1 || c.After.Server != server2 || ips(*c.Before) != ips(*c.After) || c.After.Revision == n.Revision || c.After.MTU != 8950) {
 			err = fmt.Errorf("change is %+v", c)
 		}
 		return err
 	})
-	w.refused(api.CodeStale, "changed", func(tx store.Tx) error { _, err := UpdateNIC(tx, n.MAC, api.NICUpdate{}, n.Revision, nil); return err })
-	w.refused(api.CodeStale, "changed", func(tx store.Tx) error { _, err := DeleteNIC(tx, w.now, n.MAC, n.Revision); return err })
 	if servers() != server2 {
 		t.Errorf("servers of the VNI after the move: %s", servers())
 	}
@@ -201,13 +199,13 @@ func TestUpdateNIC(t *testing.T) {
 		t.Errorf("others: %+v", c.Others)
 	}
 	c = do(w, func(tx store.Tx) (Change, error) {
-		return UpdateNIC(tx, b.MAC, api.NICUpdate{Tags: ptr(map[string]string{})}, "", nil)
+		return UpdateNIC(tx, b.MAC, api.NICUpdate{Tags: ptr(map[string]string{})}, nil)
 	})
 	if len(c.Others) != 2 || len(c.After.Tags)+len(get(n.MAC).Tags) != 0 || c.Before.Tags["role"] != "web" {
 		t.Errorf("change: %+v", c)
 	}
 	if c := do(w, func(tx store.Tx) (Change, error) {
-		return UpdateNIC(tx, b.MAC, api.NICUpdate{State: ptr("stopped")}, "", nil)
+		return UpdateNIC(tx, b.MAC, api.NICUpdate{State: ptr("stopped")}, nil)
 	}); len(c.Others) != 0 {
 		t.Errorf("change: %+v", c)
 	}
@@ -310,13 +308,13 @@ func TestUnderlay(t *testing.T) {
 		t.Errorf("underlay networks: %+v", nets)
 	}
 	del := func(mac string) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := DeleteNIC(tx, w.now, mac, ""); return err }
+		return func(tx store.Tx) error { _, err := DeleteNIC(tx, w.now, mac); return err }
 	}
 	nic := w.nic(with(on("f"), func(n *api.NetworkNIC) { n.Server = server1 }))
 	w.must(del(us[0].MAC)) // the IPv6 one carries on
 	w.refused(api.CodeInUse, "NICs there are on fabrics|"+nic.MAC, del(us[1].MAC))
 	w.refused(api.CodeConflict, "does not move", func(tx store.Tx) error {
-		_, err := UpdateNIC(tx, us[1].MAC, api.NICUpdate{Server: ptr(server2), BelongsTo: ptr(server2)}, "", nil)
+		_, err := UpdateNIC(tx, us[1].MAC, api.NICUpdate{Server: ptr(server2), BelongsTo: ptr(server2)}, nil)
 		return err
 	})
 	w.refused(api.CodeInUse, "server "+server1+" has NICs", func(tx store.Tx) error { _, err := ForgetServer(tx, w.now, server1); return err })
@@ -392,17 +390,16 @@ func TestPools(t *testing.T) {
 	}
 	w.refused(api.CodeConflict, "no layer-2 segment", w.create(on("sixes", "sixes")))
 
-	update := func(u api.NetworkPoolUpdate, rev string) func(store.Tx) error {
-		return func(tx store.Tx) error { _, err := UpdatePool(tx, "racks", u, rev); return err }
+	update := func(u api.NetworkPoolUpdate) func(store.Tx) error {
+		return func(tx store.Tx) error { _, err := UpdatePool(tx, "racks", u); return err }
 	}
-	w.refused(api.CodeStale, "changed", update(api.NetworkPoolUpdate{}, "0"))
-	w.must(update(api.NetworkPoolUpdate{Networks: ptr([]string{external}), Owners: ptr([]string{bob})}, p.Revision))
+	w.must(update(api.NetworkPoolUpdate{Networks: ptr([]string{external}), Owners: ptr([]string{bob})}))
 	w.refused(api.CodeForbidden, "pool racks is not for account", w.create(on("racks")))
 	w.must(func(tx store.Tx) error {
-		_, err := DeleteNetwork(tx, "rack2six", "")
+		_, err := DeleteNetwork(tx, "rack2six")
 		return expect(err, api.CodeInUse)
 	})
-	w.must(update(api.NetworkPoolUpdate{Name: ptr("outside"), Owners: ptr([]string{})}, ""))
+	w.must(update(api.NetworkPoolUpdate{Name: ptr("outside"), Owners: ptr([]string{})}))
 	if got := ips(w.nic(on("outside"))); got != "10.0.0.2" {
 		t.Errorf("got %s", got)
 	}
@@ -411,7 +408,7 @@ func TestPools(t *testing.T) {
 			s, err := GetSettings(tx)
 			if err == nil {
 				s.NATNetwork = nat
-				s, err = UpdateSettings(tx, s, "")
+				s, err = UpdateSettings(tx, s)
 			}
 			if err == nil && nat != "" && s.NATNetwork != p.UUID {
 				err = fmt.Errorf("settings %+v", s)
@@ -421,9 +418,9 @@ func TestPools(t *testing.T) {
 	}
 	w.refused(api.CodeInvalid, "fabric network", settings(f.UUID))
 	w.must(settings("outside"))
-	w.refused(api.CodeInUse, "internet_nat", func(tx store.Tx) error { return DeletePool(tx, "outside", "") })
+	w.refused(api.CodeInUse, "internet_nat", func(tx store.Tx) error { return DeletePool(tx, "outside") })
 	w.must(settings(""))
-	w.must(func(tx store.Tx) error { return DeletePool(tx, "outside", "") })
+	w.must(func(tx store.Tx) error { return DeletePool(tx, "outside") })
 	ps := do(w, func(tx store.Tx) ([]api.NetworkPool, error) { ps, _, err := ListPools(tx, "", 0); return ps, err })
 	if len(ps) != 1 || ps[0].Name != "sixes" || ps[0].Family != "ipv6" {
 		t.Errorf("pools %+v", ps)

@@ -51,13 +51,10 @@ func align(tx store.Tx, nic *api.NetworkNIC, primary, tags bool) (changed, were 
 // UpdateNIC changes a NIC. A change of server moves it with its addresses;
 // provided are the NIC tags of that server, nil: any. A NIC made primary takes
 // that from the one that was; firewall tags are set on all NICs of the instance.
-func UpdateNIC(tx store.Tx, mac string, u api.NICUpdate, ifMatch string, provided []string) (_ Change, err error) {
+func UpdateNIC(tx store.Tx, mac string, u api.NICUpdate, provided []string) (_ Change, err error) {
 	defer named(&err, "change NIC %s", mac)
 	before, err := getNIC(tx, mac)
 	if err != nil {
-		return Change{}, err
-	}
-	if err := match("NIC", mac, before.Revision, ifMatch); err != nil {
 		return Change{}, err
 	}
 	n := before
@@ -143,13 +140,10 @@ func staysUsable(tx store.Tx, before, n api.NetworkNIC, provided []string) error
 // DeleteNIC removes a NIC. Its addresses rest before others get them, but for
 // reserved ones, which stay its owner's. A server's last underlay address stays
 // while fabric NICs are on it.
-func DeleteNIC(tx store.Tx, now time.Time, mac, ifMatch string) (_ Change, err error) {
+func DeleteNIC(tx store.Tx, now time.Time, mac string) (_ Change, err error) {
 	defer named(&err, "delete NIC %s", mac)
 	n, err := getNIC(tx, mac)
 	if err != nil {
-		return Change{}, err
-	}
-	if err := match("NIC", mac, n.Revision, ifMatch); err != nil {
 		return Change{}, err
 	}
 	if n.Underlay {

@@ -145,13 +145,10 @@ func putPool(tx store.Tx, p *api.NetworkPool, old []string) error {
 }
 
 // UpdatePool changes a pool. NICs keep their addresses.
-func UpdatePool(tx store.Tx, id string, u api.NetworkPoolUpdate, ifMatch string) (_ api.NetworkPool, err error) {
+func UpdatePool(tx store.Tx, id string, u api.NetworkPoolUpdate) (_ api.NetworkPool, err error) {
 	defer named(&err, "change network pool %s", id)
 	p, err := GetPool(tx, id)
 	if err != nil {
-		return p, err
-	}
-	if err := match("pool", p.Name, p.Revision, ifMatch); err != nil {
 		return p, err
 	}
 	old := p
@@ -185,13 +182,10 @@ func UpdatePool(tx store.Tx, id string, u api.NetworkPoolUpdate, ifMatch string)
 }
 
 // DeletePool removes a pool. Its networks stay, and NICs keep their addresses.
-func DeletePool(tx store.Tx, id, ifMatch string) (err error) {
+func DeletePool(tx store.Tx, id string) (err error) {
 	defer named(&err, "delete network pool %s", id)
 	p, err := GetPool(tx, id)
 	if err != nil {
-		return err
-	}
-	if err := match("pool", p.Name, p.Revision, ifMatch); err != nil {
 		return err
 	}
 	s, err := GetSettings(tx)

@@ -33,13 +33,14 @@ func missing(what, id, list string) error {
 	return refuse(http.StatusNotFound, api.CodeNotFound, "list them with: "+list, "there is no %s %s", what, id)
 }
 
-// match compares If-Match with the revision that is stored.
-func match(what, id, have, ifMatch string) error {
-	if ifMatch == "" || ifMatch == have {
+// unchanged refuses to replace a thing by one that was made of another revision of it.
+// One without a revision replaces any.
+func unchanged(what, have, read string) error {
+	if read == "" || read == have {
 		return nil
 	}
 	return refuse(http.StatusPreconditionFailed, api.CodeStale, "read it again and repeat the change",
-		"%s %s changed since you read it: the revision is %s, not %s", what, id, have, ifMatch)
+		"%s changed since you read it: the revision is %s, not %s", what, have, read)
 }
 
 // named adds the operation to an error that is no refusal.

@@ -62,14 +62,15 @@ func GetSettings(tx store.Tx) (api.FabricSettings, error) {
 
 // UpdateSettings replaces the settings of the fabrics. The underlay's NIC tag
 // cannot change while there are fabric networks or underlay addresses, and the
-// overlay's MTU must carry every fabric network there is.
-func UpdateSettings(tx store.Tx, s api.FabricSettings, ifMatch string) (_ api.FabricSettings, err error) {
+// overlay's MTU must carry every fabric network there is. s.Revision, where there is one,
+// is the revision that s was made of; api.CodeStale when it is another by now.
+func UpdateSettings(tx store.Tx, s api.FabricSettings) (_ api.FabricSettings, err error) {
 	defer named(&err, "change fabric settings")
 	old, err := GetSettings(tx)
 	if err != nil {
 		return s, err
 	}
-	if err := match("the", "fabric settings", old.Revision, ifMatch); err != nil {
+	if err := unchanged("the fabric settings", old.Revision, s.Revision); err != nil {
 		return s, err
 	}
 	var faults []error

@@ -113,13 +113,10 @@ func CreateNICTag(tx store.Tx, t api.NICTag) (_ api.NICTag, err error) {
 
 // UpdateNICTag changes a NIC tag. Its MTU cannot go below that of a network on it,
 // nor, of the underlay's, below what fabric networks need.
-func UpdateNICTag(tx store.Tx, name string, u api.NICTagUpdate, ifMatch string) (_ api.NICTag, err error) {
+func UpdateNICTag(tx store.Tx, name string, u api.NICTagUpdate) (_ api.NICTag, err error) {
 	defer named(&err, "change NIC tag %s", name)
 	t, err := GetNICTag(tx, name)
 	if err != nil {
-		return t, err
-	}
-	if err := match("NIC tag", name, t.Revision, ifMatch); err != nil {
 		return t, err
 	}
 	if u.Description != nil {
@@ -170,17 +167,13 @@ func eachOnTag(tx store.Tx, tag string, fn func(network) bool) error {
 }
 
 // DeleteNICTag removes a NIC tag that nothing uses or provides.
-func DeleteNICTag(tx store.Tx, name, ifMatch string) (err error) {
+func DeleteNICTag(tx store.Tx, name string) (err error) {
 	defer named(&err, "delete NIC tag %s", name)
-	t, err := GetNICTag(tx, name)
-	if err != nil {
+	if _, err := GetNICTag(tx, name); err != nil {
 		return err
 	}
 	if name == AdminTag {
 		return conflict("", "NIC tag admin stays: servers boot from it")
-	}
-	if err := match("NIC tag", name, t.Revision, ifMatch); err != nil {
-		return err
 	}
 	var u uses
 	s, err := GetSettings(tx)

@@ -100,7 +100,7 @@ func TestTakeOverPorts(t *testing.T) {
 	// What moves back is gone no more.
 	mac := "02:6e:72:fb:a3:ec"
 	w.must(func(tx store.Tx) error {
-		_, err := UpdateNIC(tx, mac, api.NICUpdate{Server: &server1}, "", nil)
+		_, err := UpdateNIC(tx, mac, api.NICUpdate{Server: &server1}, nil)
 		return err
 	})
 	w.must(func(tx store.Tx) error {
