@@ -132,31 +132,38 @@ func (a Admin) Resolvers() []netip.Addr {
 	return out
 }
 
-// Free says whether nobody has an address of the range.
+// Free says whether nobody has an address of the range, and no NIC may send from it.
 func (a Admin) Free(tx store.Tx, ip netip.Addr) (bool, error) {
 	if !a.n.pooled(ip) {
 		return false, nil
 	}
 	rec, _, err := store.Lookup[ipRecord](tx, ipKey(a.n.UUID, ip))
-	return rec.free(), err
+	if err != nil || !rec.free() {
+		return false, err
+	}
+	c, err := claimantOf(tx, a.n.UUID, "", "")
+	if err != nil {
+		return false, err
+	}
+	_, others, err := c.other(ip)
+	return !others, err
 }
 
 // Next gives the lowest free address that nobody used lately, else the one that was
 // given back the longest ago, at since; none of those that skip names. It writes
 // nothing.
 func (a Admin) Next(tx store.Tx, skip func(netip.Addr) bool) (ip netip.Addr, since time.Time, found bool, err error) {
-	err = spans(tx, a.n.UUID, netip.Addr{}, func(s span) (bool, error) {
-		for ip = s.first; ; ip = ip.Next() {
-			if found = !skip(ip); found || ip == s.last {
-				return !found, nil
+	c, err := claimantOf(tx, a.n.UUID, "", "")
+	if err != nil {
+		return ip, since, false, err
+	}
+	_, err = c.eachFree(func(f freeAddr) (bool, error) {
+		if found = !skip(f.addr); found {
+			ip = f.addr
+			if f.nanos != 0 {
+				since = time.Unix(0, f.nanos)
 			}
 		}
-	})
-	if err != nil || found {
-		return ip, since, found, err
-	}
-	err = freed(tx, a.n.UUID, func(f freedAddr) (bool, error) {
-		ip, since, found = f.addr, time.Unix(0, f.nanos), !skip(f.addr)
 		return !found, nil
 	})
 	return ip, since, found, err

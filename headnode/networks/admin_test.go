@@ -119,6 +119,22 @@ func TestAdminLeases(t *testing.T) {
 		t.Errorf("NICs have %d addresses of the range, want 3", n) // 5, 6, 8
 	}
 	w.drop(nic.MAC)
+	// Nor does DHCP get what a NIC may send from, whether it was given back or not.
+	allows := on("admin=10.99.99.100")
+	allows.AllowedIPs = []string{"10.99.99.5", "10.99.99.8/29"}
+	allows = w.nic(allows)
+	if got := next(); got != "10.99.99.16" {
+		t.Errorf("next address %s, want 10.99.99.16", got)
+	}
+	for ip, want := range map[string]bool{"10.99.99.5": false, "10.99.99.9": false, "10.99.99.16": true} {
+		if got := do(w, func(tx store.Tx) (bool, error) { return a.Free(tx, addr(ip)) }); got != want {
+			t.Errorf("%s free: %v, want %v", ip, got, want)
+		}
+	}
+	w.drop(allows.MAC)
+	if got := next(); got != "10.99.99.9" {
+		t.Errorf("next address %s, want 10.99.99.9", got)
+	}
 }
 
 // TestAdminStays: nothing but its range, gateway and the like changes.

@@ -32,30 +32,32 @@ type ipRecord struct {
 	Freed    int64  `json:"freed,omitempty"`    // given back, Unix nanoseconds; it is in the queue
 }
 
-// claimFree gives out an address that nobody named: the lowest one not used
-// lately, else the one that has been given back for the longest. found is false
-// when there is none.
-func claimFree(tx store.Tx, n network, mac string, now time.Time) (a netip.Addr, found bool, err error) {
+// claimFree gives a NIC an address that nobody named: the lowest one not used
+// lately, else the one that has been given back for the longest, and none that another
+// may send from.
+func claimFree(tx store.Tx, n network, nic api.NetworkNIC, now time.Time) (netip.Addr, error) {
 	if err := rejoin(tx, n, now); err != nil {
-		return a, false, err
+		return netip.Addr{}, err
 	}
-	err = spans(tx, n.UUID, netip.Addr{}, func(s span) (bool, error) {
-		a, found = s.first, true
-		if s.first == s.last {
-			return false, tx.Delete(freeKey(n.UUID, s.last))
-		}
-		return false, putSpan(tx, n.UUID, span{s.first.Next(), s.last})
+	c, err := claimantOf(tx, n.UUID, nic.Owner, nic.MAC)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	var free freeAddr
+	passed, err := c.eachFree(func(f freeAddr) (bool, error) {
+		free = f
+		return false, nil
 	})
-	if err == nil && !found {
-		err = freed(tx, n.UUID, func(f freedAddr) (bool, error) {
-			a, found = f.addr, true
-			return false, tx.Delete(f.key)
-		})
+	if err == nil && !free.addr.IsValid() {
+		err = full(n, passed)
 	}
-	if err != nil || !found {
-		return a, false, err
+	if err == nil {
+		err = free.take(tx, n.UUID)
 	}
-	return a, true, store.Put(tx, ipKey(n.UUID, a), ipRecord{MAC: mac})
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return free.addr, store.Put(tx, ipKey(n.UUID, free.addr), ipRecord{MAC: nic.MAC})
 }
 
 // freedAddr is an entry of the queue of addresses given back.
@@ -151,6 +153,9 @@ func claimNamed(tx store.Tx, n network, a netip.Addr, nic api.NetworkNIC) error 
 	case rec.Reserved && rec.Owner != "" && rec.Owner != nic.Owner:
 		return forbidden("take another address", "%s of network %s is reserved for another account", a, n.Name)
 	}
+	if err := notAllowed(tx, n, a, nic); err != nil {
+		return err
+	}
 	if !rec.Reserved && (found || n.pooled(a)) {
 		if err := takeOut(tx, n, a, rec); err != nil {
 			return err
@@ -177,38 +182,37 @@ func unclaim(tx store.Tx, n network, a netip.Addr, now time.Time) error {
 	return giveBack(tx, n, a, now)
 }
 
-// room says whether at least want addresses can be chosen, besides those named.
-func room(tx store.Tx, n network, want int, named []netip.Addr) (bool, error) {
-	count := 0
-	err := spans(tx, n.UUID, netip.Addr{}, func(s span) (bool, error) {
-		for a := s.first; count < want; a = a.Next() {
-			if !slices.Contains(named, a) {
-				count++
-			}
-			if a == s.last {
-				break
-			}
-		}
-		return count < want, nil
-	})
-	if err != nil || count >= want {
-		return count >= want, err
+// room says why a NIC cannot be given as many addresses that it does not name, besides
+// those that it names; nil: it can.
+func room(tx store.Tx, n network, nic api.NetworkNIC, want int, named []netip.Addr) (reason, err error) {
+	c, err := claimantOf(tx, n.UUID, nic.Owner, nic.MAC)
+	if err != nil {
+		return nil, err
 	}
-	err = freed(tx, n.UUID, func(f freedAddr) (bool, error) {
+	count := 0
+	passed, err := c.eachFree(func(f freeAddr) (bool, error) {
 		if !slices.Contains(named, f.addr) {
 			count++
 		}
 		return count < want, nil
 	})
-	return count >= want, err
+	if err == nil && count < want {
+		reason = full(n, passed)
+	}
+	return reason, err
 }
 
-// full is the refusal when a network has no free address.
-func full(n network) error {
+// full is the refusal when a network has no free address, but for what others may send
+// from.
+func full(n network, passed allowance) error {
 	next := "delete NICs that are not needed, use another network, or widen its range with: nereid network update " +
 		n.Name + " --start FIRST --end LAST"
 	if n.Fabric {
 		next = "delete NICs that are not needed, or use another network"
 	}
-	return conflict(next, "network %s has no free address left between %s and %s", n.Name, n.first, n.last)
+	but := ""
+	if passed.mac != "" {
+		but = fmt.Sprintf(", but for %s of the allowed_ips of NIC %s", passed.prefix, passed.mac)
+	}
+	return conflict(next, "network %s has no free address left between %s and %s%s", n.Name, n.first, n.last, but)
 }

@@ -82,11 +82,69 @@ func TestAllowedIPsAreNotAnothers(t *testing.T) {
 		return err
 	})
 	w.refused(api.CodeForbidden, "10.0.0.50 of network external is reserved for another account", update(mine.MAC, allow("10.0.0.50")))
-	// The other's NIC is given to the account, and to nobody.
-	w.must(func(tx store.Tx) error {
-		owner := bob
+	// The account's other NIC is given to bob.
+	owner := bob
+	give := func(tx store.Tx) error {
 		_, err := UpdateNIC(tx, own.MAC, api.NICUpdate{Owner: &owner}, nil)
 		return err
-	})
+	}
+	w.refused(api.CodeInUse, "10.0.0.20 of network external is in 10.0.0.16/28 of the allowed_ips of NIC "+mine.MAC, give)
+	w.must(update(mine.MAC, allow("10.0.0.40")))
+	w.must(give)
 	w.refused(api.CodeInUse, "10.0.0.20 of network external is the address of NIC "+own.MAC, update(mine.MAC, allow("10.0.0.20")))
+}
+
+// TestAddressesAreNotAllowedToOthers: who is given an address later than another's NIC
+// may send from it is refused, and who names none gets another one.
+func TestAddressesAreNotAllowedToOthers(t *testing.T) {
+	w := rack(t)
+	as := func(owner string, n api.NetworkNIC) api.NetworkNIC { n.Owner = owner; return n }
+	allow := func(n api.NetworkNIC, ips ...string) api.NetworkNIC { n.AllowedIPs = ips; return n }
+	reserve := func(ip, owner string) func(store.Tx) error {
+		return func(tx store.Tx) error {
+			yes := true
+			_, err := UpdateIP(tx, w.now, external, ip, api.IPUpdate{Reserved: &yes, Owner: &owner})
+			return err
+		}
+	}
+	// The range begins at 10.0.0.2.
+	mine := w.nic(allow(on("external=10.0.0.100"), "10.0.0.2", "10.0.0.4/30", "10.0.0.50", "10.0.0.64/26"))
+	also := w.nic(allow(on("external=10.0.0.101"), "10.0.0.64/26"))
+	in := func(ip, prefix string) string {
+		return ip + " of network external is in " + prefix + " of the allowed_ips of NIC "
+	}
+	w.refused(api.CodeInUse, in("10.0.0.50", "10.0.0.50/32")+mine.MAC, w.create(as(bob, on("external=10.0.0.50"))))
+	w.refused(api.CodeInUse, in("10.0.0.99", "10.0.0.64/26"), w.create(as(bob, on("external=10.0.0.99"))))
+	w.refused(api.CodeInUse, in("10.0.0.50", "10.0.0.50/32")+mine.MAC, reserve("10.0.0.50", bob))
+	w.refused(api.CodeInUse, "10.0.0.50 cannot be the gateway of network external: it is in 10.0.0.50/32 of the allowed_ips of NIC "+mine.MAC,
+		w.update(external, api.NetworkUpdate{Gateway: ptr("10.0.0.50")}))
+	w.must(reserve("10.0.0.50", mine.Owner))
+	for _, want := range []string{"10.0.0.3", "10.0.0.8"} {
+		if got := ips(w.nic(as(bob, on(external)))); got != want {
+			t.Errorf("bob is given %s, want %s", got, want)
+		}
+	}
+	if got := ips(w.nic(on(external))); got != "10.0.0.2" {
+		t.Errorf("the account itself is given %s", got)
+	}
+	// What was given back is passed over too.
+	w.must(w.update(external, api.NetworkUpdate{ProvisionStart: ptr("10.0.0.4"), ProvisionEnd: ptr("10.0.0.8")}))
+	for _, ip := range []string{"10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"} {
+		w.drop(w.nic(on("external=" + ip)).MAC)
+	}
+	w.refused(api.CodeConflict, "no free address left between 10.0.0.4 and 10.0.0.8, but for 10.0.0.4/30 of the allowed_ips of NIC "+mine.MAC, w.create(as(bob, on(external))))
+	if got := ips(w.nic(on(external))); got != "10.0.0.4" {
+		t.Errorf("the account itself is given %s", got)
+	}
+	// Nobody may send from there any more.
+	w.drop(mine.MAC)
+	if got := ips(w.nic(as(bob, on(external)))); got != "10.0.0.5" {
+		t.Errorf("bob is given %s", got)
+	}
+	w.refused(api.CodeInUse, in("10.0.0.99", "10.0.0.64/26")+also.MAC, w.create(as(bob, on("external=10.0.0.99"))))
+	w.must(func(tx store.Tx) error {
+		_, err := UpdateNIC(tx, also.MAC, api.NICUpdate{Flags: &api.SpoofFlags{}}, nil)
+		return err
+	})
+	w.nic(as(bob, on("external=10.0.0.99")))
 }

@@ -51,7 +51,7 @@ func Check(tx store.Tx) (err error) {
 			return fmt.Errorf("server %s has %d ports in the journal; the NICs say %d (%v)", server, s.Live, n, err)
 		}
 	}
-	for _, prefix := range []string{nicByPrefix, vniPrefix, hostsPrefix, underlayPrefix, underlayOfPrefix} {
+	for _, prefix := range []string{nicByPrefix, vniPrefix, hostsPrefix, underlayPrefix, underlayOfPrefix, allowedPrefix} {
 		for it, err := range tx.Scan(prefix, "") {
 			if err != nil {
 				return err

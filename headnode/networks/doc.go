@@ -19,6 +19,8 @@
 //   - hosts/SERVER/OWNER/VNI/MAC: NICs of fabrics by server and account
 //   - ports-taken: the ports of all NICs are in the journal (PortSet)
 //   - ip/NETWORK/HEX: an address that is in use, reserved, or was given back
+//   - allowed/NETWORK/BITS/HEX/OWNER/MAC: NICs by the prefixes in their allowed_ips;
+//     allowed-taken: those of all NICs are there
 //   - free/NETWORK/HEX of a span's last address: its first address
 //   - freed/NETWORK/TIME/HEX: addresses given back, the oldest first
 //   - admin: the UUID of the network that servers boot from

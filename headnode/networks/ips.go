@@ -219,7 +219,10 @@ func checkReservation(tx store.Tx, n network, a netip.Addr, rec ipRecord, reserv
 		*owner = uuid
 	}
 	if rec.MAC == "" {
-		return nil
+		if *owner == "" {
+			return nil
+		}
+		return notAllowed(tx, n, a, api.NetworkNIC{Owner: *owner})
 	}
 	nic, err := store.Get[api.NetworkNIC](tx, nicPrefix+rec.MAC)
 	if err != nil {

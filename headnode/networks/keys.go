@@ -40,6 +40,7 @@ const (
 	ipPrefix         = Prefix + "ip/"
 	freePrefix       = Prefix + "free/"
 	freedPrefix      = Prefix + "freed/"
+	allowedPrefix    = Prefix + "allowed/"
 	adminKey         = Prefix + "admin"
 )
 

@@ -121,10 +121,14 @@ func heldFit(tx store.Tx, old, n network) error {
 	return gatewayFits(tx, old, n)
 }
 
-// gatewayFits refuses a new gateway that is the address of a NIC.
+// gatewayFits refuses a new gateway that is the address of a NIC, or from which one may
+// send.
 func gatewayFits(tx store.Tx, old, n network) error {
 	if n.gateway == old.gateway || !n.gateway.IsValid() {
 		return nil
+	}
+	if err := gatewayNotAllowed(tx, n); err != nil {
+		return err
 	}
 	rec, _, err := store.Lookup[ipRecord](tx, ipKey(n.UUID, n.gateway))
 	if err != nil || rec.MAC == "" {

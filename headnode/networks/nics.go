@@ -36,7 +36,7 @@ func CreateNIC(tx store.Tx, now time.Time, nic api.NetworkNIC, provided []string
 	if err != nil {
 		return Change{}, err
 	}
-	nets, err := choose(tx, ws)
+	nets, err := choose(tx, nic, ws)
 	if err != nil {
 		return Change{}, err
 	}
@@ -99,12 +99,9 @@ func claim(tx store.Tx, now time.Time, nic api.NetworkNIC, ws []wish, nets []net
 		if w.ip.IsValid() {
 			continue
 		}
-		a, found, err := claimFree(tx, nets[i], nic.MAC, now)
+		a, err := claimFree(tx, nets[i], nic, now)
 		if err != nil {
 			return nil, err
-		}
-		if !found {
-			return nil, full(nets[i])
 		}
 		addrs[i] = a
 	}
@@ -257,6 +254,9 @@ func nicIndex(n api.NetworkNIC) map[string]string {
 	by("s", n.Server, "")
 	for _, a := range n.Addresses {
 		by("n", a.Network, n.Server)
+	}
+	for _, k := range allowedKeys(n) {
+		keys[k] = ""
 	}
 	if n.VNI != 0 && n.Server != "" {
 		keys[vniKey(n.VNI)+n.Server+"/"+n.MAC] = ""

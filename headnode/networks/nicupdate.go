@@ -74,6 +74,11 @@ func UpdateNIC(tx store.Tx, mac string, u api.NICUpdate, provided []string) (_ C
 			return Change{}, err
 		}
 	}
+	if n.Owner != before.Owner {
+		if err := notAllowedToOthers(tx, n); err != nil {
+			return Change{}, err
+		}
+	}
 	if n.Underlay && n.Server != before.Server {
 		return Change{}, conflict("make one on the other server, and delete this one", "NIC %s is the underlay address of server %s and does not move", n.MAC, before.Server)
 	}

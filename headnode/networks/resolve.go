@@ -146,9 +146,9 @@ func usable(n network, nic api.NetworkNIC, ip netip.Addr, provided []string, und
 	return nil
 }
 
-// choose picks one network for each wish, all on one segment: the first segment on
+// choose picks one network for each wish of a NIC, all on one segment: the first segment on
 // which there is room for all.
-func choose(tx store.Tx, ws []wish) ([]network, error) {
+func choose(tx store.Tx, nic api.NetworkNIC, ws []wish) ([]network, error) {
 	segments, err := candidates(ws)
 	if err != nil {
 		return nil, err
@@ -161,7 +161,7 @@ func choose(tx store.Tx, ws []wish) ([]network, error) {
 	}
 	var why []string
 	for _, seg := range segments {
-		nets, reason, err := chooseOn(tx, ws, seg, named)
+		nets, reason, err := chooseOn(tx, nic, ws, seg, named)
 		if err != nil {
 			return nil, err
 		}
@@ -201,10 +201,11 @@ func candidates(ws []wish) ([]string, error) {
 }
 
 // chooseOn tries one segment. reason says why it will not do.
-func chooseOn(tx store.Tx, ws []wish, segment string, named []netip.Addr) (nets []network, reason, err error) {
+func chooseOn(tx store.Tx, nic api.NetworkNIC, ws []wish, segment string, named []netip.Addr) (nets []network, reason, err error) {
 	want := map[string]int{} // chosen addresses by network
 	for _, w := range ws {
 		var here []string
+		var fullness error
 		i := slices.IndexFunc(w.nets, func(n network) bool {
 			if err != nil || n.segment() != segment {
 				return false
@@ -213,9 +214,8 @@ func chooseOn(tx store.Tx, ws []wish, segment string, named []netip.Addr) (nets 
 			if w.ip.IsValid() {
 				return true
 			}
-			var ok bool
-			ok, err = room(tx, n, want[n.UUID]+1, named)
-			return ok && err == nil
+			fullness, err = room(tx, n, nic, want[n.UUID]+1, named)
+			return fullness == nil && err == nil
 		})
 		switch {
 		case err != nil:
@@ -228,7 +228,7 @@ func chooseOn(tx store.Tx, ws []wish, segment string, named []netip.Addr) (nets 
 		case len(here) == 0:
 			return nil, conflict("make a NIC for each segment", "the addresses of a NIC are on one layer-2 segment; %s has no network on the other addresses' one", w.id), nil
 		case len(w.nets) == 1:
-			return nil, full(w.nets[0]), nil
+			return nil, fullness, nil
 		default:
 			return nil, conflict("widen their provision ranges, or add a network to the pool", "no address is free in %s", strings.Join(here, ", ")), nil
 		}

@@ -17,6 +17,9 @@ const oldGonePrefix = Prefix + "gone/"
 // portsTaken is there once the ports of all NICs are in the journal.
 const portsTaken = Prefix + "ports-taken"
 
+// allowedTaken is there once the allowed_ips of all NICs are in their index.
+const allowedTaken = Prefix + "allowed-taken"
+
 // takenAtOnce is how many NICs a transaction of TakeOverPorts takes over.
 const takenAtOnce = 500
 
@@ -31,45 +34,64 @@ func TakeOverPorts(ctx context.Context, s store.Store) error {
 }
 
 func takeOverPorts(ctx context.Context, s store.Store, atOnce int) error {
-	for after, done := "", false; !done; {
-		last := ""
-		err := s.Update(ctx, func(tx store.Tx) (err error) {
-			if done, err = store.Has(tx, portsTaken); err != nil || done {
+	return takeOver(ctx, s, portsTaken, atOnce, func(tx store.Tx, n api.NetworkNIC) error {
+		for k, v := range nicIndex(n) {
+			if err := tx.Put(k, []byte(v)); err != nil {
 				return err
 			}
-			if last, err = takeOverSome(tx, after, atOnce); err != nil || last != "" {
-				return err
-			}
-			if err := takeOverGone(tx); err != nil {
-				return err
-			}
-			done = true
-			return store.Put(tx, portsTaken, true)
-		})
-		if err != nil {
-			return err
 		}
-		after = last
+		return movePort(tx, nil, &n)
+	}, takeOverGone)
+}
+
+// TakeOverAllowed makes the index of allowed_ips of what an older head node left in the
+// store, as TakeOverPorts does.
+func TakeOverAllowed(ctx context.Context, s store.Store) error {
+	err := takeOver(ctx, s, allowedTaken, takenAtOnce, func(tx store.Tx, n api.NetworkNIC) error {
+		for _, k := range allowedKeys(n) {
+			if err := tx.Put(k, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(store.Tx) error { return nil })
+	if err != nil {
+		return fmt.Errorf("take over allowed_ips: %w", err)
 	}
 	return nil
 }
 
-// takeOverSome takes over the NICs behind a MAC; last is the one to go on behind, empty
-// at the end.
-func takeOverSome(tx store.Tx, after string, atOnce int) (last string, err error) {
-	nics, last, err := page(tx, nicPrefix, after, atOnce, func(api.NetworkNIC) bool { return true })
-	for _, n := range nics {
-		if err != nil {
-			return "", err
-		}
-		for k, v := range nicIndex(n) {
-			if err := tx.Put(k, []byte(v)); err != nil {
-				return "", err
+// takeOver calls one for every NIC, atOnce of them in a transaction, and last in the
+// transaction that puts the key taken. Once that is there it does nothing.
+func takeOver(ctx context.Context, s store.Store, taken string, atOnce int, one func(store.Tx, api.NetworkNIC) error, last func(store.Tx) error) error {
+	for after, done := "", false; !done; {
+		next := ""
+		err := s.Update(ctx, func(tx store.Tx) (err error) {
+			if done, err = store.Has(tx, taken); err != nil || done {
+				return err
 			}
+			var nics []api.NetworkNIC
+			nics, next, err = page(tx, nicPrefix, after, atOnce, func(api.NetworkNIC) bool { return true })
+			for _, n := range nics {
+				if err == nil {
+					err = one(tx, n)
+				}
+			}
+			if err != nil || next != "" {
+				return err
+			}
+			if err := last(tx); err != nil {
+				return err
+			}
+			done = true
+			return store.Put(tx, taken, true)
+		})
+		if err != nil {
+			return err
 		}
-		err = movePort(tx, nil, &n)
+		after = next
 	}
-	return last, err
+	return nil
 }
 
 // takeOverGone makes tombstones of the journal of those of before.

@@ -111,3 +111,35 @@ func TestTakeOverPorts(t *testing.T) {
 		return err
 	})
 }
+
+// The allowed_ips of NICs that a head node made before it had their index are in it,
+// wherever the head node is killed meanwhile.
+func TestTakeOverAllowed(t *testing.T) {
+	w := rack(t)
+	for _, ip := range []string{"10.0.0.100", "10.0.0.101", "10.0.0.102"} {
+		n := on("external=" + ip)
+		n.AllowedIPs = []string{"10.0.0.64/27"}
+		w.nic(n)
+	}
+	if err := w.s.Update(t.Context(), func(tx store.Tx) error {
+		for it, err := range tx.Scan(allowedPrefix, "") {
+			if err != nil {
+				return err
+			}
+			if err := tx.Delete(it.Key); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, updates := range []int{0, 1} {
+		if err := TakeOverAllowed(t.Context(), &killed{w.s, updates}); (err == nil) != (updates == 1) {
+			t.Errorf("killed after %d transactions: %v", updates, err)
+		}
+	}
+	n := on("external=10.0.0.70")
+	n.Owner = bob
+	w.refused(api.CodeInUse, "allowed_ips of NIC", w.create(n)) // with Check
+}
