@@ -39,8 +39,8 @@ type Client struct {
 	// Timeout limits one request and its answer; 30 s when 0. Event streams
 	// have no limit but their context's.
 	Timeout time.Duration
-	// Retry is the delay before an upload is taken up again, doubled each time;
-	// 1 s when 0.
+	// Retry is the delay before an upload or a stream of events is taken up again,
+	// doubled each time; 1 s when 0.
 	Retry time.Duration
 
 	once sync.Once

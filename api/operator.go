@@ -82,11 +82,21 @@ type ServerReset struct {
 	Hostname string `json:"hostname" doc:"the server's hostname, typed as confirmation"`
 }
 
+// Kinds of events that are no things.
+const (
+	EventReset = "reset" // events were missed: read anew what you look at
+	EventSet   = "set"   // a set of the journal changed; only for who asks for kind=set or for a set
+)
+
 // Event is one message of GET /v1/events. It says what to read again. Of what
 // networks are made of the kind is the thing's name: nic_tag, network, nic, bond ...
 type Event struct {
-	Kind   string `json:"kind" doc:"server, boot, platform, or what Path names: nic_tag, network, nic, firewall_rule ..."`
-	Server string `json:"server,omitempty"`
-	Name   string `json:"name,omitempty"`
-	Path   string `json:"path,omitempty" doc:"of the object that changed or is gone, or of the list that a new one is in"`
+	ID     string    `json:"id,omitempty" doc:"what Last-Event-ID, or ?since=, names to go on behind it"`
+	Time   time.Time `json:"time,omitzero" doc:"when the change had been made"`
+	Kind   string    `json:"kind" doc:"server, boot, platform, reset, set, or what Path names: nic_tag, network, nic, firewall_rule ..."`
+	Server string    `json:"server,omitempty" doc:"UUID of the server that it is about"`
+	Owner  string    `json:"owner_uuid,omitempty" doc:"account that it is about"`
+	Name   string    `json:"name,omitempty" doc:"hostname of a server, id of a boot, or what an object is called in its list"`
+	Path   string    `json:"path,omitempty" doc:"of the object that changed or is gone, or of the list that a new one is in"`
+	Set    string    `json:"set,omitempty" doc:"set of the journal that changed"`
 }

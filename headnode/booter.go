@@ -161,7 +161,7 @@ func (s *Server) bootRequest(ctx context.Context, r api.BootRequest) (api.BootAn
 	// from a snapshot older than this lease, must not be offered the same address.
 	if boot != "" {
 		s.pending.Written(boot)
-		s.hub.publish(api.Event{Kind: "boot", Server: a.Server, Name: boot})
+		s.events.Publish(api.Event{Kind: "boot", Server: a.Server, Name: boot})
 	}
 	return a, nil
 }
@@ -204,7 +204,7 @@ func (s *Server) bootAgain(ctx context.Context, r api.BootRequest, now time.Time
 	case a.Server == "":
 		s.newcomerNews(b)
 	default:
-		s.hub.publish(api.Event{Kind: "boot", Server: a.Server, Name: b.ID})
+		s.events.Publish(api.Event{Kind: "boot", Server: a.Server, Name: b.ID})
 	}
 	return a, again, err
 }

@@ -201,7 +201,7 @@ func (s *Server) Record(ctx context.Context, bootID string, from netip.Addr, ev 
 		b, err = s.recordNow(s.lane(ctx, b.MAC), bootID, ev, now)
 	}
 	if err == nil {
-		s.hub.publish(api.Event{Kind: "boot", Server: b.UUID, Name: bootID})
+		s.events.Publish(api.Event{Kind: "boot", Server: b.UUID, Name: bootID})
 	}
 	return err
 }

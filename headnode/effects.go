@@ -19,10 +19,11 @@ import (
 // firewall tags of an instance's other NICs, a NIC tag that moves here from a bond.
 // Nothing of the change is done until the request agrees to them.
 
-// noting is the transaction of an operator's request, with its side effects.
+// noting is the transaction of a change, with its side effects and its events.
 type noting struct {
 	store.Tx
 	effects []string
+	events  []api.Event
 }
 
 // also notes a side effect of the change that a transaction is for, a sentence without

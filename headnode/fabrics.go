@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,15 +45,14 @@ func (s *Server) routeFabrics(h huma.API) {
 			if err := s.renatAll(tx); err != nil {
 				return err
 			}
+			tell(tx, objectEvent("fabric settings", "/v1/fabric-settings", api.Event{}, false))
 			return touchAll(tx)
 		})
-		if err == nil {
-			s.objectChanged("fabric settings", "/v1/fabric-settings")
-		}
 		return withTag(out), err
 	}, lenient, collects, conditional, confirms)
 	routeObjects(s, h, objects[api.FabricVLAN, api.FabricVLANUpdate]{
 		path: "/v1/accounts/{owner}/fabric/vlans", thing: "fabric VLAN", made: vlanMade(), fixed: vlanFixed(),
+		about: func(v api.FabricVLAN) []api.Event { return ownedBy(strconv.Itoa(v.VLAN), v.Owner) },
 		list: func(tx store.Tx, q listing) ([]api.FabricVLAN, string, error) {
 			return fabric.ListVLANs(tx, q.args["owner"], q.after, q.limit)
 		},
@@ -88,6 +88,7 @@ func (s *Server) routeFabrics(h huma.API) {
 	})
 	routeObjects(s, h, objects[api.Network, api.NetworkUpdate]{
 		path: "/v1/accounts/{owner}/fabric/vlans/{vlan}/networks", thing: "fabric network", made: fabricNetworkMade(), fixed: fabricNetworkFixed(),
+		about: func(n api.Network) []api.Event { return ownedBy(n.UUID, n.Owners...) },
 		list: func(tx store.Tx, q listing) ([]api.Network, string, error) {
 			v, err := fabricVLAN(tx, q.args, "vlan")
 			if err != nil {

@@ -41,6 +41,7 @@ func forwardPortKey(protocol string, port uint16) string {
 func (s *Server) routeForwards(h huma.API) {
 	routeObjects(s, h, objects[api.FabricForward, api.FabricForwardUpdate]{
 		path: "/v1/accounts/{owner}/fabric/forwards", thing: "port forward", made: forwardMade(), fixed: forwardFixed(),
+		about: func(f api.FabricForward) []api.Event { return ownedBy(f.UUID, f.Owner) },
 		list: func(tx store.Tx, q listing) ([]api.FabricForward, string, error) {
 			all, next, err := store.Scan[api.FabricForward](tx, forwardPrefix+q.args["owner"]+"/", q.after, q.limit)
 			for i := range all {

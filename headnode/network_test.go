@@ -228,7 +228,7 @@ func TestNetworkEvents(t *testing.T) {
 	h := startHead(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	es := must[*api.EventStream](t)(h.client.Events(ctx))
+	es := must[*api.EventStream](t)(h.client.Events(ctx, api.EventQuery{}))
 	defer es.Close()
 	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external", MTU: 1500}))
 	_, err := h.client.NICTags().Create(ctx, api.NICTag{Name: "external"})
@@ -244,17 +244,21 @@ func TestNetworkEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []api.Event{
-		{Kind: "nic_tag", Path: "/v1/nic-tags"},
-		{Kind: "nic_tag", Path: "/v1/nic-tags/external"},
+		{Kind: "nic_tag", Path: "/v1/nic-tags", Name: "external"},
+		{Kind: "nic_tag", Path: "/v1/nic-tags/external", Name: "external"},
 		{Kind: "fabric_settings", Path: "/v1/fabric-settings"},
-		{Kind: "fabric_vlan", Path: "/v1/accounts/" + alice + "/fabric/vlans"},
-		{Kind: "nic_tag", Path: "/v1/nic-tags/external"},
+		{Kind: "fabric_vlan", Path: "/v1/accounts/" + alice + "/fabric/vlans", Name: "2", Owner: alice},
+		{Kind: "nic_tag", Path: "/v1/nic-tags/external", Name: "external"},
 	}
 	var got []api.Event
 	for ev, err := range es.All() {
 		if err != nil {
 			t.Fatalf("%v, after %+v", err, got)
 		}
+		if ev.ID == "" || ev.Time.IsZero() {
+			t.Errorf("%+v has no id or no time", ev)
+		}
+		ev.ID, ev.Time = "", time.Time{}
 		if got = append(got, ev); len(got) == len(want) {
 			break
 		}

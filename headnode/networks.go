@@ -93,6 +93,7 @@ func serversOfOwner(tx store.Tx, owner string) ([]string, error) {
 func (s *Server) routeNetworks(h huma.API) {
 	routeObjects(s, h, objects[api.NICTag, api.NICTagUpdate]{
 		path: "/v1/nic-tags", thing: "NIC tag",
+		about: func(t api.NICTag) []api.Event { return ownedBy(t.Name) },
 		made:  map[string]string{"revision": noRevision},
 		fixed: map[string]string{"name": "networks and servers know it by that; make another NIC tag"},
 		list: func(tx store.Tx, q listing) ([]api.NICTag, string, error) {
@@ -121,6 +122,7 @@ func (s *Server) routeNetworks(h huma.API) {
 	})
 	routeObjects(s, h, objects[api.Network, api.NetworkUpdate]{
 		path: "/v1/networks", thing: "network", filters: []string{"nic_tag", "owner", "fabric", "family"}, made: networkMade(), fixed: networkFixed(),
+		about: func(n api.Network) []api.Event { return ownedBy(n.UUID, n.Owners...) },
 		list: func(tx store.Tx, q listing) ([]api.Network, string, error) {
 			f := networks.NetworkFilter{NICTag: q.filter["nic_tag"], Owner: q.filter["owner"], Family: q.filter["family"]}
 			if v, ok := q.filter["fabric"]; ok {
@@ -145,6 +147,7 @@ func (s *Server) routeNetworks(h huma.API) {
 	})
 	routeObjects(s, h, objects[api.NetworkPool, api.NetworkPoolUpdate]{
 		path: "/v1/network-pools", thing: "network pool", made: poolMade(), fixed: map[string]string{"uuid": "it names the pool"},
+		about: func(p api.NetworkPool) []api.Event { return ownedBy(p.UUID, p.Owners...) },
 		list: func(tx store.Tx, q listing) ([]api.NetworkPool, string, error) {
 			return networks.ListPools(tx, q.after, q.limit)
 		},
@@ -159,6 +162,7 @@ func (s *Server) routeNetworks(h huma.API) {
 	})
 	routeObjects(s, h, objects[api.IPAddress, api.IPUpdate]{
 		path: "/v1/networks/{network}/ips", thing: "network address", fixed: addressFixed(),
+		about: func(a api.IPAddress) []api.Event { return ownedBy(a.IP, a.Owner) },
 		list: func(tx store.Tx, q listing) ([]api.IPAddress, string, error) {
 			return networks.ListIPs(tx, q.args["network"], q.after, q.limit)
 		},
@@ -291,6 +295,7 @@ func (s *Server) routeProviders(h huma.API) {
 
 	routeObjects(s, h, objects[api.Bond, api.Bond]{
 		path: "/v1/servers/{server}/bonds", thing: "bond",
+		about: func(b api.Bond) []api.Event { return []api.Event{{Name: b.Name, Server: b.Server}} },
 		list: func(tx store.Tx, q listing) ([]api.Bond, string, error) {
 			r, err := inventory.Find(tx, q.args["server"])
 			if err != nil {

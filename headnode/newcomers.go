@@ -146,7 +146,7 @@ func (s *Server) tellNews(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case ev := <-s.news:
-			s.hub.publish(ev)
+			s.events.Publish(ev)
 		}
 		t := time.NewTimer(time.Second)
 		select {

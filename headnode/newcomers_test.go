@@ -12,6 +12,7 @@ import (
 
 	"nereid/api"
 	"nereid/headnode/boots"
+	"nereid/headnode/events"
 	"nereid/headnode/store"
 )
 
@@ -128,14 +129,19 @@ func TestNewcomerWithoutAddress(t *testing.T) {
 // another: within a second, together.
 func TestNewsOfNewcomersIsNotLost(t *testing.T) {
 	h := startHead(t)
-	events, done := h.hub.subscribe()
-	defer done()
+	id := h.events.Now()
 	told := func(what string) {
 		t.Helper()
-		select {
-		case <-events:
-		case <-time.After(20 * time.Second):
-			t.Fatalf("watchers are not told of %s", what)
+		for limit := time.After(20 * time.Second); ; {
+			p := h.events.Read(id, events.Filter{Kinds: []string{"boot"}})
+			if id = p.ID; len(p.Events) > 0 {
+				return
+			}
+			select {
+			case <-p.More:
+			case <-limit:
+				t.Fatalf("watchers are not told of %s", what)
+			}
 		}
 	}
 	h.machine(1).ask(api.KindDiscover, "", netip.Addr{})
@@ -148,7 +154,7 @@ func TestNewsOfNewcomersIsNotLost(t *testing.T) {
 		h.machine(2).ask(api.KindDiscover, "iPXE", netip.Addr{})
 	}
 	told("what it repeats")
-	if n := len(events); n > 1 {
+	if n := len(h.events.Read(id, events.Filter{Kinds: []string{"boot"}}).Events); n > 1 {
 		t.Errorf("%d events wait after 100 messages", n)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 func (s *Server) routeNICs(h huma.API) {
 	routeObjects(s, h, objects[api.NetworkNIC, api.NICUpdate]{
-		path: "/v1/nics", thing: "NIC", filters: []string{"owner", "belongs_to", "server", "network"}, made: nicMade(), fixed: nicFixed(),
+		path: "/v1/nics", thing: "NIC", filters: []string{"owner", "belongs_to", "server", "network"}, made: nicMade(), fixed: nicFixed(), about: nicEvents,
 		list: func(tx store.Tx, q listing) ([]api.NetworkNIC, string, error) {
 			f := networks.NICFilter{Owner: q.filter["owner"], BelongsTo: q.filter["belongs_to"]}
 			if id := q.filter["server"]; id != "" {
@@ -86,6 +86,7 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	if c.After != nil {
 		out = *c.After
 	}
+	tellNIC(tx, c)
 	if err := alsoNICs(tx, c); err != nil {
 		return out, err
 	}

@@ -30,6 +30,22 @@ type objects[T, U any] struct {
 
 	fixed map[string]string // properties that never change once it is made, and why
 	made  map[string]string // properties that nobody sets, and why
+
+	// about says who has to do with an object: events that have what its path ends with
+	// (Name), and its owners and servers, one each. Nil: watchers are told of the list.
+	about func(v T) []api.Event
+}
+
+// tell notes that an object changed or is gone, at its path; or, at that of the list, that
+// it is new.
+func (o objects[T, U]) tell(tx store.Tx, path string, v T, isNew bool) {
+	about := []api.Event{{}}
+	if o.about != nil {
+		about = o.about(v)
+	}
+	for _, ev := range about {
+		tell(tx, objectEvent(o.thing, path, ev, isNew))
+	}
 }
 
 // args are the named parts of a path.
@@ -142,22 +158,20 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 		route(s, h, operators, http.MethodPost, o.path, "Make a "+o.thing, func(ctx context.Context, in *objectBody[T]) (*tagged[T], error) {
 			var out T
 			err := s.update(ctx, func(tx store.Tx) (err error) {
-				out, err = o.create(tx, of(o.path, in.objectQuery), in.Body)
+				if out, err = o.create(tx, of(o.path, in.objectQuery), in.Body); err == nil {
+					o.tell(tx, in.at(o.path), out, true)
+				}
 				return err
 			})
-			if err == nil {
-				s.objectChanged(o.thing, in.at(o.path))
-			}
 			return withTag(out), err
 		}, described(o.path, nil), status(http.StatusCreated), lenient, collects, confirms, settable(nil, o.made))
 	}
 	// unchanged refuses a change that is meant for another revision.
-	unchanged := func(ctx context.Context, tx store.Tx, a args) error {
-		v, err := o.get(tx, a)
-		if err != nil {
-			return err
+	unchanged := func(ctx context.Context, tx store.Tx, a args) (v T, err error) {
+		if v, err = o.get(tx, a); err != nil {
+			return v, err
 		}
-		return ifMatch(ctx, o.thing+" "+a["id"], revisionOf(v))
+		return v, ifMatch(ctx, o.thing+" "+a["id"], revisionOf(v))
 	}
 	if o.update != nil {
 		fixed := map[string]string{}
@@ -167,15 +181,17 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 			var out T
 			err := s.update(ctx, func(tx store.Tx) (err error) {
 				a := of(one, in.objectQuery)
-				if err := unchanged(ctx, tx, a); err != nil {
+				was, err := unchanged(ctx, tx, a)
+				if err != nil {
 					return err
 				}
-				out, err = o.update(tx, a, in.Body)
-				return err
+				if out, err = o.update(tx, a, in.Body); err != nil {
+					return err
+				}
+				o.tell(tx, in.at(o.path), was, false) // whose it was may be another's now
+				o.tell(tx, in.at(o.path), out, false)
+				return nil
 			})
-			if err == nil {
-				s.objectChanged(o.thing, in.at(one))
-			}
 			return withTag(out), err
 		}, described(one, nil), conditional, lenient, collects, confirms, settable(fixed, nil))
 	}
@@ -183,14 +199,13 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 		route(s, h, operators, http.MethodDelete, one, "Delete a "+o.thing, func(ctx context.Context, in *objectQuery) (*none, error) {
 			err := s.update(ctx, func(tx store.Tx) error {
 				a := of(one, *in)
-				if err := unchanged(ctx, tx, a); err != nil {
+				was, err := unchanged(ctx, tx, a)
+				if err != nil {
 					return err
 				}
+				o.tell(tx, in.at(o.path), was, false)
 				return o.delete(tx, a)
 			})
-			if err == nil {
-				s.objectChanged(o.thing, in.at(one))
-			}
 			return nil, err
 		}, described(one, nil), conditional, confirms, status(http.StatusNoContent))
 	}

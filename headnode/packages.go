@@ -14,6 +14,7 @@ import (
 func (s *Server) routePackages(h huma.API) {
 	routeObjects(s, h, objects[api.Package, api.PackageUpdate]{
 		path: "/v1/packages", thing: "package", filters: []string{"owner", "active", "name"}, made: packageMade(), fixed: packageFixed(),
+		about: func(p api.Package) []api.Event { return ownedBy(p.UUID, p.Owners...) },
 		list: func(tx store.Tx, q listing) ([]api.Package, string, error) {
 			f := packages.Filter{Owner: q.filter["owner"], Name: q.filter["name"]}
 			if v, ok := q.filter["active"]; ok {

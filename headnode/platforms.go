@@ -69,7 +69,7 @@ func (s *Server) routePlatforms(h huma.API) {
 }
 
 func (s *Server) platformChanged(stamp string) {
-	s.hub.publish(api.Event{Kind: "platform", Name: stamp})
+	s.events.Publish(api.Event{Kind: "platform", Name: stamp})
 }
 
 // nameOf is what a refusal calls a server: its hostname where it has one.

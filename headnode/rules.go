@@ -46,6 +46,7 @@ type resolver struct {
 func (s *Server) routeFirewall(h huma.API) {
 	routeObjects(s, h, objects[api.FirewallRule, api.FirewallRuleUpdate]{
 		path: "/v1/firewall/rules", thing: "firewall rule", filters: []string{"owner", "global"}, made: ruleMade(), fixed: ruleFixed(),
+		about: func(r api.FirewallRule) []api.Event { return ownedBy(r.UUID, r.Owner) },
 		list: func(tx store.Tx, q listing) ([]api.FirewallRule, string, error) {
 			return firewall.List(tx, firewall.Filter{Owner: q.filter["owner"], Global: q.filter["global"] == "true"}, q.after, q.limit)
 		},

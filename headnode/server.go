@@ -18,6 +18,7 @@ import (
 	"nereid/headnode/addresses"
 	"nereid/headnode/answers"
 	"nereid/headnode/boots"
+	"nereid/headnode/events"
 	"nereid/headnode/fabric"
 	"nereid/headnode/inventory"
 	"nereid/headnode/journal"
@@ -79,7 +80,8 @@ type Server struct {
 	door    *admit.Door // of HTTPS
 	waiting *admit.Door // of enrolments
 	probes  probes
-	hub     hub
+	events  *events.Log
+	watch   watchers
 	shed    shed
 	news    chan api.Event // of machines that have not enrolled; one waits to be told
 	reports buckets
@@ -160,7 +162,9 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 		Shed: func(beyond string, who netip.Addr) { s.Shed("HTTPS connections "+beyond, who.String()) }}
 	s.waiting = &admit.Door{Total: maxEnrols, Strangers: maxEnrols / 4, PerClient: maxClientEnrols, Turns: true, Known: s.knownAddress,
 		Shed: func(beyond string, who netip.Addr) { s.Shed("enrolments "+beyond, who.String()) }}
+	s.events = events.New(events.Kept, s.now)
 	s.sets = journal.NewHub(s.store)
+	s.sets.Also = s.setsChanged
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err
 	}

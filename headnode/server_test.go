@@ -280,7 +280,7 @@ func TestEvents(t *testing.T) {
 	h := startHead(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	es, err := h.client.Events(ctx)
+	es, err := h.client.Events(ctx, api.EventQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}

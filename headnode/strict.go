@@ -126,8 +126,7 @@ type faultKey struct{}
 // request does not agree to.
 func (s *Server) update(ctx context.Context, fn func(tx store.Tx) error) error {
 	form, _ := ctx.Value(faultKey{}).(error)
-	return s.store.Update(ctx, func(tx store.Tx) error {
-		n := &noting{Tx: tx}
+	return s.write(ctx, func(n *noting) error {
 		err := fn(n)
 		if p, expected := problemOf(err); form != nil && err != nil && expected {
 			err = p

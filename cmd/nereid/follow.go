@@ -12,23 +12,24 @@ import (
 const (
 	// pollEvery is how often a server is looked at when no event says so.
 	pollEvery = 2 * time.Second
-	// reopenAfter is the delay before a broken event stream is opened again.
+	// reopenAfter is the delay before a stream of events that could not be opened is
+	// tried again.
 	reopenAfter = time.Second
 )
 
 // errTimeout is the cause of a context that --timeout ended.
 var errTimeout = errors.New("timed out")
 
-// follow calls look now, after each event of the head node, and every so often,
-// until it says done or fails. A head node that goes away while it is followed
-// is waited for: lost is told why.
-func follow(ctx context.Context, c *api.Client, every time.Duration, look func(context.Context) (done bool, err error), lost func(error)) error {
+// follow calls look now, after each event of the head node that q asks for, and every
+// so often, until it says done or fails. A head node that goes away while it is
+// followed is waited for: lost is told why.
+func follow(ctx context.Context, c *api.Client, q api.EventQuery, every time.Duration, look func(context.Context) (done bool, err error), lost func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	changed := make(chan struct{}, 1)
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		relay(ctx, c, changed)
+		relay(ctx, c, q, changed)
 	}()
 	defer func() {
 		cancel()
@@ -74,9 +75,9 @@ func passing(err error) bool {
 	return errors.As(err, &away) || errors.As(err, &p) && p.Status == 503
 }
 
-// relay marks changed for each event, and whenever a stream opens: what was
-// before it is in no event.
-func relay(ctx context.Context, c *api.Client, changed chan<- struct{}) {
+// relay marks changed for each event, and when a stream opens: what was before it is in
+// no event.
+func relay(ctx context.Context, c *api.Client, q api.EventQuery, changed chan<- struct{}) {
 	mark := func() {
 		select {
 		case changed <- struct{}{}:
@@ -84,7 +85,7 @@ func relay(ctx context.Context, c *api.Client, changed chan<- struct{}) {
 		}
 	}
 	for ctx.Err() == nil {
-		if events, err := c.Events(ctx); err == nil {
+		if events, err := c.Events(ctx, q); err == nil {
 			mark()
 			for _, err := range events.All() {
 				if err != nil {
@@ -123,7 +124,7 @@ func (a *app) wait(ctx context.Context, c *api.Client, g goal) (api.Server, erro
 	p := a.newStatus(named(g.server))
 	defer p.end()
 	last := g.server
-	err := follow(ctx, c, pollEvery, func(ctx context.Context) (bool, error) {
+	err := follow(ctx, c, api.EventQuery{Servers: []string{g.server.UUID}}, pollEvery, func(ctx context.Context) (bool, error) {
 		s, err := c.Server(ctx, g.server.UUID)
 		if err != nil {
 			return false, err

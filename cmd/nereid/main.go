@@ -73,6 +73,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 he
 		a.nictagCommand(), a.networkCommand(), a.poolCommand(), a.ipCommand(), a.nicCommand(), a.fabricCommand(), a.bondCommand(),
 		a.firewallCommand(),
 		a.tokenCommand(),
+		a.eventsCommand(),
 		a.explainCommand(),
 		a.versionCommand(),
 	)

@@ -67,6 +67,8 @@ func documentedCommands(text string) (string, int) {
 			fmt.Fprintf(&s, "exec %s\nmachine on 52:54:00:00:00:10 %s\nmachine await %s pending\n", line, uuid, uuid)
 		case strings.HasPrefix(line, "nereid server approve"):
 			fmt.Fprintf(&s, "exec %s\nmachine await %s approved\n", line, uuid)
+		case strings.HasPrefix(line, "nereid events"): // it would follow for ever
+			fmt.Fprintf(&s, "exec %s --timeout 200ms\n", line)
 		default:
 			fmt.Fprintf(&s, "exec %s\n", line)
 		}

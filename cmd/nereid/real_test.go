@@ -143,7 +143,7 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	case "await": // SERVER STATE: waits until the head node says so
 		var last string
-		ts.Check(follow(ctx, c, time.Second, func(ctx context.Context) (bool, error) {
+		ts.Check(follow(ctx, c, api.EventQuery{}, time.Second, func(ctx context.Context) (bool, error) {
 			s, err := c.Server(ctx, args[1])
 			var p *api.Problem
 			if errors.As(err, &p) && p.Status == 404 {

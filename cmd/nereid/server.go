@@ -184,3 +184,14 @@ func jsonLine(w io.Writer, v any) error {
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
+
+// yamlDocument prints one of several documents.
+func yamlDocument(w io.Writer, v any) error {
+	var b strings.Builder
+	b.WriteString("---\n")
+	if err := writeYAML(&b, v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -46,7 +46,7 @@ Ctrl-C ends it. A head node that goes away is waited for.`,
 				return len(only) == 0 || only[watched(s)] || slices.ContainsFunc(s.MACs, func(mac string) bool { return only[mac] })
 			}
 			show := a.watchShows(wide)
-			return follow(ctx, c, redrawEvery, func(ctx context.Context) (bool, error) {
+			return follow(ctx, c, api.EventQuery{Kinds: []string{"server", "boot", "platform", "bond"}}, redrawEvery, func(ctx context.Context) (bool, error) {
 				servers, err := listServers(ctx, c, keep)
 				if err != nil {
 					return false, err
@@ -176,11 +176,5 @@ func (a *app) record(w io.Writer, s api.Server) error {
 	if a.output == "json" {
 		return jsonLine(w, s)
 	}
-	var b strings.Builder
-	b.WriteString("---\n")
-	if err := writeYAML(&b, s); err != nil {
-		return err
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return yamlDocument(w, s)
 }

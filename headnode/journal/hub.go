@@ -13,6 +13,10 @@ import (
 // Hub wakes the followers of the sets that changed. It reads one feed of the store
 // for all of them, so that a change costs what the followers it concerns cost.
 type Hub struct {
+	// Also, when not nil, is told of each set that changed, before its followers are.
+	// Set it before Run; it must not block.
+	Also func(sets []string)
+
 	store store.Store
 
 	mu        sync.Mutex
@@ -39,7 +43,14 @@ func (h *Hub) Run(ctx context.Context) error {
 	feed := h.store.Feed(ctx, setPrefix)
 	h.wakeAll() // what changed before: who followed already may have missed it
 	for range feed.C {
-		h.wake(feed.Take())
+		sets := feed.Take()
+		for i, key := range sets {
+			sets[i] = strings.TrimPrefix(key, setPrefix)
+		}
+		if h.Also != nil && len(sets) > 0 {
+			h.Also(sets)
+		}
+		h.wake(sets)
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -95,11 +106,10 @@ func (f *Follower) Close() {
 }
 
 // wake tells the followers of the sets whose states were written.
-func (h *Hub) wake(keys []string) {
+func (h *Hub) wake(sets []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, key := range keys {
-		set := strings.TrimPrefix(key, setPrefix)
+	for _, set := range sets {
 		for f := range h.followers[set] {
 			f.tell(set)
 		}

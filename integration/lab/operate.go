@@ -45,7 +45,7 @@ func WaitServer(ctx context.Context, c *api.Client, uuid, what string, limit tim
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	changed := make(chan struct{}, 1)
-	following.Go(func() { follow(ctx, c, changed) })
+	following.Go(func() { follow(ctx, c, uuid, changed) })
 	tick := time.NewTicker(unannounced)
 	defer tick.Stop()
 	last := "no answer yet"
@@ -74,9 +74,9 @@ func WaitServer(ctx context.Context, c *api.Client, uuid, what string, limit tim
 // unannounced is how often is looked for what comes without an event.
 const unannounced = 500 * time.Millisecond
 
-// follow says in changed that there were events, or that some may have been missed,
-// until ctx ends.
-func follow(ctx context.Context, c *api.Client, changed chan<- struct{}) {
+// follow says in changed that there were events of a server, or that some may have been
+// missed, until ctx ends.
+func follow(ctx context.Context, c *api.Client, uuid string, changed chan<- struct{}) {
 	tell := func() {
 		select {
 		case changed <- struct{}{}:
@@ -84,7 +84,7 @@ func follow(ctx context.Context, c *api.Client, changed chan<- struct{}) {
 		}
 	}
 	for ctx.Err() == nil {
-		stream, err := c.Events(ctx)
+		stream, err := c.Events(ctx, api.EventQuery{Servers: []string{uuid}})
 		if err == nil {
 			tell()
 			for _, err := range stream.All() {
