@@ -1,0 +1,19 @@
+//go:build !linux
+
+package enter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Run is not there on this system.
+func Run(_ context.Context, _ string, _ int, _ Request, stdin io.ReadCloser, _, _ io.Writer, _ <-chan Size) (int, error) {
+	_ = stdin.Close() // it is not read
+	return statusFailed, fmt.Errorf("enter zone: %w", errors.ErrUnsupported)
+}
+
+// Inside is not there on this system.
+func Inside() int { return statusFailed }
