@@ -180,6 +180,9 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if err := networks.TakeOverAllowed(ctx, s.store); err != nil {
 		return nil, err
 	}
+	if err := networks.TakeOverPlaces(ctx, s.store); err != nil {
+		return nil, err
+	}
 	var told []string
 	err = s.store.Update(ctx, func(tx store.Tx) (err error) {
 		if err := journal.Begin(tx); err != nil {

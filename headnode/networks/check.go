@@ -51,13 +51,25 @@ func Check(tx store.Tx) (err error) {
 			return fmt.Errorf("server %s has %d ports in the journal; the NICs say %d (%v)", server, s.Live, n, err)
 		}
 	}
-	for _, prefix := range []string{nicByPrefix, vniPrefix, hostsPrefix, underlayPrefix, underlayOfPrefix, allowedPrefix} {
+	for e, err := range store.Each[api.Network](tx, netPrefix) {
+		if err != nil {
+			return err
+		}
+		n, err := normal(e.Value)
+		if err != nil {
+			return err
+		}
+		for _, k := range placeKeys(n) {
+			index[k] = n.Subnet
+		}
+	}
+	for _, prefix := range []string{segmentPrefix, fabricPrefix, subnetPrefix, placePrefix, nicByPrefix, vniPrefix, hostsPrefix, underlayPrefix, underlayOfPrefix, allowedPrefix} {
 		for it, err := range tx.Scan(prefix, "") {
 			if err != nil {
 				return err
 			}
 			if want, ok := index[it.Key]; !ok || want != string(it.Value) {
-				return fmt.Errorf("index %q is %q; the NICs say %q (%v)", it.Key, it.Value, want, ok)
+				return fmt.Errorf("index %q is %q; the objects say %q (%v)", it.Key, it.Value, want, ok)
 			}
 			delete(index, it.Key)
 		}

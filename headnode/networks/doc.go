@@ -12,6 +12,8 @@
 //   - name/NAME, fabric-name/OWNER/NAME: what has that name
 //   - segment/tag/TAG/VLAN/UUID, segment/vni/VNI/UUID, fabric/OWNER/UUID,
 //     subnet/HEX/BITS/UUID: networks by where they are; pool-of/NETWORK/POOL
+//   - place/{tag/TAG/VLAN,vni/VNI,fabric/OWNER}/FAMILY/HEX/BITS/UUID: networks that may
+//     not overlap, by their subnets; places-taken: those of all networks are there
 //   - phys/SERVER/MAC, phys-mac/MAC, provider/TAG/SERVER: physical NICs and what
 //     provides a tag
 //   - nic-by/{o,b,s,n}/UUID/MAC: NICs by owner, by what they belong to, by server

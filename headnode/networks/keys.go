@@ -28,6 +28,7 @@ const (
 	segmentPrefix    = Prefix + "segment/"
 	fabricPrefix     = Prefix + "fabric/"
 	subnetPrefix     = Prefix + "subnet/"
+	placePrefix      = Prefix + "place/"
 	poolOfPrefix     = Prefix + "pool-of/"
 	physPrefix       = Prefix + "phys/"
 	physMACPrefix    = Prefix + "phys-mac/"

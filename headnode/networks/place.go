@@ -23,7 +23,25 @@ func placeKeys(n network) []string {
 	if n.Fabric {
 		keys = append(keys, fabricPrefix+n.owner()+"/"+n.UUID)
 	}
+	for _, where := range wheres(n) {
+		keys = append(keys, placeKey(where, n.subnet)+n.UUID)
+	}
 	return keys
+}
+
+// wheres are the places in which a network overlaps no other: its segment and, of a
+// fabric network, the fabric of its owner.
+func wheres(n network) []string {
+	if n.Fabric {
+		return []string{n.segment(), "fabric/" + n.owner() + "/"}
+	}
+	return []string{n.segment()}
+}
+
+// placeKey finds networks of a place by their subnets, in the order of their first
+// addresses.
+func placeKey(where string, p netip.Prefix) string {
+	return fmt.Sprintf("%s%s%s/%03d/", placePrefix+where, family(p.Addr())+"/", hexOf(p.Masked().Addr()), p.Bits())
 }
 
 func placeNetwork(tx store.Tx, n network) error {
@@ -47,36 +65,63 @@ func unplaceNetwork(tx store.Tx, n network) error {
 // placeFits refuses a network that overlaps another on its segment or, in a
 // fabric, another of its owner, or whose VNI is that of another fabric VLAN.
 func placeFits(tx store.Tx, n network) error {
-	where := []string{segmentPrefix + n.segment()}
-	if n.Fabric {
-		where = append(where, fabricPrefix+n.owner()+"/")
-	}
-	for i, prefix := range where {
-		for it, err := range tx.Scan(prefix, "") {
+	for _, where := range wheres(n) {
+		uuid, err := overlapping(tx, where, n.subnet)
+		if err != nil {
+			return err
+		}
+		if uuid != "" {
+			o, err := load(tx, uuid)
 			if err != nil {
 				return err
 			}
-			p, err := netip.ParsePrefix(string(it.Value))
-			if err != nil {
-				return fmt.Errorf("read %q: %w", it.Key, err)
-			}
-			overlaps, sameVNI := p.Overlaps(n.subnet), n.Fabric && i == 0
-			if !overlaps && !sameVNI {
-				continue
-			}
-			o, err := load(tx, it.Key[len(prefix):])
-			if err != nil {
-				return err
-			}
-			if overlaps {
-				return conflict("take another subnet", "subnet %s overlaps %s of network %s (%s) on %s", n.Subnet, o.Subnet, o.Name, o.UUID, o.where())
-			}
-			if o.owner() != n.owner() || o.VLAN != n.VLAN {
-				return conflict("take the VNI of its fabric VLAN", "VNI %d is that of VLAN %d of %s", n.VNI, o.VLAN, o.owner())
-			}
+			return conflict("take another subnet", "subnet %s overlaps %s of network %s (%s) on %s", n.Subnet, o.Subnet, o.Name, o.UUID, o.where())
 		}
 	}
+	if !n.Fabric {
+		return nil
+	}
+	for uuid, err := range below(tx, segmentPrefix+n.segment()) {
+		if err != nil {
+			return err
+		}
+		o, err := load(tx, uuid)
+		if err != nil {
+			return err
+		}
+		if o.owner() != n.owner() || o.VLAN != n.VLAN {
+			return conflict("take the VNI of its fabric VLAN", "VNI %d is that of VLAN %d of %s", n.VNI, o.VLAN, o.owner())
+		}
+		break // all networks of a VNI are of one fabric VLAN
+	}
 	return nil
+}
+
+// overlapping gives a network of a place that overlaps a subnet; empty: none does. It
+// looks for what contains the subnet, of which there are 32 (IPv4) or 128 (IPv6)
+// prefixes at most, and for the first of what it contains.
+func overlapping(tx store.Tx, where string, p netip.Prefix) (uuid string, err error) {
+	if has, err := anyBelow(tx, placePrefix+where+family(p.Addr())+"/"); err != nil || !has {
+		return "", err
+	}
+	for bits := p.Bits() - 1; bits >= 0; bits-- {
+		for uuid, err := range below(tx, placeKey(where, netip.PrefixFrom(p.Addr(), bits))) {
+			return uuid, err
+		}
+	}
+	within := placePrefix + where + family(p.Addr()) + "/"
+	for it, err := range tx.Scan(within, within+hexOf(p.Masked().Addr())) {
+		if err != nil {
+			return "", err
+		}
+		first, rest, _ := strings.Cut(it.Key[len(within):], "/")
+		a, err := addrOf(first)
+		if err != nil || !p.Contains(a) {
+			return "", err
+		}
+		return rest[strings.IndexByte(rest, '/')+1:], nil
+	}
+	return "", nil
 }
 
 // containing gives the networks whose subnet an address is in, the smallest

@@ -17,6 +17,9 @@ const oldGonePrefix = Prefix + "gone/"
 // portsTaken is there once the ports of all NICs are in the journal.
 const portsTaken = Prefix + "ports-taken"
 
+// placesTaken is there once all networks are found by their subnets.
+const placesTaken = Prefix + "places-taken"
+
 // allowedTaken is there once the allowed_ips of all NICs are in their index.
 const allowedTaken = Prefix + "allowed-taken"
 
@@ -34,7 +37,7 @@ func TakeOverPorts(ctx context.Context, s store.Store) error {
 }
 
 func takeOverPorts(ctx context.Context, s store.Store, atOnce int) error {
-	return takeOver(ctx, s, portsTaken, atOnce, func(tx store.Tx, n api.NetworkNIC) error {
+	return takeOver(ctx, s, portsTaken, nicPrefix, atOnce, func(tx store.Tx, n api.NetworkNIC) error {
 		for k, v := range nicIndex(n) {
 			if err := tx.Put(k, []byte(v)); err != nil {
 				return err
@@ -47,7 +50,7 @@ func takeOverPorts(ctx context.Context, s store.Store, atOnce int) error {
 // TakeOverAllowed makes the index of allowed_ips of what an older head node left in the
 // store, as TakeOverPorts does.
 func TakeOverAllowed(ctx context.Context, s store.Store) error {
-	err := takeOver(ctx, s, allowedTaken, takenAtOnce, func(tx store.Tx, n api.NetworkNIC) error {
+	err := takeOver(ctx, s, allowedTaken, nicPrefix, takenAtOnce, func(tx store.Tx, n api.NetworkNIC) error {
 		for _, k := range allowedKeys(n) {
 			if err := tx.Put(k, nil); err != nil {
 				return err
@@ -61,20 +64,36 @@ func TakeOverAllowed(ctx context.Context, s store.Store) error {
 	return nil
 }
 
-// takeOver calls one for every NIC, atOnce of them in a transaction, and last in the
-// transaction that puts the key taken. Once that is there it does nothing.
-func takeOver(ctx context.Context, s store.Store, taken string, atOnce int, one func(store.Tx, api.NetworkNIC) error, last func(store.Tx) error) error {
+// TakeOverPlaces makes the index of networks by their subnets of what an older head node
+// left in the store, as TakeOverPorts does.
+func TakeOverPlaces(ctx context.Context, s store.Store) error {
+	err := takeOver(ctx, s, placesTaken, netPrefix, takenAtOnce, func(tx store.Tx, a api.Network) error {
+		n, err := normal(a)
+		if err != nil {
+			return err
+		}
+		return placeNetwork(tx, n)
+	}, func(store.Tx) error { return nil })
+	if err != nil {
+		return fmt.Errorf("take over the places of networks: %w", err)
+	}
+	return nil
+}
+
+// takeOver calls one for every object below a prefix, atOnce of them in a transaction,
+// and last in the transaction that puts the key taken. Once that is there it does nothing.
+func takeOver[T any](ctx context.Context, s store.Store, taken, prefix string, atOnce int, one func(store.Tx, T) error, last func(store.Tx) error) error {
 	for after, done := "", false; !done; {
 		next := ""
 		err := s.Update(ctx, func(tx store.Tx) (err error) {
 			if done, err = store.Has(tx, taken); err != nil || done {
 				return err
 			}
-			var nics []api.NetworkNIC
-			nics, next, err = page(tx, nicPrefix, after, atOnce, func(api.NetworkNIC) bool { return true })
-			for _, n := range nics {
+			var some []T
+			some, next, err = page(tx, prefix, after, atOnce, func(T) bool { return true })
+			for _, o := range some {
 				if err == nil {
-					err = one(tx, n)
+					err = one(tx, o)
 				}
 			}
 			if err != nil || next != "" {

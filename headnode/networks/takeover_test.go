@@ -59,6 +59,9 @@ func TestTakeOverPorts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := TakeOverPlaces(t.Context(), w.s); err != nil {
+		t.Error(err)
+	}
 	w.must(func(tx store.Tx) error { // with Check
 		for it, err := range tx.Scan(oldGonePrefix, "") {
 			t.Errorf("%s is left: %v", it.Key, err)
