@@ -126,7 +126,7 @@ func (k *keeper) bond(name string) {
 }
 
 // fabric keeps what a NIC on a VNI needs: the underlay, the VNI and the account's
-// router.
+// router, with its NAT.
 func (k *keeper) fabric(p api.PortSpec) {
 	if k.s.Underlay == nil && k.before.Underlay != nil {
 		k.s.Underlay = k.before.Underlay
@@ -143,21 +143,31 @@ func (k *keeper) fabric(p api.PortSpec) {
 		for _, n := range r.Networks {
 			k.vni(n.VNI)
 		}
-		if r.NAT != nil && r.NAT.VNI != 0 {
-			k.vni(r.NAT.VNI)
-		}
-		if r.NAT != nil && r.NAT.Tag != "" {
-			k.tag(r.NAT.Tag)
-		}
+		k.nat(r.NAT)
 		return
 	}
 	on := func(n api.RouterNetwork) bool { return n.VNI == p.VNI }
-	if slices.ContainsFunc(k.s.Routers[i].Networks, on) {
-		return
-	}
 	k.s.Routers = slices.Clone(k.s.Routers)
-	mine := slices.DeleteFunc(slices.Clone(r.Networks), func(n api.RouterNetwork) bool { return !on(n) })
-	k.s.Routers[i].Networks = slices.Concat(k.s.Routers[i].Networks, mine)
+	now := &k.s.Routers[i]
+	if !slices.ContainsFunc(now.Networks, on) {
+		mine := slices.DeleteFunc(slices.Clone(r.Networks), func(n api.RouterNetwork) bool { return !on(n) })
+		now.Networks = slices.Concat(now.Networks, mine)
+	}
+	// A head node that knows no NIC of an account gives it no way out.
+	if now.NAT == nil && slices.ContainsFunc(now.Networks, func(n api.RouterNetwork) bool { return on(n) && n.InternetNAT }) {
+		now.NAT = r.NAT
+		k.nat(r.NAT)
+	}
+}
+
+// nat keeps what a router's NAT goes over.
+func (k *keeper) nat(n *api.NATSpec) {
+	if n != nil && n.VNI != 0 {
+		k.vni(n.VNI)
+	}
+	if n != nil && n.Tag != "" {
+		k.tag(n.Tag)
+	}
 }
 
 func (k *keeper) vni(vni uint32) {

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,7 +21,7 @@ func fullSpec() *api.NetworkSpec {
 		Underlay: &api.UnderlaySpec{Tag: "underlay", MTU: 9000, Address: "10.77.0.11/24", Subnets: []string{"10.77.0.0/24"}},
 		VNIs:     []api.VNISpec{{VNI: 7, Owner: "a", MTU: 1450}, {VNI: 9, Owner: "a", MTU: 1450}, {VNI: 70, Owner: "a", MTU: 1450}, {VNI: 8, Owner: "b", MTU: 1450}},
 		Routers: []api.RouterSpec{
-			{Owner: "a", Networks: []api.RouterNetwork{{VNI: 7, Gateway: "10.0.0.1/24"}, {VNI: 9, Gateway: "10.0.9.1/24"}}, NAT: &api.NATSpec{VNI: 70, Transit: "100.64.0.11/24"}},
+			{Owner: "a", Networks: []api.RouterNetwork{{VNI: 7, Gateway: "10.0.0.1/24", InternetNAT: true}, {VNI: 9, Gateway: "10.0.9.1/24"}}, NAT: &api.NATSpec{VNI: 70, Transit: "100.64.0.11/24"}},
 			{Owner: "b", Networks: []api.RouterNetwork{{VNI: 8, Gateway: "10.0.0.1/24"}}}},
 		Ports: []api.PortSpec{
 			{MAC: "02:00:00:00:00:07", Instance: "i7", Owner: "a", VNI: 7, Firewall: true, Addresses: []api.PortAddress{{Address: "10.0.0.7/24"}}},
@@ -53,27 +55,41 @@ func TestKeepNICs(t *testing.T) {
 		rules    string // rule: ports' ends <- members
 		underlay bool
 	}{
-		{name: "the same", next: fullSpec(), vnis: []uint32{7, 9, 70, 8}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:7,9 b:8",
+		{name: "the same", next: fullSpec(), vnis: []uint32{7, 9, 70, 8}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:7,9+70 b:8",
 			rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
-		{name: "a head node that says nothing", next: nil, vnis: []uint32{7, 9, 70, 8}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:7,9 b:8",
+		{name: "a head node that says nothing", next: nil, vnis: []uint32{7, 9, 70, 8}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:7,9+70 b:8",
 			rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
 		{name: "a head node that has no NICs at all", next: &api.NetworkSpec{}, kept: "07 08 0e", vnis: []uint32{7, 8, 9, 70},
-			tags: "external=bond0 underlay=03", routers: "a:7,9 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
+			tags: "external=bond0 underlay=03", routers: "a:7,9+70 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
 		{name: "one is gone, the others are not named", next: &api.NetworkSpec{Gone: []api.GoneNIC{{ID: "x", MAC: "02:00:00:00:00:07", Instance: "i7"}}},
 			kept: "08 0e", vnis: []uint32{8}, tags: "external=bond0 underlay=03", routers: "b:8", rules: "1:0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
 		{name: "gone is another instance's", next: &api.NetworkSpec{Gone: []api.GoneNIC{{ID: "x", MAC: "02:00:00:00:00:0e", Instance: "i1"}}},
-			kept: "07 08 0e", vnis: []uint32{7, 8, 9, 70}, tags: "external=bond0 underlay=03", routers: "a:7,9 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
+			kept: "07 08 0e", vnis: []uint32{7, 8, 9, 70}, tags: "external=bond0 underlay=03", routers: "a:7,9+70 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
 		{name: "a bond that the head node does not know", next: &api.NetworkSpec{Tags: []api.TagSpec{{Name: "admin", MTU: 1500, MAC: "52:54:00:00:00:01"}}},
-			kept: "07 08 0e", vnis: []uint32{7, 8, 9, 70}, tags: "admin=bond0 external=bond0 underlay=03", routers: "a:7,9 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
+			kept: "07 08 0e", vnis: []uint32{7, 8, 9, 70}, tags: "admin=bond0 external=bond0 underlay=03", routers: "a:7,9+70 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
 		{name: "the bond has another name", next: &api.NetworkSpec{Bonds: []api.BondSpec{{Name: "up", MACs: []string{"52:54:00:00:00:01"}}}},
-			kept: "07 08 0e", vnis: []uint32{7, 8, 9, 70}, tags: "external=up underlay=03", routers: "a:7,9 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
+			kept: "07 08 0e", vnis: []uint32{7, 8, 9, 70}, tags: "external=up underlay=03", routers: "a:7,9+70 b:8", rules: "1:07,0e<-10.0.0.9 2:08<-10.0.0.8", underlay: true},
 		{name: "the router stays without the NIC's network", next: with(func(s *api.NetworkSpec) {
 			drop(s, 0)
 			s.VNIs, s.Routers[0].Networks = s.VNIs[1:], s.Routers[0].Networks[1:]
 			s.Firewall.Sets[0].Members = []string{"10.0.0.99"}
 			s.Firewall.Rules[0].Ports = s.Firewall.Rules[0].Ports[1:]
-		}), kept: "07", vnis: []uint32{7, 8, 9, 70}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:9,7 b:8",
+		}), kept: "07", vnis: []uint32{7, 8, 9, 70}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:9,7+70 b:8",
 			rules: "1:0e<-10.0.0.99 2:08<-10.0.0.8 1:07<-10.0.0.9", underlay: true},
+		{name: "the router stays, and has no NAT any more", next: with(func(s *api.NetworkSpec) {
+			drop(s, 0)
+			s.VNIs = slices.Delete(s.VNIs, 2, 3)
+			s.Firewall.Rules[0].Ports = s.Firewall.Rules[0].Ports[1:]
+			s.Routers[0].NAT = nil
+		}), kept: "07", vnis: []uint32{7, 8, 9, 70}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:7,9+70 b:8",
+			rules: "1:0e<-10.0.0.9 2:08<-10.0.0.8 1:07<-10.0.0.9", underlay: true},
+		{name: "the same, and nobody has internet_nat any more", next: with(func(s *api.NetworkSpec) {
+			drop(s, 0)
+			s.VNIs = slices.Delete(s.VNIs, 2, 3)
+			s.Firewall.Rules[0].Ports = s.Firewall.Rules[0].Ports[1:]
+			s.Routers[0].NAT, s.Routers[0].Networks[0].InternetNAT = nil, false
+		}), kept: "07", vnis: []uint32{7, 8, 9}, tags: "admin=bond0 external=bond0 storage=04 underlay=03", routers: "a:7,9 b:8",
+			rules: "1:0e<-10.0.0.9 2:08<-10.0.0.8 1:07<-10.0.0.9", underlay: true},
 		{name: "all are gone", next: &api.NetworkSpec{Gone: []api.GoneNIC{{MAC: "02:00:00:00:00:07"}, {MAC: "02:00:00:00:00:08"}, {MAC: "02:00:00:00:00:0e"}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -101,7 +117,11 @@ func TestKeepNICs(t *testing.T) {
 				for _, n := range r.Networks {
 					on = append(on, string(rune('0'+n.VNI)))
 				}
-				routers = append(routers, r.Owner+":"+strings.Join(on, ","))
+				text := r.Owner + ":" + strings.Join(on, ",")
+				if r.NAT != nil {
+					text += fmt.Sprint("+", r.NAT.VNI)
+				}
+				routers = append(routers, text)
 			}
 			members := map[string]string{}
 			for _, s := range got.Firewall.Sets {
