@@ -56,11 +56,11 @@ func BenchmarkCompile(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				r, _, err := build(s, newNumbers(1), nil, true)
+				r, err := build(s, newNumbers(1), nil, true)
 				if err != nil {
 					b.Fatal(err)
 				}
-				size = replacement(r, nil).size()
+				size = replacement(r.ruleset, nil).size()
 			}
 			b.ReportMetric(float64(size), "elements")
 		})

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -17,54 +18,71 @@ const (
 	countIsolated = "isolated"
 )
 
-// build makes the ruleset for a spec. before is the ruleset that it will replace,
-// or nil, and n the numbers which that was made with.
-func build(s *spec, n *numbers, before *ruleset, tracked bool) (*ruleset, *numbers, error) {
+// build makes the ruleset for a spec. before is what it will replace, or nil, and n the
+// numbers which that was made with.
+func build(s *spec, n *numbers, before *state, tracked bool) (*state, error) {
 	n = n.successor()
-	es, err := compileRules(s, n)
+	groups := append(groupPorts(s, in), groupPorts(s, out)...)
+	numberGroups(s, groups, n)
+	es, err := compileGroups(s, groups, n)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if n.next > math.MaxUint32-4*maxElements {
-		return nil, nil, fmt.Errorf("the numbers of groups and patterns are used up; restart the agent")
+	if n.usedUp() {
+		return nil, errNumbers
 	}
-	if n.zones, err = assignZones(n.zones, firewalledBridges(s)); err != nil {
-		return nil, nil, err
+	bridges := firewalledBridges(s)
+	if n.zones, err = assignZones(n.zones, slices.Sorted(maps.Keys(bridges))); err != nil {
+		return nil, err
 	}
-	// Without any port to judge for, nothing is asked and nothing tracked.
-	var judge []chain
-	if len(firewalledBridges(s)) > 0 {
-		judge = slices.Concat(judgeHooks(tracked, s.prefix), judgeChains(tracked, s.prefix), logChains(n))
-	} else {
-		for _, set := range judgeSets() {
-			es[set.name] = make(elements)
-		}
-	}
-	if before != nil && slices.ContainsFunc(judgeSets(), func(a set) bool { return !maps.Equal(before.elements[a.name], es[a.name]) }) {
-		n.nextGeneration()
-	}
-	maps.Copy(es, guardElements(s.ports))
-	maps.Copy(es, trackElements(s, n))
-	maps.Copy(es, hostElements(s))
-
 	r := &ruleset{
 		elements: es,
 		sets:     slices.Concat(guardSets(), judgeSets(), trackSets(), hostSets()),
 		counters: append(guardCounters(), counterName{bridgeTable, countBlockedIn}, counterName{bridgeTable, countBlockedOut},
 			counterName{bridgeTable, countInvalid}, counterName{inetTable, countVXLAN}, counterName{inetTable, countIsolated}),
-		chains: slices.Concat(portChains(s.ports), guardChains(), judge, hostChains(s)),
+		ports: make(map[string]chain, len(s.ports)),
 	}
-	return r, n, nil
-}
-
-func firewalledBridges(s *spec) []string {
-	bridges := make(map[string]bool)
-	for _, p := range s.ports {
-		if p.firewall {
-			bridges[p.bridge] = true
+	for _, set := range r.sets {
+		if es[set.name] == nil || set.judges() && len(bridges) == 0 {
+			es[set.name] = make(elements)
 		}
 	}
-	return slices.Sorted(maps.Keys(bridges))
+	// Without any port to judge for, nothing is asked and nothing tracked.
+	var judge []chain
+	if len(bridges) > 0 {
+		judge = slices.Concat(judgeHooks(tracked, s.prefix), judgeChains(tracked, s.prefix), logChains(n))
+	}
+	r.chains = slices.Concat(guardChains(), judge, hostChains(s))
+	st := newState(s, r, n, bridges)
+	st.place(s, groups)
+	if before != nil && slices.ContainsFunc(judgeSets(), func(a set) bool { return !maps.Equal(before.elements[a.name], es[a.name]) }) {
+		n.nextGeneration()
+	}
+	guardElements(es)
+	trackElements(es, n)
+	hostElements(es, s)
+	return st, nil
+}
+
+// errNumbers is what a process comes to after some billion changes.
+var errNumbers = errors.New("the numbers of groups and patterns are used up; restart the agent")
+
+func (n *numbers) usedUp() bool { return n.next > math.MaxUint32-4*maxElements }
+
+// judges reports whether a set's elements say what passes.
+func (s set) judges() bool {
+	return s.table == bridgeTable && slices.ContainsFunc(judgeSets(), func(j set) bool { return j.name == s.name })
+}
+
+// firewalledBridges counts the ports with a firewall of each bridge that has any.
+func firewalledBridges(s *spec) map[string]int {
+	bridges := make(map[string]int)
+	for _, p := range s.ports {
+		if p.firewall {
+			bridges[p.bridge]++
+		}
+	}
+	return bridges
 }
 
 // logChains write a line for what rules decide and then do it.
@@ -123,7 +141,7 @@ const maxDirect = 4
 // many rules. They compare bytes of headers, as that is what nf_tables is quickest at
 // (nft_do_chain in nf_tables_core.c does it without a call).
 func directRules(s *spec) []rule {
-	if len(s.underlay) > maxDirect || len(s.begin) > maxDirect || len(s.begin) == 0 && len(s.isolated) > 0 {
+	if len(s.underlay) > maxDirect || len(s.begin) > maxDirect || len(s.begin) == 0 && s.anyIsolated() {
 		return nil
 	}
 	var elsewhere []expression
@@ -148,14 +166,8 @@ func directRules(s *spec) []rule {
 	return rules
 }
 
-func hostElements(s *spec) map[string]elements {
-	es := make(map[string]elements)
-	for _, set := range hostSets() {
-		es[set.name] = make(elements)
-	}
-	for _, b := range s.isolated {
-		es[setIsolated][string(encodeName(b))] = element{}
-	}
+// hostElements fills the sets of what reaches the server with what is of no port.
+func hostElements(es map[string]elements, s *spec) {
 	for _, p := range s.underlay {
 		set := setUnderlay6
 		if p.Addr().Is4() {
@@ -163,5 +175,4 @@ func hostElements(s *spec) map[string]elements {
 		}
 		es[set][string(p.Addr().AsSlice())] = element{end: string(lastAddr(p).AsSlice())}
 	}
-	return es
 }

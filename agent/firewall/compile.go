@@ -36,16 +36,14 @@ type compiler struct {
 	steps    int
 }
 
-// compileRules fills the firewall's sets.
-func compileRules(s *spec, n *numbers) (map[string]elements, error) {
+// compileGroups fills the firewall's sets, but for which ports are in the groups.
+func compileGroups(s *spec, groups []group, n *numbers) (map[string]elements, error) {
 	c := &compiler{spec: s, n: n, es: make(map[string]elements), room: cmp.Or(s.room, maxElements)}
 	for _, set := range judgeSets() {
 		c.es[set.name] = make(elements)
 	}
 	c.logs()
 	addresses := mapAddresses(s)
-	groups := append(groupPorts(s, in), groupPorts(s, out)...)
-	groupNumbers := c.numberGroups(groups)
 	patternNumbers := c.numberPatterns(addresses)
 	bySet := make([][]int, len(s.sets)) // the patterns that a set is in
 	for i, p := range addresses.patterns {
@@ -54,8 +52,8 @@ func compileRules(s *spec, n *numbers) (map[string]elements, error) {
 		}
 	}
 	behaviours := newBehaviours()
-	for i, g := range groups {
-		if !c.group(g, groupNumbers[i], addresses.patterns, patternNumbers, bySet, behaviours) {
+	for _, g := range groups {
+		if !c.group(g, addresses.patterns, patternNumbers, bySet, behaviours) {
 			return nil, c.weigh(groups, bySet)
 		}
 	}
@@ -131,33 +129,6 @@ func defaultOf(d direction, allow bool) uint32 {
 	return outcomeBlockOut
 }
 
-// numberGroups gives each group the number that one of its ports brought along.
-func (c *compiler) numberGroups(groups []group) []uint32 {
-	var keys []groupKey
-	for _, g := range groups {
-		for _, p := range g.ports {
-			keys = append(keys, groupKey{g.direction, c.spec.ports[p].mac})
-		}
-	}
-	c.n.groups = renumber(c.n, c.n.groups, keys)
-	ids := make([]uint32, len(groups))
-	for i, g := range groups {
-		set := setInGroups
-		if g.direction == out {
-			set = setOutGroups
-		}
-		for _, p := range g.ports {
-			if id := c.n.groups[groupKey{g.direction, c.spec.ports[p].mac}]; ids[i] == 0 || id < ids[i] {
-				ids[i] = id
-			}
-		}
-		for _, p := range g.ports {
-			c.put(set, string(encodeName(c.spec.ports[p].name)), ids[i])
-		}
-	}
-	return ids
-}
-
 // numberPatterns numbers patterns by the names of their sets.
 func (c *compiler) numberPatterns(a *addressMap) []uint32 {
 	keys := make([]string, len(a.patterns))
@@ -182,7 +153,7 @@ func (c *compiler) numberPatterns(a *addressMap) []uint32 {
 }
 
 // group compiles the rules of one group of ports; false: that passes the limits.
-func (c *compiler) group(g group, id uint32, patterns []pattern, numbers []uint32, bySet [][]int, behaviours *behaviours) (fits bool) {
+func (c *compiler) group(g group, patterns []pattern, numbers []uint32, bySet [][]int, behaviours *behaviours) (fits bool) {
 	var common []int
 	rulesOf := make(map[int][]int) // by set
 	var sets []int
@@ -200,7 +171,7 @@ func (c *compiler) group(g group, id uint32, patterns []pattern, numbers []uint3
 	}
 	byDefault := defaultOf(g.direction, g.direction == out)
 	forAll := paint(c.spec.rules, common)
-	c.outcomes(id, except(forAll, nil, c.outcome, byDefault))
+	c.outcomes(g.id, except(forAll, nil, c.outcome, byDefault))
 	seen := make(map[int]bool)
 	known := make(map[string]string) // list of rules to content
 	for _, s := range sets {
@@ -217,7 +188,7 @@ func (c *compiler) group(g group, id uint32, patterns []pattern, numbers []uint3
 				known[name] = content
 			}
 			if content != "" {
-				behaviours.of[[2]uint32{id, numbers[p]}] = content
+				behaviours.of[[2]uint32{g.id, numbers[p]}] = content
 				c.elements++
 			}
 			if c.elements > c.room || c.steps > maxSteps {

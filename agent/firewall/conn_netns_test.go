@@ -64,8 +64,8 @@ func movedSets(sets []set) []set {
 	return sets
 }
 
-func (r routed) read(ctx context.Context, sets []set) (*contents, error) {
-	return r.system.read(ctx, movedSets(sets))
+func (r routed) read(ctx context.Context, only []chain, sets []set) (*contents, error) {
+	return r.system.read(ctx, only, movedSets(sets))
 }
 
 // TestNetNSTracking: connections of real systems, by IPv4 and IPv6, through a

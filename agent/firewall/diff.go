@@ -47,7 +47,7 @@ func (t *transaction) size() int {
 
 // replacement makes the whole ruleset anew. Counters go on from their values.
 func replacement(r *ruleset, counted map[string]counted) *transaction {
-	t := &transaction{replace: true, addTables: tables(), addChains: r.chains, addSets: r.sets}
+	t := &transaction{replace: true, addTables: tables(), addChains: r.all(), addSets: r.sets}
 	for _, c := range r.counters {
 		t.addCounters = append(t.addCounters, initialCounter{c, counted[c.name].packets, counted[c.name].bytes})
 	}
@@ -72,12 +72,10 @@ func difference(before, after *ruleset) (t *transaction, ok bool) {
 	}
 	for _, c := range after.chains {
 		o, there := old[c.name]
+		if there && !reflect.DeepEqual(o, c) {
+			return nil, false
+		}
 		if !there {
-			t.addChains = append(t.addChains, c)
-		} else if !reflect.DeepEqual(o, c) {
-			if c.hook != ingress {
-				return nil, false
-			}
 			t.addChains = append(t.addChains, c)
 		}
 		delete(old, c.name)
@@ -86,21 +84,45 @@ func difference(before, after *ruleset) (t *transaction, ok bool) {
 		if _, gone := old[c.name]; !gone {
 			continue
 		}
-		if c.hook != noHook && c.hook != ingress {
+		if c.hook != noHook {
 			return nil, false
 		}
 		t.delChains = append(t.delChains, c)
 	}
-	for _, s := range after.sets {
-		del, add := changes(before.elements[s.name], after.elements[s.name])
-		if len(del) > 0 {
-			t.delElements = append(t.delElements, setElements{s, del})
-		}
-		if len(add) > 0 {
-			t.addElements = append(t.addElements, setElements{s, add})
+	for device, c := range after.ports {
+		t.port(before.ports[device], c)
+	}
+	for device, c := range before.ports {
+		if _, still := after.ports[device]; !still {
+			t.port(c, chain{})
 		}
 	}
+	for _, s := range after.sets {
+		t.change(s, before.elements[s.name], after.elements[s.name])
+	}
 	return t, true
+}
+
+// port makes one chain at ingress of another; one without a name is none.
+func (t *transaction) port(before, after chain) {
+	switch {
+	case reflect.DeepEqual(before, after):
+	case after.name == "":
+		t.delChains = append(t.delChains, before)
+	default:
+		t.addChains = append(t.addChains, after)
+	}
+}
+
+// change makes one list of elements of another.
+func (t *transaction) change(s set, before, after elements) {
+	del, add := changes(before, after)
+	if len(del) > 0 {
+		t.delElements = append(t.delElements, setElements{s, del})
+	}
+	if len(add) > 0 {
+		t.addElements = append(t.addElements, setElements{s, add})
+	}
 }
 
 // changes lists elements that are only before, and only after; one with other data
@@ -121,4 +143,51 @@ func changes(before, after elements) (del, add elements) {
 		}
 	}
 	return del, add
+}
+
+// change does a transaction that replaces nothing, in memory; undo takes it back.
+func (r *ruleset) change(t *transaction) (undo func()) {
+	type kept struct {
+		device string
+		chain  chain
+	}
+	var old []kept
+	chains := r.chains
+	at := func(name string) func(chain) bool { return func(c chain) bool { return c.name == name } }
+	for _, c := range t.addChains {
+		if c.hook == ingress {
+			old = append(old, kept{c.device, r.ports[c.device]})
+			r.ports[c.device] = c
+		} else {
+			r.chains = append(slices.Clip(r.chains), c)
+		}
+	}
+	for _, c := range t.delChains {
+		if c.hook == ingress {
+			old = append(old, kept{c.device, r.ports[c.device]})
+			delete(r.ports, c.device)
+		} else {
+			r.chains = slices.DeleteFunc(slices.Clone(r.chains), at(c.name))
+		}
+	}
+	swap := func(del, add []setElements) {
+		for _, d := range del {
+			for k := range d.elements {
+				delete(r.elements[d.set.name], k)
+			}
+		}
+		for _, a := range add {
+			maps.Copy(r.elements[a.set.name], a.elements)
+		}
+	}
+	swap(t.delElements, t.addElements)
+	return func() {
+		swap(t.addElements, t.delElements)
+		r.chains = chains
+		for _, k := range slices.Backward(old) {
+			if r.ports[k.device] = k.chain; k.chain.name == "" {
+				delete(r.ports, k.device)
+			}
+		}
+	}
 }

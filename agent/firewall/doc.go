@@ -6,10 +6,27 @@
 //	                                                 │
 //	             guard.go: who sends it   judge.go, track.go: may it pass   compile.go: sets from rules
 //	  owners.go: whose rules wait
+//	one port ─> state.plan ─> transaction (port.go), or all of this
 //
 // Everything up to the transaction is a pure function. The ruleset is chains of
 // expressions, of which a port has one short chain of its own and all have the rest
 // in common, and elements of sets, which are most of what a change changes.
+//
+// # One port
+//
+// SetPort and DropPort change one port's chain and elements in what Apply left (state.go),
+// in place, and send just that. Bridges' elements are counted by the ports that want
+// them. Ports with the same rules are a group with a number that stays when ports come
+// and go: a port joins its group by one element in each direction. Rules that no other
+// port here has, or had, make or end a group; then the groups are compiled anew, of which
+// there are as many as there are different lists of rules, and the difference is sent.
+// It is an Apply when the program itself changes: with the first or the last port that
+// has a firewall, or where an address set that others use has other members; and for
+// accounts whose rules cannot be made. That the result is what Apply gives is what
+// TestPortsEqualApply shows.
+//
+// What is there of each chain is known by a digest, read back after it was sent, so that
+// VerifyOrRepair knows all and a change reads no more than itself.
 //
 // # The edge
 //

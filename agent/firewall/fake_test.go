@@ -20,6 +20,7 @@ type fakeKernel struct {
 	replaced int
 	last     *transaction
 	fail     error   // of the next commit
+	fails    int     // and of so many after it
 	failed   []error // of those that were refused
 	counts   map[string]counted
 	mixed    bool // br_netfilter is on
@@ -33,7 +34,9 @@ func (k *fakeKernel) commit(_ context.Context, t *transaction) error {
 		k.during()
 	}
 	if err := k.fail; err != nil {
-		k.fail = nil
+		if k.fails--; k.fails < 0 {
+			k.fail, k.fails = nil, 0
+		}
 		k.failed = append(k.failed, err)
 		return err
 	}
@@ -130,10 +133,14 @@ func (r *ruleset) after(t *transaction) (*ruleset, error) {
 
 func (k *fakeKernel) generation(context.Context) (uint32, error) { return k.gen, nil }
 
-func (k *fakeKernel) read(_ context.Context, sets []set) (*contents, error) {
-	c := &contents{elements: make(map[string]elements)}
+func (k *fakeKernel) read(_ context.Context, only []chain, sets []set) (*contents, error) {
+	c := &contents{elements: make(map[string]elements), program: make(program)}
 	if k.ruleset != nil {
-		c.program = sha256.Sum256(fmt.Append(nil, k.chains))
+		for _, x := range k.chains {
+			if only == nil || slices.ContainsFunc(only, func(o chain) bool { return o.key() == x.key() }) {
+				c.program[x.key()] = sha256.Sum256(fmt.Append(nil, x))
+			}
+		}
 	}
 	for _, s := range sets {
 		c.elements[s.name] = make(elements)

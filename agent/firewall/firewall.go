@@ -27,11 +27,15 @@ type Firewall struct {
 	room   int    // for elements; 0: maxElements
 
 	mu      sync.Mutex
-	numbers *numbers
-	applied *ruleset // nil: nothing yet by this process
-	inForce wanted   // that it was made from
-	seen    uint32   // the kernel's generation when the tables were last known to be right; 0: unknown
-	program program  // of the tables as they were made; zero: unknown
+	applied *state // nil: nothing yet by this process
+	options Options
+	asked   wanted                  // by the last Apply
+	inForce wanted                  // that the last Apply came to
+	since   map[[6]byte]change      // of ports, by MAC; they are in neither
+	failing map[string]error        // owners whose rules cannot be made
+	refused map[[6]byte]refusedPort // because of that
+	seen    uint32                  // the kernel's generation when the tables were last known to be right; 0: unknown
+	program program                 // of the tables as they were made; nil: unknown
 }
 
 // kernel is nf_tables of the system.
@@ -40,8 +44,9 @@ type kernel interface {
 	commit(context.Context, *transaction) error
 	// generation counts the transactions of all who use nf_tables; never 0.
 	generation(context.Context) (uint32, error)
-	// read lists what is in the tables; with sets, the elements of these too.
-	read(ctx context.Context, sets []set) (*contents, error)
+	// read lists chains of the tables, all of them when only is nil, and the elements of
+	// sets.
+	read(ctx context.Context, only []chain, sets []set) (*contents, error)
 	// counted reads the counters of the tables.
 	counted(context.Context) (map[string]counted, error)
 	// separate keeps what bridges forward out of the tables of IP, and says whether it
@@ -49,8 +54,16 @@ type kernel interface {
 	separate(context.Context) (changed bool, err error)
 }
 
-// program identifies chains and rules, as the kernel numbers them.
-type program [32]byte
+// program identifies each chain with its rules, as the kernel numbers them, by a digest.
+// What is not there is not in it.
+type program map[chainKey][32]byte
+
+type chainKey struct {
+	table table
+	name  string
+}
+
+func (c chain) key() chainKey { return chainKey{c.table, c.name} }
 
 // contents is what is in the tables.
 type contents struct {
@@ -76,31 +89,31 @@ type counted struct{ packets, bytes uint64 }
 func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec, o Options) ([]Failure, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	start := time.Now()
 	if _, err := f.separate(ctx); err != nil {
 		return nil, err
 	}
-	n := f.numbers
-	if n == nil {
-		var err error
-		if n, err = f.begin(ctx); err != nil {
-			return nil, err
-		}
+	return f.apply(ctx, wanted{ports, fw}, o)
+}
+
+func (f *Firewall) apply(ctx context.Context, in wanted, o Options) ([]Failure, error) {
+	start := time.Now()
+	var n *numbers
+	var err error
+	if f.applied != nil {
+		n = f.applied.numbers
+	} else if n, err = f.begin(ctx); err != nil {
+		return nil, err
 	}
-	c, err := f.compile(wanted{ports, fw}, o, n)
+	c, err := f.compile(in, f.inForce.with(f.since), o, n)
 	if err != nil {
 		return nil, fmt.Errorf("compile the firewall: %w", err)
 	}
 	took := time.Since(start)
 	t, small := (*transaction)(nil), false
 	if f.applied != nil {
-		t, small = difference(f.applied, c.rules)
+		t, small = difference(f.applied.ruleset, c.state.ruleset)
 	}
-	if small && t.empty() {
-		f.numbers, f.inForce = c.numbers, c.in
-		return c.failures, nil
-	}
-	if small {
+	if small && !t.empty() {
 		if err = f.commit(ctx, t); err != nil {
 			// Somebody has changed our tables, so that they do not take the change.
 			f.log().WarnContext(ctx, "firewall: replacing all rules", "because", err)
@@ -108,13 +121,19 @@ func (f *Firewall) Apply(ctx context.Context, ports []Port, fw api.FirewallSpec,
 		}
 	}
 	if !small {
-		if t, err = f.replace(ctx, c.rules); err != nil {
+		if t, err = f.replace(ctx, c.state.ruleset); err != nil {
 			return nil, err
 		}
 	}
-	f.numbers, f.applied, f.inForce = c.numbers, c.rules, c.in
-	f.log().InfoContext(ctx, "firewall applied", "ports", len(c.spec.ports), "rules", len(c.spec.rules), "owners failed", len(c.failures),
-		"sent", t.size(), "replaced", t.replace, "compiled", took, "took", time.Since(start))
+	f.applied, f.options, f.asked, f.inForce, f.since = c.state, o, in, c.in, nil
+	f.failing, f.refused = make(map[string]error), make(map[[6]byte]refusedPort)
+	for _, x := range c.failures {
+		f.failing[x.Owner] = x.Err
+	}
+	if !t.empty() {
+		f.log().InfoContext(ctx, "firewall applied", "ports", len(c.in.ports), "rules", len(c.in.fw.Rules), "owners failed", len(c.failures),
+			"sent", t.size(), "replaced", t.replace, "compiled", took, "took", time.Since(start))
+	}
 	return c.failures, nil
 }
 
@@ -128,19 +147,19 @@ func (f *Firewall) Protect(ctx context.Context, devices []string) error {
 	defer f.mu.Unlock()
 	var chains []chain
 	for _, d := range devices {
-		i := -1
+		var c chain
 		if f.applied != nil {
-			i = slices.IndexFunc(f.applied.chains, func(c chain) bool { return c.hook == ingress && c.device == d })
+			c = f.applied.ruleset.ports[d]
 		}
-		if i < 0 {
+		if c.name == "" {
 			return fmt.Errorf("put anti-spoofing on %s: the rules that are applied have no such port", d)
 		}
-		chains = append(chains, f.applied.chains[i])
+		chains = append(chains, c)
 	}
 	if err := f.commit(ctx, &transaction{addChains: chains}); err != nil {
 		// Somebody has changed our tables, so that they do not take it.
 		f.log().WarnContext(ctx, "firewall: replacing all rules", "because", err)
-		if _, err := f.replace(ctx, f.applied); err != nil {
+		if _, err := f.replace(ctx, f.applied.ruleset); err != nil {
 			return fmt.Errorf("put anti-spoofing on %s: %w", strings.Join(devices, ", "), err)
 		}
 	}
@@ -165,7 +184,7 @@ func (f *Firewall) separate(ctx context.Context) (changed bool, err error) {
 func (f *Firewall) begin(ctx context.Context) (*numbers, error) {
 	n := newNumbers(rand.Uint32())
 	zones, _ := (&ruleset{sets: trackSets()}).set(setZones)
-	c, err := f.system().read(ctx, []set{zones})
+	c, err := f.system().read(ctx, []chain{}, []set{zones})
 	if err != nil {
 		return nil, fmt.Errorf("read the firewall's tables: %w", err)
 	}
@@ -203,28 +222,51 @@ func (f *Firewall) commit(ctx context.Context, t *transaction) error {
 		return err
 	}
 	// What fails from here on costs the next VerifyOrRepair more, and nothing else.
-	trusted := t.replace || f.seen == before
+	trusted, made := t.replace || f.seen == before, f.program
 	f.seen = 0
-	made := f.program
-	if t.replace || len(t.addChains)+len(t.delChains) > 0 {
-		f.program = program{}
-		c, err := k.read(ctx, nil)
-		if err != nil {
+	if len(t.addChains)+len(t.delChains) > 0 {
+		f.program = nil
+		if made, err = f.programAfter(ctx, t, made); err != nil {
 			f.log().WarnContext(ctx, "firewall: cannot read what was applied", "error", err)
 			return nil
 		}
-		made = c.program
 	}
 	after, err := k.generation(ctx)
 	if err != nil {
 		f.log().WarnContext(ctx, "firewall: cannot read the generation of nf_tables", "error", err)
 		return nil
 	}
-	// Otherwise somebody else was active in between, perhaps in our tables.
-	if trusted && after == before+1 {
-		f.seen, f.program = after, made
+	if after != before+1 {
+		return nil // somebody else was active in between, perhaps in our tables
+	}
+	if f.program = made; trusted {
+		f.seen = after
 	}
 	return nil
+}
+
+// programAfter is the program with what a transaction did, of which it reads no more
+// than that. It changes what is given; nil stays nil.
+func (f *Firewall) programAfter(ctx context.Context, t *transaction, p program) (program, error) {
+	only := t.addChains
+	switch {
+	case t.replace:
+		only = nil
+	case p == nil:
+		return nil, nil
+	}
+	for _, c := range slices.Concat(t.addChains, t.delChains) {
+		delete(p, c.key())
+	}
+	if !t.replace && len(only) == 0 {
+		return p, nil
+	}
+	c, err := f.system().read(ctx, only, nil)
+	if err != nil || t.replace {
+		return c.program, err
+	}
+	maps.Copy(p, c.program)
+	return p, nil
 }
 
 // VerifyOrRepair sees whether our tables are as they were applied, and replaces
@@ -247,15 +289,15 @@ func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error
 	if now == f.seen {
 		return repaired, nil
 	}
-	c, err := k.read(ctx, f.applied.sets)
+	c, err := k.read(ctx, nil, f.applied.sets)
 	if err != nil {
 		return repaired, fmt.Errorf("read the firewall's tables: %w", err)
 	}
-	if f.program != (program{}) && c.program == f.program && maps.EqualFunc(c.elements, f.applied.elements, maps.Equal[elements, elements]) {
+	if f.program != nil && maps.Equal(c.program, f.program) && maps.EqualFunc(c.elements, f.applied.elements, maps.Equal[elements, elements]) {
 		f.seen = now
 		return repaired, nil
 	}
-	if _, err := f.replace(ctx, f.applied); err != nil {
+	if _, err := f.replace(ctx, f.applied.ruleset); err != nil {
 		return repaired, err
 	}
 	f.log().WarnContext(ctx, "firewall: the rules had been changed by somebody else and are repaired")
@@ -286,7 +328,8 @@ func (f *Firewall) Remove(ctx context.Context) error {
 	if err := f.system().commit(ctx, &transaction{replace: true}); err != nil {
 		return fmt.Errorf("remove the firewall's tables: %w", err)
 	}
-	f.applied, f.numbers, f.seen, f.program = nil, nil, 0, program{}
+	f.applied, f.since, f.failing, f.refused = nil, nil, nil, nil
+	f.asked, f.inForce, f.seen, f.program = wanted{}, wanted{}, 0, nil
 	return nil
 }
 

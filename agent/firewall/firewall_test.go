@@ -49,7 +49,7 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, _, err := build(s, newNumbers(1000), nil, true)
+	r, err := build(s, newNumbers(1000), nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,14 +110,14 @@ func TestSmallChanges(t *testing.T) {
 		}, 8},
 		{"a flag of a port", func() { w.ports = slices.Clone(w.ports); w.ports[3].AllowDHCPSpoofing = true }, 1},
 	} {
-		generation := f.numbers.generation
+		generation := f.applied.numbers.generation
 		c.change()
 		apply(t, f, w, Options{})
 		if k.last.replace || k.last.size() > c.atMost {
 			t.Errorf("%s: %d elements of %d sent, want at most %d", c.name, k.last.size(), whole, c.atMost)
 		}
-		if judged := c.name != "a flag of a port"; (f.numbers.generation != generation) != judged {
-			t.Errorf("%s: generation %d, was %d", c.name, f.numbers.generation, generation)
+		if judged := c.name != "a flag of a port"; (f.applied.numbers.generation != generation) != judged {
+			t.Errorf("%s: generation %d, was %d", c.name, f.applied.numbers.generation, generation)
 		}
 	}
 }
@@ -245,8 +245,8 @@ func TestTracked(t *testing.T) {
 	m := &machine{counters: make(map[string]int)}
 	pass := func(p *packet) bool { m.ruleset = k.ruleset; return m.pass(bridgeTable, forward, p) }
 	first := ssh.packet()
-	if !pass(first) || first.ct.mark != f.numbers.generation {
-		t.Fatalf("a new connection: mark %d, generation %d", first.ct.mark, f.numbers.generation)
+	if !pass(first) || first.ct.mark != f.applied.numbers.generation {
+		t.Fatalf("a new connection: mark %d, generation %d", first.ct.mark, f.applied.numbers.generation)
 	}
 	established := func(p *packet) *packet { p.ct.state, p.ct.mark = 2, first.ct.mark; return p }
 
@@ -255,14 +255,14 @@ func TestTracked(t *testing.T) {
 	w.fw.Rules = append(w.fw.Rules, api.FirewallEntry{Rule: "ffff", Direction: "in", Ports: []string{w.ports[0].MAC}, Action: "allow", Protocol: "tcp"})
 	apply(t, f, w, Options{})
 	again := established(ssh.replied())
-	if !pass(again) || again.ct.mark != f.numbers.generation {
-		t.Errorf("after a change that allows it: mark %d, generation %d", again.ct.mark, f.numbers.generation)
+	if !pass(again) || again.ct.mark != f.applied.numbers.generation {
+		t.Errorf("after a change that allows it: mark %d, generation %d", again.ct.mark, f.applied.numbers.generation)
 	}
 	// A block, that neither side passes.
 	w.fw.Rules = slices.Clone(w.fw.Rules[:len(w.fw.Rules)-1])
 	apply(t, f, w, Options{})
 	for name, p := range map[string]*packet{"from the peer": established(ssh.packet()), "to the peer": established(ssh.replied())} {
-		if pass(p) || p.ct.mark == f.numbers.generation {
+		if pass(p) || p.ct.mark == f.applied.numbers.generation {
 			t.Errorf("%s, after a change that blocks it: passed, or mark %d", name, p.ct.mark)
 		}
 	}
@@ -313,7 +313,7 @@ func TestZones(t *testing.T) {
 	k := newFakeKernel()
 	f := &Firewall{kernel: k}
 	apply(t, f, w, Options{})
-	zones := f.numbers.zones
+	zones := f.applied.numbers.zones
 	if zones["br0"] == zones["br1"] || zones["br0"] == 0 || zones["br1"] == 0 {
 		t.Fatalf("zones %v", zones)
 	}
@@ -342,8 +342,8 @@ func TestZones(t *testing.T) {
 	// Another process has the same zones.
 	g := &Firewall{kernel: k}
 	apply(t, g, w, Options{})
-	if !maps.Equal(g.numbers.zones, zones) {
-		t.Errorf("zones %v, were %v", g.numbers.zones, zones)
+	if !maps.Equal(g.applied.numbers.zones, zones) {
+		t.Errorf("zones %v, were %v", g.applied.numbers.zones, zones)
 	}
 	// So many that names share numbers.
 	bridges := make([]string, 5000)

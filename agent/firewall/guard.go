@@ -209,69 +209,63 @@ func optionRules(offset, option int) []rule {
 // etherType holds for frames of one EtherType.
 func etherType(hi, lo byte) []expression { return bytesAre(linkHeader, 12, hi, lo) }
 
-// portChains are the base chains of ports. Most of what comes is TCP, of which nothing
+// chain is a port's base chain. Most of what comes is TCP, of which nothing
 // but the sender is judged; from the port's own MAC and its first addresses (the last
 // is link-local) it passes by comparisons, which cost a third of a lookup. Where
 // protocol is, is TCP's number in whatever the EtherType behind the MAC says it is.
-func portChains(ports []portInput) []chain {
-	chains := make([]chain, len(ports))
-	for i, p := range ports {
-		own := func(protocol, source int, address []byte, etherType ...byte) rule {
-			return when(bytesAre(networkHeader, protocol, protoTCP), bytesAre(networkHeader, source, address...),
-				bytesAre(linkHeader, 6, append(p.mac[:], etherType...)...), then(acceptIt))
-		}
-		chains[i] = chain{table: netdevTable, name: "port_" + p.name, hook: ingress, priority: guardPriority, device: p.name}
-		if p.closed {
-			chains[i].rules = []rule{when(dropAs(countClosed))}
-			continue
-		}
-		for _, a := range p.addrs[:min(len(p.addrs)-1, maxDirect)] {
-			r := own(6, 8, a.AsSlice(), 0x86, 0xdd)
-			if a.Is4() {
-				r = own(9, 12, a.AsSlice(), 0x08, 0x00)
-			}
-			chains[i].rules = append(chains[i].rules, r)
-		}
-		chains[i].rules = append(chains[i].rules, when(then(jumpTo("guard"))))
+func (p *portInput) chain() chain {
+	own := func(protocol, source int, address []byte, etherType ...byte) rule {
+		return when(bytesAre(networkHeader, protocol, protoTCP), bytesAre(networkHeader, source, address...),
+			bytesAre(linkHeader, 6, append(p.mac[:], etherType...)...), then(acceptIt))
 	}
-	return chains
+	c := chain{table: netdevTable, name: "port_" + p.name, hook: ingress, priority: guardPriority, device: p.name}
+	if p.closed {
+		c.rules = []rule{when(dropAs(countClosed))}
+		return c
+	}
+	for _, a := range p.addrs[:min(len(p.addrs)-1, maxDirect)] {
+		r := own(6, 8, a.AsSlice(), 0x86, 0xdd)
+		if a.Is4() {
+			r = own(9, 12, a.AsSlice(), 0x08, 0x00)
+		}
+		c.rules = append(c.rules, r)
+	}
+	c.rules = append(c.rules, when(then(jumpTo("guard"))))
+	return c
 }
 
-// guardElements fills the sets of the guard.
-func guardElements(ports []portInput) map[string]elements {
-	es := make(map[string]elements)
-	for _, s := range guardSets() {
-		es[s.name] = make(elements)
-	}
+// guardElements fills the guard's sets with what is of no port.
+func guardElements(es map[string]elements) {
 	for _, t := range []byte{131, 132, ndRouterSolicitation, ndNeighborSolicitation, 143} { // MLD: RFC 3590, RFC 3810
 		es[setUnspecified][string([]byte{t})] = element{}
 	}
-	for _, p := range ports {
-		name := encodeName(p.name)
-		add := func(set string, on bool) {
-			if on {
-				es[set][string(name)] = element{}
-			}
-		}
-		add(setFreeMAC, p.flags.AllowMACSpoofing)
-		add(setFreeIP, p.flags.AllowIPSpoofing)
-		add(setFreeDHCP, p.flags.AllowDHCPSpoofing)
-		add(setFreeEtherType, p.flags.AllowRestrictedTraffic)
-		es[setMAC][key(name, p.mac[:])] = element{}
-		for _, a := range p.addrs {
-			if a.Is4() {
-				es[setIP4][key(name, a.AsSlice())] = element{}
-			} else {
-				es[setIP6][key(name, a.AsSlice())] = element{}
-			}
-		}
-		for _, n := range p.nets {
-			set := setNet6
-			if n.Addr().Is4() {
-				set = setNet4
-			}
-			es[set][key(name, n.Addr().AsSlice())] = element{end: key(name, lastAddr(n).AsSlice())}
+}
+
+// guarded says by which elements the guard knows a port.
+func (p *portInput) guarded(put func(set, key string, e element)) {
+	name := encodeName(p.name)
+	add := func(set string, on bool) {
+		if on {
+			put(set, string(name), element{})
 		}
 	}
-	return es
+	add(setFreeMAC, p.flags.AllowMACSpoofing)
+	add(setFreeIP, p.flags.AllowIPSpoofing)
+	add(setFreeDHCP, p.flags.AllowDHCPSpoofing)
+	add(setFreeEtherType, p.flags.AllowRestrictedTraffic)
+	put(setMAC, key(name, p.mac[:]), element{})
+	for _, a := range p.addrs {
+		set := setIP6
+		if a.Is4() {
+			set = setIP4
+		}
+		put(set, key(name, a.AsSlice()), element{})
+	}
+	for _, n := range p.nets {
+		set := setNet6
+		if n.Addr().Is4() {
+			set = setNet4
+		}
+		put(set, key(name, n.Addr().AsSlice()), element{end: key(name, lastAddr(n).AsSlice())})
+	}
 }

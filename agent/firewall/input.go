@@ -17,6 +17,7 @@ type Port struct {
 	Interface string   // host end of its veth or tap, which need not exist yet
 	Bridge    string   // that the interface is, or will be, a port of
 	Names     []string // that Bridge may have instead
+	Isolated  bool     // nothing may reach the server itself from Bridge
 	api.PortSpec
 
 	closed bool // it sends nothing and takes nothing
@@ -27,7 +28,8 @@ type Options struct {
 	// Underlay is all subnets that VXLAN packets may come from, as CIDRs of either
 	// family. Empty: this server takes part in no VXLAN, and nothing is dropped.
 	Underlay []string
-	// Isolated are bridges from which nothing may reach the server itself.
+	// Isolated are bridges from which nothing may reach the server itself, whether they
+	// have ports or not.
 	Isolated []string
 	// IsolatedPrefixes are what their names begin with, each with one of them; of no
 	// other interface that the underlay is reached by. With them, VXLAN from elsewhere
@@ -41,6 +43,7 @@ type Options struct {
 // portInput is a Port, parsed.
 type portInput struct {
 	owner        string
+	instance     string
 	name, bridge string
 	aliases      []string // of the bridge
 	mac          [6]byte
@@ -48,6 +51,7 @@ type portInput struct {
 	addrs        []netip.Addr
 	nets         []netip.Prefix // disjoint
 	firewall     bool
+	isolated     bool // the bridge
 	closed       bool
 	flags        api.SpoofFlags
 }
@@ -88,6 +92,9 @@ func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 		if err == nil && !strings.HasPrefix(in.name, s.prefix) {
 			err = fmt.Errorf("the names of ports' interfaces begin with %s", s.prefix)
 		}
+		if err == nil && in.isolated && !s.mayIsolate(append([]string{in.bridge}, in.aliases...)...) {
+			err = fmt.Errorf("isolated bridge %q: the names of these begin with one of %q", in.bridge, s.begin)
+		}
 		if err != nil {
 			if !p.closed { // Protect keeps it out of every bridge, which closes it as well
 				bad.add(p.Owner, fmt.Errorf("port %s on %s: %w", p.MAC, p.Interface, err))
@@ -107,7 +114,7 @@ func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 		if !nameRE.MatchString(n) {
 			return nil, fmt.Errorf("isolated bridge %q: not a name of an interface", n)
 		}
-		if len(s.begin) > 0 && !slices.ContainsFunc(s.begin, func(p string) bool { return strings.HasPrefix(n, p) }) {
+		if !s.mayIsolate(n) {
 			return nil, fmt.Errorf("isolated bridge %q: the names of these begin with one of %q", n, s.begin)
 		}
 	}
@@ -133,8 +140,21 @@ func parseInput(ports []Port, fw api.FirewallSpec, o Options) (*spec, error) {
 	return s, nil
 }
 
+// mayIsolate reports whether isolated bridges may have these names.
+func (s *spec) mayIsolate(bridges ...string) bool {
+	return len(s.begin) == 0 || !slices.ContainsFunc(bridges, func(b string) bool {
+		return !slices.ContainsFunc(s.begin, func(p string) bool { return strings.HasPrefix(b, p) })
+	})
+}
+
+// anyIsolated reports whether there are isolated bridges.
+func (s *spec) anyIsolated() bool {
+	return len(s.isolated) > 0 || slices.ContainsFunc(s.ports, func(p portInput) bool { return p.isolated })
+}
+
 func parsePort(p Port) (portInput, error) {
-	in := portInput{owner: p.Owner, name: p.Interface, bridge: p.Bridge, aliases: p.Names, vni: p.VNI != 0, firewall: p.Firewall, closed: p.closed, flags: p.SpoofFlags}
+	in := portInput{owner: p.Owner, instance: p.Instance, name: p.Interface, bridge: p.Bridge, aliases: p.Names, isolated: p.Isolated,
+		vni: p.VNI != 0, firewall: p.Firewall, closed: p.closed, flags: p.SpoofFlags}
 	for _, n := range append([]string{p.Interface, p.Bridge}, p.Names...) {
 		if !nameRE.MatchString(n) {
 			return in, fmt.Errorf("%q is not a name of an interface", n)

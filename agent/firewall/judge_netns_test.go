@@ -265,11 +265,11 @@ func TestNetNSDrift(t *testing.T) {
 	applyTwice(t, f, w, Options{Underlay: []string{"10.0.0.0/8"}})
 	check("a change over a change by hand", false)
 	// Another process takes over, with the same zones.
-	zones := f.numbers.zones
+	zones := f.applied.numbers.zones
 	g := newFirewall(t)
 	applyTwice(t, g, w, Options{Underlay: []string{"10.0.0.0/8"}})
-	if fmt.Sprint(g.numbers.zones) != fmt.Sprint(zones) {
-		t.Errorf("zones %v, were %v", g.numbers.zones, zones)
+	if fmt.Sprint(g.applied.numbers.zones) != fmt.Sprint(zones) {
+		t.Errorf("zones %v, were %v", g.applied.numbers.zones, zones)
 	}
 	check("another process's replacement", true)
 }
@@ -282,7 +282,7 @@ func TestNetNSFailedTransaction(t *testing.T) {
 	before := command(t, "nft list ruleset")
 	decisions, _ := f.applied.set(setDecisions)
 	judged, _ := f.applied.set(setJudged)
-	tr := replacement(f.applied, nil)
+	tr := replacement(f.applied.ruleset, nil)
 	tr.addElements = append(tr.addElements,
 		setElements{judged, elements{string(encodeName("more")): {}}},
 		setElements{decisions, elements{string(encodeNumber(9)): {data: "goto nowhere"}}})

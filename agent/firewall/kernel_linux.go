@@ -215,37 +215,38 @@ func (system) generation(ctx context.Context) (id uint32, err error) {
 }
 
 // read implements kernel.
-func (system) read(ctx context.Context, sets []set) (*contents, error) {
+func (system) read(ctx context.Context, only []chain, sets []set) (*contents, error) {
 	s, err := openSocket()
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
 	for try := 1; ; try++ {
-		c, err := s.contents(ctx, sets)
+		c, err := s.contents(ctx, only, sets)
 		if err == nil || try == 5 || !errors.Is(err, unix.EINTR) {
 			return c, err
 		}
 	}
 }
 
-func (s *socket) contents(ctx context.Context, sets []set) (*contents, error) {
-	c := &contents{elements: make(map[string]elements, len(sets))}
-	h := sha256.New()
-	for _, t := range tables() {
-		if err := s.hashChains(ctx, t, h); err != nil {
-			return nil, err
+func (s *socket) contents(ctx context.Context, only []chain, sets []set) (*contents, error) {
+	c := &contents{elements: make(map[string]elements, len(sets)), program: make(program)}
+	hashes := make(map[chainKey]hash.Hash)
+	if only == nil {
+		for _, t := range tables() {
+			if err := s.hashChains(ctx, t, "", hashes); err != nil {
+				return nil, err
+			}
 		}
-		body := append(nfgenmsg(t.family(), 0), attributes(nil).text(unix.NFTA_RULE_TABLE, tableName)...)
-		err := s.dump(ctx, message{kind: unix.NFT_MSG_GETRULE, flags: unix.NLM_F_DUMP, body: body, what: fmt.Sprintf("list rules of table %s", t)}, func(_ byte, attrs []byte) error {
-			h.Write(attrs)
-			return nil
-		})
-		if err != nil {
+	}
+	for _, o := range only {
+		if err := s.hashChains(ctx, o.table, o.name, hashes); err != nil {
 			return nil, err
 		}
 	}
-	c.program = program(h.Sum(nil))
+	for k, h := range hashes {
+		c.program[k] = [32]byte(h.Sum(nil))
+	}
 	for _, set := range sets {
 		var list []kernelElement
 		body := append(nfgenmsg(set.table.family(), 0), attributes(nil).text(unix.NFTA_SET_ELEM_LIST_TABLE, tableName).text(unix.NFTA_SET_ELEM_LIST_SET, set.name)...)
@@ -267,13 +268,33 @@ func (s *socket) contents(ctx context.Context, sets []set) (*contents, error) {
 	return c, nil
 }
 
-// hashChains leaves out what changes by itself: how often a chain is referred to.
-func (s *socket) hashChains(ctx context.Context, t table, h hash.Hash) error {
-	return s.dump(ctx, message{kind: unix.NFT_MSG_GETCHAIN, flags: unix.NLM_F_DUMP, body: nfgenmsg(t.family(), 0), what: fmt.Sprintf("list chains of family %s", t)}, func(_ byte, attrs []byte) error {
+// hashChains reads one chain of a table with its rules, or all with name "". It leaves
+// out what changes by itself: how often a chain is referred to.
+func (s *socket) hashChains(ctx context.Context, t table, name string, hashes map[chainKey]hash.Hash) error {
+	flags, which := uint16(unix.NLM_F_DUMP), fmt.Sprintf("list chains of family %s", t)
+	chains, rules := attributes(nil), attributes(nil).text(unix.NFTA_RULE_TABLE, tableName)
+	if name != "" {
+		flags, which = 0, "read chain "+name
+		chains = chains.text(unix.NFTA_CHAIN_TABLE, tableName).text(unix.NFTA_CHAIN_NAME, name)
+		rules = rules.text(unix.NFTA_RULE_CHAIN, name)
+	}
+	err := s.dump(ctx, message{kind: unix.NFT_MSG_GETCHAIN, flags: flags, body: append(nfgenmsg(t.family(), 0), chains...), what: which}, func(_ byte, attrs []byte) error {
 		list := parseAttributes(attrs)
-		if !slices.ContainsFunc(list, func(a attribute) bool { return a.kind == unix.NFTA_CHAIN_TABLE && a.text() == tableName }) {
+		k := chainKey{table: t}
+		ours := false
+		for _, a := range list {
+			switch a.kind {
+			case unix.NFTA_CHAIN_TABLE:
+				ours = a.text() == tableName
+			case unix.NFTA_CHAIN_NAME:
+				k.name = a.text()
+			}
+		}
+		if !ours {
 			return nil
 		}
+		h := sha256.New()
+		hashes[k] = h
 		for _, a := range list {
 			switch a.kind {
 			case unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE:
@@ -281,6 +302,23 @@ func (s *socket) hashChains(ctx context.Context, t table, h hash.Hash) error {
 				h.Write(a.data)
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.dump(ctx, message{kind: unix.NFT_MSG_GETRULE, flags: unix.NLM_F_DUMP, body: append(nfgenmsg(t.family(), 0), rules...), what: fmt.Sprintf("list rules of table %s", t)}, func(_ byte, attrs []byte) error {
+		k := chainKey{table: t}
+		for _, a := range parseAttributes(attrs) {
+			if a.kind == unix.NFTA_RULE_CHAIN {
+				k.name = a.text()
+			}
+		}
+		h := hashes[k]
+		if h == nil { // it was made since
+			return unix.EINTR
+		}
+		h.Write(attrs)
 		return nil
 	})
 }

@@ -41,7 +41,7 @@ type connection struct {
 // pass runs the base chains of one hook, lowest priority first.
 func (m *machine) pass(t table, h hook, p *packet) bool {
 	var bases []chain
-	for _, c := range m.chains {
+	for _, c := range m.all() {
 		if c.table == t && c.hook == h && (h != ingress || c.device == p.iif) {
 			bases = append(bases, c)
 		}
@@ -80,11 +80,12 @@ func (m *machine) run(c chain, p *packet, depth int) verdictKind {
 }
 
 func (m *machine) chain(name string) chain {
-	i := slices.IndexFunc(m.chains, func(c chain) bool { return c.name == name })
+	all := m.all()
+	i := slices.IndexFunc(all, func(c chain) bool { return c.name == name })
 	if i < 0 {
 		panic("no chain " + name)
 	}
-	return m.chains[i]
+	return all[i]
 }
 
 // rule executes one rule; false: it ended without a verdict.

@@ -15,7 +15,7 @@ func FuzzDecode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r, _, err := build(s, newNumbers(1), nil, true)
+	r, err := build(s, newNumbers(1), nil, true)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestElementsRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, _, err := build(s, newNumbers(1), nil, true)
+	r, err := build(s, newNumbers(1), nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,8 @@ import (
 // judged while a change is made may still carry it.
 type numbers struct {
 	next       uint32
-	generation uint32 // changes with everything that can change a verdict; never 0
-	groups     map[groupKey]uint32
+	generation uint32              // changes with everything that can change a verdict; never 0
+	groups     map[groupKey]uint32 // by each of its ports
 	patterns   map[string]uint32
 	behaviours map[string]uint32    // by content
 	used       map[[2]uint32]uint32 // group and pattern to behaviour
@@ -29,7 +29,6 @@ const (
 	firstNumber = 16
 )
 
-// groupKey names a group by one of its ports.
 type groupKey struct {
 	direction direction
 	port      [6]byte
@@ -68,12 +67,14 @@ func renumber[K comparable](n *numbers, before map[K]uint32, keys []K) map[K]uin
 	return after
 }
 
+const maxZones = 60000
+
 // assignZones gives each bridge a zone of connection tracking, 1 to 65535. A new
 // one is found from its name, so that it is the same again after a restart, but
 // for those few that two names would share.
 func assignZones(before map[string]uint16, bridges []string) (map[string]uint16, error) {
-	if len(bridges) > 60000 {
-		return nil, fmt.Errorf("%d bridges: connection tracking has zones for 60000", len(bridges))
+	if len(bridges) > maxZones {
+		return nil, fmt.Errorf("%d bridges: connection tracking has zones for %d", len(bridges), maxZones)
 	}
 	after := make(map[string]uint16, len(bridges))
 	taken := make(map[uint16]bool, len(bridges))
@@ -86,15 +87,21 @@ func assignZones(before map[string]uint16, bridges []string) (map[string]uint16,
 		if after[b] != 0 {
 			continue
 		}
-		h := fnv.New32a()
-		h.Write([]byte(b))
-		z := uint16(h.Sum32())
-		for z == 0 || taken[z] {
-			z++
-		}
+		z := zoneFor(b, func(z uint16) bool { return taken[z] })
 		after[b], taken[z] = z, true
 	}
 	return after, nil
+}
+
+// zoneFor is a zone for a bridge that has none.
+func zoneFor(bridge string, taken func(uint16) bool) uint16 {
+	h := fnv.New32a()
+	h.Write([]byte(bridge))
+	z := uint16(h.Sum32())
+	for z == 0 || taken(z) {
+		z++
+	}
+	return z
 }
 
 // successor is a copy to change.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -155,7 +154,7 @@ func (p Port) lastGood(old *Port) Port {
 	if err == nil && (!p.Firewall || old != nil && old.Firewall) {
 		return p
 	}
-	return Port{Interface: p.Interface, Bridge: p.Bridge, Names: p.Names, closed: true,
+	return Port{Interface: p.Interface, Bridge: p.Bridge, Names: p.Names, Isolated: p.Isolated, closed: true,
 		PortSpec: api.PortSpec{MAC: p.MAC, Instance: p.Instance, Owner: p.Owner, VNI: p.VNI, Firewall: true}}
 }
 
@@ -190,29 +189,28 @@ func (in *wanted) keep(aside faults, inForce wanted) {
 	}
 }
 
-// rulesByOwner are the rules of each owner's ports, with address sets named by what is
-// in them.
-func (in wanted) rulesByOwner() map[string][]api.FirewallEntry {
+// rulesByOwner are the rules of each owner's ports, one by one and sorted, with address
+// sets named by what is in them.
+func (in wanted) rulesByOwner() map[string][]string {
 	owners, byName := ownersOf(in.ports), make(map[string]string)
 	for name, m := range in.members() {
 		byName[name] = keptName(m)
 	}
-	out := make(map[string][]api.FirewallEntry)
+	out := make(map[string][]string)
 	for _, e := range in.fw.Rules {
 		e.Peers = slices.Clone(e.Peers)
 		for i, name := range e.Peers {
 			e.Peers[i] = byName[name]
 		}
-		ports := make(map[string][]string)
+		rule := contentOf(e)
 		for _, m := range e.Ports {
 			if p := owners.at(m); p != nil && p.Firewall {
-				ports[p.Owner] = append(ports[p.Owner], m)
+				out[p.Owner] = append(out[p.Owner], macKey(m)+" "+rule)
 			}
 		}
-		for o := range ports {
-			e.Ports = ports[o]
-			out[o] = append(out[o], e)
-		}
+	}
+	for _, rules := range out {
+		slices.Sort(rules)
 	}
 	return out
 }
@@ -223,7 +221,7 @@ func (in wanted) crowd(c crowded, aside faults, inForce wanted, n int) faults {
 	now, before := in.rulesByOwner(), inForce.rulesByOwner()
 	next := make(faults)
 	for _, o := range c.owners() {
-		if len(next) < n && aside[o] == nil && !reflect.DeepEqual(now[o], before[o]) {
+		if len(next) < n && aside[o] == nil && !slices.Equal(now[o], before[o]) {
 			next.add(o, c[o].err)
 		}
 	}
@@ -233,23 +231,21 @@ func (in wanted) crowd(c crowded, aside faults, inForce wanted, n int) faults {
 // compiled is what an input comes to.
 type compiled struct {
 	in       wanted // in which owners who are set aside have what was in force
-	spec     *spec
-	rules    *ruleset
-	numbers  *numbers
+	state    *state
 	failures []Failure // by owner
 }
 
-// compile makes the ruleset of an input. Owners whose rules cannot be made are set
+// compile makes the ruleset of an input, where inForce is what is in force. Owners whose rules cannot be made are set
 // aside until the rest can: all of whom something cannot be read, and when the limits
 // are passed, one, two, four and so on.
-func (f *Firewall) compile(in wanted, o Options, n *numbers) (compiled, error) {
+func (f *Firewall) compile(in, inForce wanted, o Options, n *numbers) (compiled, error) {
 	aside, closed, atOnce := make(faults), map[string][]string(nil), 1
 	for try := in; ; {
 		s, err := parseInput(try.ports, try.fw, o)
 		if err == nil {
-			c := compiled{in: try, spec: s}
+			c := compiled{in: try}
 			s.room = f.room
-			if c.rules, c.numbers, err = build(s, n, f.applied, !f.Stateless); err == nil {
+			if c.state, err = build(s, n, f.applied, !f.Stateless); err == nil {
 				for _, o := range slices.Sorted(maps.Keys(aside)) {
 					c.failures = append(c.failures, Failure{o, aside[o], closed[o]})
 				}
@@ -258,7 +254,7 @@ func (f *Firewall) compile(in wanted, o Options, n *numbers) (compiled, error) {
 		}
 		var next faults
 		if heavy := (crowded)(nil); errors.As(err, &heavy) {
-			next = in.crowd(heavy, aside, f.inForce, atOnce)
+			next = in.crowd(heavy, aside, inForce, atOnce)
 			atOnce *= 2
 		} else if !errors.As(err, &next) {
 			return compiled{}, err
@@ -270,6 +266,6 @@ func (f *Firewall) compile(in wanted, o Options, n *numbers) (compiled, error) {
 		if len(aside) == before {
 			return compiled{}, err // nothing is left that could be set aside
 		}
-		try, closed = in.without(aside, f.inForce)
+		try, closed = in.without(aside, inForce)
 	}
 }

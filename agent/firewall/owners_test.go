@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -301,5 +302,92 @@ func TestFailingEqualsNaive(t *testing.T) {
 				t.Fatalf("seed %d step %d: refused %v", seed, step, k.failed)
 			}
 		}
+	}
+}
+
+// TestSetPortFaults: rules of one port that cannot be made are its owner's fault. The
+// port is closed, or keeps the rules it had; other owners' ports are changed beside that,
+// as soon as ever; and what is mended is in force for all ports of the owner.
+func TestSetPortFaults(t *testing.T) {
+	a, b, more := ownedPort(1, true, "a"), ownedPort(2, true, "b"), ownedPort(3, true, "b")
+	peer := netip.MustParseAddr("10.1.1.7")
+	k := newFakeKernel()
+	f := &Firewall{kernel: k, room: 10000}
+	if err := f.SetPort(t.Context(), a, api.FirewallSpec{}); !errors.Is(err, errNotApplied) {
+		t.Fatalf("before all: %v", err)
+	}
+	w := &world{ports: []Port{a, b}, fw: api.FirewallSpec{Rules: []api.FirewallEntry{letIn(22, "", a.MAC), letIn(23, "", b.MAC)}}}
+	if got := applyOwned(t, f, w); got != nil {
+		t.Fatalf("failures %+v", got)
+	}
+	set := func(p Port, want string, rules ...api.FirewallEntry) {
+		t.Helper()
+		for range 2 {
+			err := f.SetPort(t.Context(), p, api.FirewallSpec{Rules: rules})
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Fatalf("set %s: %v, want %q", p.MAC, err, want)
+			}
+		}
+	}
+	ask := func(p Port, port uint16, want bool) {
+		t.Helper()
+		if got := k.passes(Flow{MAC: p.MAC, Direction: "in", Peer: peer, Protocol: "tcp", Port: port}); got != want {
+			t.Errorf("%s port %d: passes %v", p.MAC, port, got)
+		}
+	}
+	bad := letIn(24, "", more.MAC)
+	bad.Direction = "up"
+	set(more, `the firewall of account b: rule in-24: direction "up"`, bad)
+	ask(more, 24, false)
+	ask(b, 23, true)
+	if k.passes(Flow{MAC: more.MAC, Direction: "out", Peer: peer, Protocol: "tcp", Port: 9}) {
+		t.Error("the port is not closed")
+	}
+	before, commits := f.applied, k.commits
+	set(a, "", letIn(80, "", a.MAC))
+	if f.applied != before || k.commits != commits+1 {
+		t.Errorf("another owner's change took all, and %d transactions", k.commits-commits)
+	}
+	ask(a, 80, true)
+	ask(a, 22, false)
+	// Another port of the owner keeps what it had, as long as something is wrong.
+	set(b, `rule in-24: direction "up"`, letIn(25, "", b.MAC))
+	ask(b, 23, true)
+	ask(b, 25, false)
+	// Mended, or gone.
+	set(more, "", letIn(24, "", more.MAC))
+	ask(more, 24, true)
+	ask(b, 25, true)
+	ask(b, 23, false)
+	set(more, `direction "up"`, bad)
+	ask(more, 24, true) // the rule of before
+	for range 2 {
+		if err := f.DropPort(t.Context(), more.MAC, "another instance"); err != nil || f.Protect(t.Context(), []string{more.Interface}) != nil {
+			t.Errorf("drop another instance's: %v", err)
+		}
+	}
+	for range 2 {
+		if err := f.DropPort(t.Context(), more.MAC, ""); err != nil || f.Protect(t.Context(), []string{more.Interface}) == nil {
+			t.Errorf("drop: %v", err)
+		}
+	}
+	set(b, "", letIn(26, "", b.MAC))
+	ask(b, 26, true)
+
+	// Too much for all is the fault of whose rules are new, although another's are more.
+	heavy := func(mac string, n int) api.FirewallSpec {
+		w := &world{}
+		w.crowd(mac, "x"+mac[15:], n)
+		return w.fw
+	}
+	if err := f.SetPort(t.Context(), a, heavy(a.MAC, 150)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.SetPort(t.Context(), b, heavy(b.MAC, 130)); err == nil || !strings.Contains(err.Error(), "account b") {
+		t.Errorf("too much: %v", err)
+	}
+	ask(b, 26, true)
+	if !f.applied.same(k.ruleset) {
+		t.Error("the kernel has something else")
 	}
 }

@@ -259,11 +259,11 @@ func TestCompiledEqualsNaive(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rs, _, err := build(s, newNumbers(1), nil, tracked)
+			rs, err := build(s, newNumbers(1), nil, tracked)
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.check(t, r, rs, tracked)
+			w.check(t, r, rs.ruleset, tracked)
 		}
 	}
 }
@@ -320,6 +320,9 @@ func (w *world) change(r *rand.Rand, step int) {
 		w.fw.Sets = slices.Clone(w.fw.Sets)
 		w.fw.Sets[i] = w.randomSet(r, w.fw.Sets[i].Name)
 	case 4:
+		if len(w.ports) == 0 {
+			return
+		}
 		w.ports = slices.Clone(w.ports)
 		i := r.IntN(len(w.ports))
 		w.ports[i] = testPort(i+1, r.IntN(2) == 0)

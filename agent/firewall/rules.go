@@ -25,6 +25,7 @@ type span struct{ first, last uint16 }
 
 // ruleInput is an api.FirewallEntry, parsed.
 type ruleInput struct {
+	key       string // rules with the same key differ in their ports only
 	id        string
 	direction direction
 	ports     []int // indices into spec.ports, only those with a firewall
@@ -66,6 +67,7 @@ func (s *spec) parseRules(fw api.FirewallSpec, byMAC map[[6]byte]int) (wrong []m
 		s.sets = append(s.sets, in)
 	}
 	blamed := make(map[string]bool)
+	byKey := make(map[string]int)
 	for _, e := range fw.Rules {
 		r, err := parseRule(e, named)
 		for _, p := range e.Peers {
@@ -86,17 +88,34 @@ func (s *spec) parseRules(fw api.FirewallSpec, byMAC map[[6]byte]int) (wrong []m
 		if err != nil {
 			wrong = append(wrong, malformed{e.Ports, fmt.Errorf("rule %s: %w", e.Rule, err)})
 		}
-		if len(r.ports) > 0 {
-			s.rules = append(s.rules, r)
+		if len(r.ports) == 0 {
+			continue
 		}
+		r.key = r.content(s.sets)
+		if i, there := byKey[r.key]; there {
+			s.rules[i].ports = append(s.rules[i].ports, r.ports...)
+			continue
+		}
+		byKey[r.key] = len(s.rules)
+		s.rules = append(s.rules, r)
 	}
 	for _, name := range slices.Sorted(maps.Keys(unread)) {
 		if !blamed[name] {
 			wrong = append(wrong, malformed{nil, unread[name]})
 		}
 	}
-	slices.SortStableFunc(s.rules, compareRules)
+	slices.SortFunc(s.rules, compareRules)
 	return wrong
+}
+
+// content is all of a rule but its ports.
+func (r *ruleInput) content(sets []setInput) string {
+	peers := make([]string, len(r.peers))
+	for i, s := range r.peers {
+		peers[i] = sets[s].name
+	}
+	slices.Sort(peers)
+	return fmt.Sprint(r.id, r.direction, r.any, peers, r.allow, r.protocol, r.spans, r.priority, r.log)
 }
 
 func parseSet(a api.AddressSet) (setInput, error) {
@@ -128,7 +147,7 @@ func compareRules(a, b ruleInput) int {
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(a.direction, b.direction), cmp.Compare(b.priority, a.priority), cmp.Compare(rank(a), rank(b)), cmp.Compare(a.id, b.id))
+	return cmp.Or(cmp.Compare(a.direction, b.direction), cmp.Compare(b.priority, a.priority), cmp.Compare(rank(a), rank(b)), cmp.Compare(a.id, b.id), cmp.Compare(a.key, b.key))
 }
 
 func parseRule(e api.FirewallEntry, named map[string]int) (ruleInput, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,7 +15,8 @@ import (
 // are, and of ports each has a short chain of its own; all else is in the elements of
 // sets.
 type ruleset struct {
-	chains   []chain
+	chains   []chain          // but for those at ingress
+	ports    map[string]chain // at ingress, by device
 	sets     []set
 	counters []counterName
 	elements map[string]elements // by the set's name
@@ -168,6 +170,15 @@ func (r *ruleset) set(name string) (set, bool) {
 	return r.sets[i], true
 }
 
+// all are the chains, those at ingress first and by device.
+func (r *ruleset) all() []chain {
+	all := make([]chain, 0, len(r.ports)+len(r.chains))
+	for _, device := range slices.Sorted(maps.Keys(r.ports)) {
+		all = append(all, r.ports[device])
+	}
+	return append(all, r.chains...)
+}
+
 // String prints the ruleset as text that resembles nft's, elements sorted.
 func (r *ruleset) String() string {
 	var b strings.Builder
@@ -186,7 +197,7 @@ func (r *ruleset) String() string {
 				}
 			}
 		}
-		for _, c := range r.chains {
+		for _, c := range r.all() {
 			if c.table == t {
 				b.WriteString(c.String())
 			}

@@ -173,40 +173,48 @@ func zoneRules(prefix string) []rule {
 	}
 }
 
-// trackElements fills the sets of connection tracking.
-func trackElements(s *spec, n *numbers) map[string]elements {
-	es := make(map[string]elements)
-	for _, set := range trackSets() {
-		es[set.name] = make(elements)
-	}
+// trackElements fills the sets of connection tracking with what is of no port.
+func trackElements(es map[string]elements, n *numbers) {
 	for t := byte(ndRouterSolicitation); t <= ndRedirect; t++ {
 		es[setDiscovery][string([]byte{t})] = element{}
 	}
-	for _, p := range s.ports {
-		for _, name := range append([]string{p.bridge}, p.aliases...) {
-			bridge := string(encodeName(name))
-			if p.vni {
-				es[setFabrics][bridge] = element{}
-			}
-			if !p.firewall {
-				continue
-			}
-			es[setZones][bridge] = element{data: string(encodeZone(n.zones[p.bridge]))}
-			if p.flags.AllowMACSpoofing {
-				es[setManyMACs][bridge] = element{}
-			}
+	es[setCurrent], es[setGeneration] = n.current()
+}
+
+// current are the elements of the sets that hold the generation.
+func (n *numbers) current() (set, translated elements) {
+	g := string(encodeNumber(n.generation))
+	return elements{g: {}}, elements{string(encodeNumber(0)): {data: g}}
+}
+
+// tracked says by which elements a port with a firewall is known.
+func (p *portInput) tracked(put func(set, key string, e element)) {
+	if !p.firewall {
+		return
+	}
+	name := string(encodeName(p.name))
+	put(setJudged, name, element{})
+	put(setFirewalled, string(p.mac[:]), element{})
+	put(setOwner, key([]byte(name), p.mac[:]), element{})
+	if p.flags.AllowRestrictedTraffic {
+		put(setAnyEtherType, name, element{})
+	}
+}
+
+// ofBridge says in which sets a port puts the names of its bridge, as may others.
+func (p *portInput) ofBridge(put func(set, name string)) {
+	for _, name := range append([]string{p.bridge}, p.aliases...) {
+		if p.vni {
+			put(setFabrics, name)
+		}
+		if p.isolated {
+			put(setIsolated, name)
 		}
 		if p.firewall {
-			es[setJudged][string(encodeName(p.name))] = element{}
-			es[setFirewalled][string(p.mac[:])] = element{}
-			es[setOwner][key(encodeName(p.name), p.mac[:])] = element{}
-			if p.flags.AllowRestrictedTraffic {
-				es[setAnyEtherType][string(encodeName(p.name))] = element{}
+			put(setZones, name)
+			if p.flags.AllowMACSpoofing {
+				put(setManyMACs, name)
 			}
 		}
 	}
-	generation := string(encodeNumber(n.generation))
-	es[setCurrent][generation] = element{}
-	es[setGeneration][string(encodeNumber(0))] = element{data: generation}
-	return es
 }
