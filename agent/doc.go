@@ -11,8 +11,8 @@
 //	inspector        reads the hardware, when it may have changed
 //	reconciler       makes the server as the spec says, but for its network
 //	syncer           talks to the head node
-//	networker        makes the network's infrastructure and its rules
-//	NIC workers      make instances' NICs, each by itself, eight at once
+//	networker        makes the network's infrastructure, and rules that are not of one NIC
+//	NIC workers      make instances' NICs and their rules, each by itself, eight at once
 //	observer         looks at the network and keeps what it saw
 //	mapper           follows the maps of VNIs
 //	port keeper      writes down which ports there are

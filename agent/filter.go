@@ -39,36 +39,29 @@ func bridgesOf(s api.NetworkSpec, p api.PortSpec) []string {
 func filterPorts(s api.NetworkSpec) []firewall.Port {
 	ports := make([]firewall.Port, len(s.Ports))
 	for i, p := range s.Ports {
-		names := bridgesOf(s, p)
-		ports[i] = firewall.Port{Interface: network.PortDevice(p.MAC), Bridge: names[0], Names: names[1:], PortSpec: p}
+		ports[i] = filterPort(s, p)
 	}
 	return ports
 }
 
-// filterOptions keeps the server itself out of reach of instances, but for segments
-// on which it has an address of its own.
+// filterPort is a port, on a server with the spec's tags, with the names of its devices.
+// The server itself is out of its reach, but on segments on which it has an address.
+func filterPort(s api.NetworkSpec, p api.PortSpec) firewall.Port {
+	names := bridgesOf(s, p)
+	own := p.VNI == 0 && (slices.Contains(bridges(s, "admin", 0), names[0]) ||
+		s.Underlay != nil && slices.Contains(bridges(s, s.Underlay.Tag, s.Underlay.VLAN), names[0]))
+	return firewall.Port{Interface: network.PortDevice(p.MAC), Bridge: names[0], Names: names[1:], Isolated: !own, PortSpec: p}
+}
+
+// filterOptions are what is not of a port: fabrics reach no server, with ports or
+// without.
 func filterOptions(s api.NetworkSpec) firewall.Options {
 	o := firewall.Options{PortPrefix: network.PortPrefix, IsolatedPrefixes: network.BridgePrefixes()}
-	own := map[string]bool{}
-	for _, b := range bridges(s, "admin", 0) {
-		own[b] = true
-	}
 	if s.Underlay != nil {
 		o.Underlay = s.Underlay.Subnets
-		for _, b := range bridges(s, s.Underlay.Tag, s.Underlay.VLAN) {
-			own[b] = true
-		}
 	}
 	for _, v := range s.VNIs {
 		o.Isolated = append(o.Isolated, network.BridgeOfVNI(v.VNI))
-	}
-	for _, p := range s.Ports {
-		for _, b := range bridgesOf(s, p) {
-			if p.VNI == 0 && !own[b] {
-				own[b] = true
-				o.Isolated = append(o.Isolated, b)
-			}
-		}
 	}
 	return o
 }

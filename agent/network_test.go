@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,11 +32,13 @@ type wire struct {
 	kept  []api.UnexpectedNIC
 	gone  []string
 	bad   []firewall.Failure
+	ruled map[string]firewall.Port // that the filter has rules for, by MAC
+	rules []string                 // how these came and went one by one
 }
 
 func newWire() *wire {
 	return &wire{
-		maps: map[uint32]api.FabricMap{}, fails: map[string]error{}, moved: make(chan struct{}),
+		maps: map[uint32]api.FabricMap{}, ruled: map[string]firewall.Port{}, fails: map[string]error{}, moved: make(chan struct{}),
 		links: []api.LinkReport{{Name: "eth0", Up: true}, {Name: "eth1", NICTags: []string{"underlay"}, Up: true}},
 	}
 }
@@ -127,7 +130,15 @@ func (w wireLinks) MapState(vni uint32) (string, uint64, bool) {
 
 type wirePorts struct{ *wire }
 
-func (w wirePorts) SetPort(_ context.Context, p api.PortSpec) error { return w.nic("set " + p.MAC) }
+func (w wirePorts) SetPort(_ context.Context, p api.PortSpec) error {
+	w.mu.Lock()
+	_, ruled := w.ruled[p.MAC]
+	w.mu.Unlock()
+	if !ruled {
+		return w.nic("set without rules " + p.MAC)
+	}
+	return w.nic("set " + p.MAC)
+}
 func (w wirePorts) DropPort(_ context.Context, mac, instance string) error {
 	return w.nic("drop " + mac + " of " + instance)
 }
@@ -166,7 +177,39 @@ func (w wireFilter) Apply(_ context.Context, p []firewall.Port, _ api.FirewallSp
 	err := w.note("firewall", " %d ports, isolated %v", len(p), o.Isolated)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err == nil {
+		w.ruled = map[string]firewall.Port{}
+		for _, x := range p {
+			w.ruled[x.MAC] = x
+		}
+	}
 	return w.bad, err
+}
+func (w wireFilter) SetPort(_ context.Context, p firewall.Port, rules api.FirewallSpec) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.fails["rule "+p.MAC]; err != nil {
+		return err
+	}
+	w.ruled[p.MAC] = p
+	w.rules = append(w.rules, fmt.Sprintf("rule %s %d rules %d sets", p.MAC, len(rules.Rules), len(rules.Sets)))
+	return nil
+}
+func (w wireFilter) DropPort(_ context.Context, mac, instance string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p, there := w.ruled[mac]; there && (instance == "" || p.Instance == instance) {
+		delete(w.ruled, mac)
+		w.rules = append(w.rules, "unrule "+mac)
+	}
+	return nil
+}
+
+// hasRules are the MACs of the ports that the filter has rules for.
+func (w *wire) hasRules() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(slices.Sorted(maps.Keys(w.ruled)), " ")
 }
 func (w wireFilter) VerifyOrRepair(context.Context) (bool, error) { return false, nil }
 func (w wireFilter) Counters(context.Context) (map[string]uint64, error) {
@@ -256,12 +299,17 @@ func TestNetwork(t *testing.T) {
 		n.set(func() {
 			n.bad = []firewall.Failure{{Owner: "a", Err: errors.New("rule 7: protocol"), Closed: []string{"02:6e:72:00:00:01"}}}
 		})
-		h.set(func() { h.spec = networkSpec("r3a") })
+		other := func(rev string) *api.Spec { // another infrastructure
+			s := networkSpec(rev)
+			s.Network.VNIs = append(s.Network.VNIs, api.VNISpec{VNI: 9})
+			return s
+		}
+		h.set(func() { h.spec = other("r3a") })
 		s = h.until("r3a", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r3a" })
 		if len(s.Report.Problems) != 1 || !strings.Contains(s.Report.Problems[0], "account a (rule 7: protocol; NICs that had no rules before are closed: 02:6e:72:00:00:01)") {
 			t.Errorf("problems %q", s.Report.Problems)
 		}
-		if got := n.did(); !strings.Contains(got, "links 0 ports 1 VNIs\nrouters 1") {
+		if got := n.did(); !strings.Contains(got, "links 0 ports 2 VNIs\nrouters 1") {
 			t.Errorf("with one account's rules failing did\n%s", got)
 		}
 		time.Sleep(10 * time.Minute)
@@ -275,7 +323,7 @@ func TestNetwork(t *testing.T) {
 		// What cut the server off is not tried again by itself.
 		n.did()
 		n.fail("links", &network.RolledBack{Cause: errors.New("no answer")})
-		h.set(func() { h.spec = networkSpec("r4") })
+		h.set(func() { h.spec = other("r4") })
 		h.until("undone", func(s api.SyncRequest) bool { return len(s.Report.Problems) > 0 })
 		time.Sleep(10 * time.Minute)
 		if got := strings.Count(n.did(), "links"); got != 1 {
@@ -289,7 +337,7 @@ func TestNetwork(t *testing.T) {
 		n.fail("links", nil)
 		r = start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
 		time.Sleep(10 * time.Second)
-		if got := n.did(); !strings.Contains(got, "links 0 ports 1 VNIs") {
+		if got := n.did(); !strings.Contains(got, "links 0 ports 2 VNIs") {
 			t.Errorf("with the head node away did\n%s", got)
 		}
 		if got := n.didNICs(); got != "set 02:6e:72:00:00:01" {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -56,6 +57,8 @@ type Routers interface {
 // Filter is anti-spoofing and the firewall; *firewall.Firewall is one.
 type Filter interface {
 	Apply(ctx context.Context, ports []firewall.Port, fw api.FirewallSpec, o firewall.Options) ([]firewall.Failure, error)
+	SetPort(ctx context.Context, port firewall.Port, rules api.FirewallSpec) error
+	DropPort(ctx context.Context, mac, instance string) error
 	VerifyOrRepair(ctx context.Context) (repaired bool, err error)
 	Counters(ctx context.Context) (map[string]uint64, error)
 }
@@ -87,6 +90,7 @@ type networker struct {
 	news  chan struct{}            // one slot: vnis changed
 	retry backoff
 
+	made   *api.NetworkSpec // the infrastructure that is there; nil: not known
 	looked bool
 	found  []api.UnexpectedNIC // that were there when this run began
 }
@@ -137,10 +141,11 @@ func (n *networker) run(ctx context.Context) error {
 		n.seen.tags.Store(&n.spec.Network.Tags)
 		done := n.a.health.busy("network", networkLimit+stepLimit)
 		actx, cancel := context.WithTimeout(ctx, networkLimit)
-		err := n.apply(actx, *n.spec.Network)
+		more, err := n.apply(actx, *n.spec.Network)
 		cancel()
-		n.seen.applied.Store(true)
-		n.seen.refresh(ctx)
+		if n.seen.applied.Store(true); more || n.seen.unexpected() {
+			n.seen.refresh(ctx)
+		}
 		done()
 		if ctx.Err() != nil {
 			return nil
@@ -169,41 +174,74 @@ func (n *networker) applied(good bool) {
 	}
 }
 
-// apply makes the network as a spec says: the infrastructure, and has the NICs' workers
-// make the rest. The rules come first, so that no port is ever there without them, and
-// when they cannot be made, nothing else is.
-func (n *networker) apply(ctx context.Context, s api.NetworkSpec) error {
+// apply makes the network as a spec says: the infrastructure, unless it is so already,
+// and has the NICs' workers make the rest. The rules come first, so that no port is ever
+// there without them, and when they cannot be made, nothing else is. It reports whether
+// more than NICs may have changed.
+func (n *networker) apply(ctx context.Context, s api.NetworkSpec) (more bool, err error) {
 	if len(s.Ports)+len(s.Routers) > 0 {
 		n.seen.used.Store(true)
 	}
-	if n.a.Net.Filter != nil {
-		ports, err := n.strays(ctx, s)
-		if err != nil {
-			return fmt.Errorf("look for NICs that are there: %w; no port was changed", err)
-		}
-		failed, err := n.a.Net.Filter.Apply(ctx, append(filterPorts(s), ports...), s.Firewall, filterOptions(s))
-		if err != nil {
-			return fmt.Errorf("apply firewall: %w; no port was changed", err)
-		}
-		n.board.problem("firewall", rulesFailed(failed))
+	if err := n.rule(ctx, s); err != nil {
+		return true, err
 	}
-	infrastructure := s
-	infrastructure.Ports, infrastructure.Gone = nil, nil
-	linksErr := n.a.Net.Links.Apply(ctx, infrastructure)
+	next := infrastructure(s)
+	var linksErr error
+	if more = n.made == nil || !reflect.DeepEqual(*n.made, next); more {
+		n.made = nil
+		linksErr = n.a.Net.Links.Apply(ctx, next)
+	}
 	n.nics.want(s.Ports, s.Gone)
 	n.nics.gate.open(gateNetwork)
+	n.follow(s)
+	if !more {
+		return false, nil
+	}
 	if linksErr != nil {
 		linksErr = fmt.Errorf("apply network: %w", linksErr)
 	}
-	n.follow(s)
-	if n.a.Net.Routers == nil {
-		return linksErr
+	if n.a.Net.Routers != nil {
+		if err = n.a.Net.Routers.Apply(ctx, s.Routers, n.routerEnv(s)); err != nil {
+			err = fmt.Errorf("apply routers: %w", err)
+		}
 	}
-	err := n.a.Net.Routers.Apply(ctx, s.Routers, n.routerEnv(s))
+	if err = errors.Join(linksErr, err); err == nil {
+		n.made = &next
+	}
+	return true, err
+}
+
+// rule makes the rules of a spec: of all ports, or where those of NICs that come, change
+// or go make the difference, it leaves these to their workers.
+func (n *networker) rule(ctx context.Context, s api.NetworkSpec) error {
+	if n.a.Net.Filter == nil {
+		return nil
+	}
+	n.nics.rules.Lock()
+	defer n.nics.rules.Unlock()
+	x := n.nics.ruled.index(s)
+	macs, accounts := n.nics.touched(s.Ports, s.Gone)
+	next := &ruled{spec: s, rules: x, failing: map[string]bool{}}
+	if n.nics.ruled.byPorts(s, x, macs, accounts) {
+		next.failing = n.nics.ruled.failing
+		n.nics.ruled = next
+		return nil
+	}
+	strays, err := n.strays(ctx, s)
 	if err != nil {
-		err = fmt.Errorf("apply routers: %w", err)
+		return fmt.Errorf("look for NICs that are there: %w; no port was changed", err)
 	}
-	return errors.Join(linksErr, err)
+	failed, err := n.a.Net.Filter.Apply(ctx, append(filterPorts(s), strays...), s.Firewall, filterOptions(s))
+	if err != nil {
+		return fmt.Errorf("apply firewall: %w; no port was changed", err)
+	}
+	for _, f := range failed {
+		next.failing[f.Owner] = true
+	}
+	n.nics.ruled = next
+	n.nics.retryFailed()
+	n.board.problem("firewall", rulesFailed(failed))
+	return nil
 }
 
 // strays are NICs that are there and of which this agent knows nothing but what they

@@ -31,6 +31,9 @@ type nics struct {
 	slots   chan struct{}
 	settled chan struct{} // one slot: good may have changed
 
+	rules sync.RWMutex // held while rules are made: of all NICs, or by each worker for its own
+	ruled *ruled       // nil: not known
+
 	mu      sync.Mutex
 	ctx     context.Context // of run; nil: not begun
 	all     map[string]*nic // by MAC
@@ -89,7 +92,7 @@ func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) {
 	for _, p := range put {
 		w := n.nic(p.MAC)
 		named[w.mac] = true
-		if w.want == nil || !reflect.DeepEqual(*w.want, p) {
+		if w.want == nil || !reflect.DeepEqual(w.want, &p) {
 			w.want = &p
 			n.changed(w)
 		}
@@ -106,6 +109,47 @@ func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) {
 		}
 		if !slices.Contains(w.gone, g) {
 			w.gone = append(w.gone, g)
+			n.changed(w)
+		}
+	}
+}
+
+// touched are the NICs that are not to be what they were to be, by MAC in lower case, and
+// the accounts whose they are and were.
+func (n *nics) touched(put []api.PortSpec, gone []api.GoneNIC) (macs, accounts map[string]bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	macs, accounts = map[string]bool{}, map[string]bool{}
+	touch := func(mac string, w *nic) {
+		macs[mac] = true
+		if w != nil && w.want != nil {
+			accounts[w.want.Owner] = true
+		}
+	}
+	for i := range put {
+		p := &put[i]
+		mac := strings.ToLower(p.MAC)
+		if w := n.all[mac]; w == nil || w.want == nil || !reflect.DeepEqual(w.want, p) {
+			touch(mac, w)
+			accounts[p.Owner] = true
+		}
+	}
+	for _, g := range gone {
+		mac := strings.ToLower(g.MAC)
+		touch(mac, n.all[mac])
+	}
+	return macs, accounts
+}
+
+// retryFailed has NICs that failed made again: what was wrong may have been mended.
+func (n *nics) retryFailed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.bad == 0 {
+		return
+	}
+	for _, w := range n.all {
+		if w.err != nil {
 			n.changed(w)
 		}
 	}
@@ -201,16 +245,49 @@ func (n *nics) make(ctx context.Context, mac string, want *api.PortSpec, gone []
 	defer cancel()
 	var errs []error
 	for _, g := range gone {
-		if err := n.a.Net.Ports.DropPort(ctx, g.MAC, g.Instance); err != nil {
+		err := n.a.Net.Ports.DropPort(ctx, g.MAC, g.Instance)
+		if err == nil {
+			err = n.unrule(ctx, g)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("drop NIC %s of instance %s: %w", g.MAC, g.Instance, err))
 		}
 	}
 	if want != nil && len(errs) == 0 {
-		if err := n.a.Net.Ports.SetPort(ctx, *want); err != nil {
+		err := n.rule(ctx, *want)
+		if err == nil {
+			err = n.a.Net.Ports.SetPort(ctx, *want)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("set NIC %s of instance %s: %w", mac, want.Instance, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// rule makes the rules of a NIC that is to be made. Without them it is not.
+func (n *nics) rule(ctx context.Context, want api.PortSpec) error {
+	if n.a.Net.Filter == nil {
+		return nil
+	}
+	n.rules.RLock()
+	defer n.rules.RUnlock()
+	if n.ruled == nil {
+		return errNoRules
+	}
+	return n.a.Net.Filter.SetPort(ctx, filterPort(n.ruled.spec, want), n.ruled.rules.port(want.MAC))
+}
+
+var errNoRules = errors.New("the rules of this server's NICs could not be made; they are made first")
+
+// unrule takes away the rules of a NIC that is not there.
+func (n *nics) unrule(ctx context.Context, g api.GoneNIC) error {
+	if n.a.Net.Filter == nil {
+		return nil
+	}
+	n.rules.RLock()
+	defer n.rules.RUnlock()
+	return n.a.Net.Filter.DropPort(ctx, g.MAC, g.Instance)
 }
 
 // done notes what came of a try, and reports whether the worker has nothing to do now.

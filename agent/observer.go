@@ -101,6 +101,12 @@ func (o *observer) refresh(ctx context.Context) {
 	}
 }
 
+// unexpected reports whether NICs that nobody wants were seen last.
+func (o *observer) unexpected() bool {
+	r := o.saw.Load()
+	return r == nil || len(r.Unexpected) > 0
+}
+
 // has notes which set of ports was applied. It reports whether that is another one than
 // before.
 func (o *observer) has(ports string) bool {

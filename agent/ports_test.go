@@ -188,7 +188,11 @@ func TestPortsCut(t *testing.T) {
 			if got, want := r.ports.known(), fmt.Sprintf("01i1 0%di%d", (at/7+1)%2+2, (at/7+1)%2+2); !strings.HasPrefix(got, want) {
 				t.Fatalf("cut at byte %d: knows %s, want %s", at, got, want)
 			}
-			if got := n.did(); strings.Count(got, "firewall 2 ports") == 0 || strings.Contains(got, "firewall 1 ports") || strings.Contains(got, "firewall 3 ports") {
+			time.Sleep(time.Second)
+			if got, want := n.hasRules(), port(1, "").MAC+" "+port((at/7+1)%2+2, "").MAC; got != want {
+				t.Fatalf("cut at byte %d: has rules for %s, want %s", at, got, want)
+			}
+			if got := n.did(); got != "" {
 				t.Fatalf("cut at byte %d: did\n%s", at, got)
 			}
 		}
@@ -209,8 +213,8 @@ func TestPortsInParts(t *testing.T) {
 		// One that is killed between parts begins again, with what it had.
 		h.set(func() { h.spec = withPorts("r2", []int{1, 2}, 3, 4, 5, 6, 7) })
 		h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r2" })
-		if got := n.did(); strings.Count(got, "links") != 1 || !strings.Contains(got, "firewall 5 ports") {
-			t.Errorf("did\n%s", got)
+		if got := n.did(); got != "" || strings.Count(n.hasRules(), " ") != 4 || strings.Contains(n.hasRules(), port(1, "").MAC) {
+			t.Errorf("did\n%s\nhas rules for %s", got, n.hasRules())
 		}
 		if got := r.ports.known(); !strings.HasPrefix(got, "03i3 04i4 05i5 06i6 07i7") {
 			t.Errorf("knows %s", got)
@@ -232,8 +236,8 @@ func TestPortsWithoutSets(t *testing.T) {
 			rev := fmt.Sprint("r", i+2)
 			h.set(func() { h.spec, h.ports.mute = withPorts(rev, nil), true })
 			s := h.until("network", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == rev })
-			if got := n.did(); !strings.Contains(got, "firewall 2 ports") || strings.Contains(got, "firewall 0 ports") {
-				t.Errorf("did\n%s", got)
+			if got, want := n.hasRules(), port(1, "").MAC+" "+port(2, "").MAC; got != want || strings.Contains(n.did(), "firewall 0 ports") {
+				t.Errorf("has rules for %s", got)
 			}
 			if len(s.Report.UnexpectedNICs) > 0 {
 				t.Errorf("reports %+v", s.Report.UnexpectedNICs)
