@@ -208,7 +208,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
 		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, spec: s,
 	}
-	begin(ctx, g, a.tasks(r, l, net, &mapper{a: a, n: net, base: base, trust: trust})...)
+	begin(ctx, g, a.tasks(r, l, net)...)
 	return nil
 }
 

@@ -14,7 +14,7 @@
 //	networker        makes the network's infrastructure, and rules that are not of one NIC
 //	NIC workers      make instances' NICs and their rules, each by itself, eight at once
 //	observer         looks at the network and keeps what it saw
-//	mapper           follows the maps of VNIs
+//	mapper           applies the maps of VNIs
 //	port keeper      writes down which ports there are
 //	link watcher     repairs what others change of the network
 //	gateway monitor  sees which gateway servers answer

@@ -42,12 +42,11 @@ type fakeHead struct {
 	askInv   bool
 	noHold   bool
 	life     time.Duration   // of client certificates
-	maps     []api.FabricMap // answer to every poll that does not have them
-	polls    []api.MapsRequest
-	cut      *int        // the next answer with maps breaks off after so many bytes
-	ports    portsOf     // the set of ports, as the spec was last
-	cutSync  *int        // the next answer with deltas breaks off after so many bytes
-	probes   []api.Probe // asked for until a sync brings results
+	maps     []api.FabricMap // answer to every sync that follows them and does not have them
+	refused  map[uint32]bool // maps that may not be followed
+	ports    portsOf         // the set of ports, as the spec was last
+	cutSync  *int            // the next answer with deltas breaks off after so many bytes
+	probes   []api.Probe     // asked for until a sync brings results
 	enrols   int
 	renewals int
 	requests int
@@ -242,12 +241,6 @@ func (h *fakeHead) handle(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		h.sync(w, r)
-	case "/v1/servers/" + testUUID + "/maps":
-		if cn != testUUID {
-			answerProblem(w, &api.Problem{Status: 401, Code: api.CodeUnauthorized, Title: "no certificate"})
-			return
-		}
-		h.pollMaps(w, r)
 	case "/v1/servers/" + testUUID + "/renew":
 		if cn != testUUID {
 			answerProblem(w, &api.Problem{Status: 401, Code: api.CodeUnauthorized, Title: "no certificate"})
@@ -264,50 +257,6 @@ func (h *fakeHead) handle(w http.ResponseWriter, r *http.Request) {
 	default:
 		h.t.Errorf("unknown path %s", r.URL.Path)
 		http.NotFound(w, r)
-	}
-}
-
-// pollMaps holds a poll until a map is there that it does not have.
-func (h *fakeHead) pollMaps(w http.ResponseWriter, r *http.Request) {
-	var in api.MapsRequest
-	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
-		h.t.Error(err)
-	}
-	hold := time.NewTimer(api.SyncHold)
-	defer hold.Stop()
-	for first := true; ; first = false {
-		var out api.MapsResponse
-		h.mu.Lock()
-		if first {
-			h.polls = append(h.polls, in)
-		}
-		for _, f := range in.Follow {
-			for _, m := range h.maps {
-				if m.VNI == f.VNI && (m.Epoch != f.Epoch || m.Version != f.Since) {
-					out.Maps = append(out.Maps, m)
-				}
-			}
-		}
-		cond, cut := h.cond, h.cut
-		if len(out.Maps) > 0 {
-			h.cut = nil
-		}
-		h.mu.Unlock()
-		if len(out.Maps) > 0 && cut != nil {
-			breakOff(w, out, *cut)
-		}
-		if len(out.Maps) > 0 {
-			answerJSON(w, 200, out)
-			return
-		}
-		select {
-		case <-cond:
-		case <-hold.C:
-			w.WriteHeader(http.StatusNoContent)
-			return
-		case <-r.Context().Done():
-			return
-		}
 	}
 }
 
@@ -423,14 +372,14 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 	h.bump()
 	h.mu.Unlock()
 	news := func() bool {
-		return h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0
+		return h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0 || len(h.refuses(in)) > 0
 	}
 	if !ask && !h.hold(r, news) {
 		w.WriteHeader(204)
 		return
 	}
 	h.mu.Lock()
-	out := api.SyncResponse{Deltas: h.deltas(in), NeedInventory: ask, Probes: h.probes}
+	out := api.SyncResponse{Deltas: h.deltas(in), Refused: h.refuses(in), NeedInventory: ask, Probes: h.probes}
 	if ask || len(h.probes) > 0 || h.spec != nil && h.spec.Revision != in.Seen {
 		spec := api.Spec{Revision: "r0"}
 		if h.spec != nil {

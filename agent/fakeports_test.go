@@ -91,12 +91,54 @@ func (p *portsOf) delta(f api.Follow) *api.Delta {
 	return &d
 }
 
+// mapDelta is a map as a sync's answer has it.
+func mapDelta(m api.FabricMap) api.Delta {
+	d := api.Delta{Set: api.MapSet(m.VNI), Epoch: m.Epoch, Version: m.Version, Full: m.Full}
+	for _, e := range m.Entries {
+		if e.Deleted {
+			d.Gone = append(d.Gone, e.IP)
+			continue
+		}
+		b, _ := json.Marshal(e)
+		d.Put = append(d.Put, b)
+	}
+	return d
+}
+
+// followsMaps are the VNIs whose maps a sync follows.
+func followsMaps(in api.SyncRequest) (vnis []uint32) {
+	for _, f := range in.Follow {
+		if vni, isMap := api.VNIOfMap(f.Set); isMap {
+			vnis = append(vnis, vni)
+		}
+	}
+	return vnis
+}
+
+// refuses are the maps of a sync that may not be followed. It is called with mu held.
+func (h *fakeHead) refuses(in api.SyncRequest) (out []api.RefusedSet) {
+	for _, vni := range followsMaps(in) {
+		if h.refused[vni] {
+			out = append(out, api.RefusedSet{Set: api.MapSet(vni), Why: api.Problem{Status: 403, Code: api.CodeForbidden, Title: "not yours"}})
+		}
+	}
+	return out
+}
+
 // deltas is what a sync's sender lacks. It is called with mu held.
 func (h *fakeHead) deltas(in api.SyncRequest) (out []api.Delta) {
 	if h.spec != nil {
 		h.ports.bring(h.spec.Network)
 	}
 	for _, f := range in.Follow {
+		if vni, isMap := api.VNIOfMap(f.Set); isMap {
+			for _, m := range h.maps {
+				if m.VNI == vni && !h.refused[vni] && (m.Epoch != f.Epoch || m.Version != f.Since) {
+					out = append(out, mapDelta(m))
+				}
+			}
+			continue
+		}
 		if f.Set != api.PortSet(testUUID) {
 			h.t.Errorf("asks for set %q", f.Set)
 		}

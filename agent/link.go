@@ -48,6 +48,7 @@ type link struct {
 	spec      api.Spec         // that was handed over last; its Network has the ports, and what is kept
 	wanted    *api.NetworkSpec // that the head node sent last; nil: none
 	wantInv   bool
+	partial   bool      // the last answer was cut, and the rest is to be asked for
 	renamed   bool      // the head node named another UUID
 	enrolled  bool      // this boot got a certificate
 	first     bool      // this boot's first sync was sent

@@ -51,7 +51,7 @@ func (w slowWire) work(part string) {
 func (w slowWire) ask(part string) { w.locks[part].hold(0)() }
 
 func (w slowWire) net() Net {
-	return Net{Links: slowLinks{w, wireLinks{w.wire}}, Ports: wirePorts{w.wire}, Maps: wireLinks{w.wire}, Routers: slowRouters{w, wireRouters{w.wire}},
+	return Net{Links: slowLinks{w, wireLinks{w.wire}}, Ports: wirePorts{w.wire}, Routers: slowRouters{w, wireRouters{w.wire}},
 		Filter: slowFilter{w, wireFilter{w.wire}}}
 }
 

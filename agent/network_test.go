@@ -24,8 +24,8 @@ import (
 type wire struct {
 	mu    sync.Mutex
 	log   []string
-	nics  []string // what was done to NICs, which their workers do beside the rest
-	maps  map[uint32]api.FabricMap
+	nics  []string                 // what was done to NICs, which their workers do beside the rest
+	maps  map[uint32]api.FabricMap // that were applied last
 	fails map[string]error
 	links []api.LinkReport
 	moved chan struct{} // a link came or went
@@ -80,7 +80,7 @@ func (w *wire) set(change func()) {
 }
 
 func (w *wire) net() Net {
-	return Net{Links: wireLinks{w}, Ports: wirePorts{w}, Maps: wireLinks{w}, Routers: wireRouters{w}, Filter: wireFilter{w}}
+	return Net{Links: wireLinks{w}, Ports: wirePorts{w}, Routers: wireRouters{w}, Filter: wireFilter{w}}
 }
 
 type wireLinks struct{ *wire }
@@ -120,12 +120,6 @@ func (w wireLinks) Report(context.Context) (api.NetworkReport, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return api.NetworkReport{Links: slices.Clone(w.links), Unexpected: slices.Clone(w.kept), Gone: slices.Clone(w.gone)}, nil
-}
-func (w wireLinks) MapState(vni uint32) (string, uint64, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	m, known := w.maps[vni]
-	return m.Epoch, m.Version, known
 }
 
 type wirePorts struct{ *wire }
@@ -446,7 +440,7 @@ func TestMapsCut(t *testing.T) {
 		w, h, n := newWorld(), newHeadNode(t), newWire()
 		h.approved, h.spec = true, networkSpec("r1")
 		fm := api.FabricMap{VNI: 7, Epoch: "e", Version: 1, Full: true, Entries: []api.MapEntry{{IP: "10.0.0.9", MAC: "02:6e:72:00:00:09", Underlay: "10.77.0.12", Version: 1}}}
-		whole, err := json.Marshal(api.MapsResponse{Maps: []api.FabricMap{fm}})
+		whole, err := json.Marshal(api.SyncResponse{Deltas: []api.Delta{mapDelta(fm)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -456,15 +450,15 @@ func TestMapsCut(t *testing.T) {
 		time.Sleep(time.Minute)
 		n.did()
 		for at := range len(whole) + 1 {
-			h.set(func() { h.maps[0].Version, h.cut, h.polls = uint64(at+2), &at, nil })
+			h.set(func() { h.maps[0].Version, h.cutSync, h.syncs = uint64(at+2), &at, nil })
 			time.Sleep(time.Minute)
 			if got, want := n.did(), fmt.Sprintf("map 7 version %d", at+2); got != want {
 				t.Fatalf("cut at byte %d of %d: did %q, want %q", at, len(whole), got, want)
 			}
 			h.mu.Lock()
-			again, left := h.polls[0], h.cut
+			again, left := h.syncs[0].Follow, h.cutSync
 			h.mu.Unlock()
-			if left != nil || again.Follow[0].Since != uint64(at+1) {
+			if left != nil || len(again) != 2 || again[1].Set != api.MapSet(7) || again[1].Since != uint64(at+1) {
 				t.Fatalf("cut at byte %d: asked again with %+v", at, again)
 			}
 		}

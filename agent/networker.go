@@ -10,7 +10,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"nereid/agent/firewall"
@@ -42,11 +41,6 @@ type Ports interface {
 	DropPort(ctx context.Context, mac, instance string) error
 }
 
-// Maps say which version of a VNI's map is in use; *network.Network does.
-type Maps interface {
-	MapState(vni uint32) (epoch string, since uint64, known bool)
-}
-
 // Routers are the accounts' gateways; *router.Routers is one.
 type Routers interface {
 	Gateways() []api.GatewayReport
@@ -67,7 +61,6 @@ type Filter interface {
 type Net struct {
 	Links   Links
 	Ports   Ports // not nil where Links are not
-	Maps    Maps
 	Routers Routers
 	Filter  Filter
 	Monitor func(ctx context.Context) error // of gateway servers; nil: none
@@ -85,9 +78,8 @@ type networker struct {
 	seen  *observer
 	nics  *nics
 	box   mailbox
-	spec  api.Spec                 // its Network is not nil, once there is one
-	vnis  atomic.Pointer[[]uint32] // of the spec that was applied last
-	news  chan struct{}            // one slot: vnis changed
+	spec  api.Spec // its Network is not nil, once there is one
+	maps  *mapper
 	retry backoff
 
 	made   *api.NetworkSpec // the infrastructure that is there; nil: not known
@@ -97,10 +89,9 @@ type networker struct {
 
 func newNetworker(a *Agent, b *board) *networker {
 	nics := newNICs(a, b)
-	n := &networker{a: a, board: b, nics: nics, seen: newObserver(a, b, nics), box: newMailbox(), news: make(chan struct{}, 1),
+	seen := newObserver(a, b, nics)
+	return &networker{a: a, board: b, nics: nics, seen: seen, box: newMailbox(), maps: newMapper(a, b, func() { poke(seen.maps) }),
 		retry: backoff{min: 2 * time.Second, max: 2 * time.Minute}}
-	n.vnis.Store(&[]uint32{})
-	return n
 }
 
 // put hands over the newest spec. One without a network says nothing about it.
@@ -269,20 +260,13 @@ func (n *networker) strays(ctx context.Context, s api.NetworkSpec) ([]firewall.P
 
 // follow tells the mapper which VNIs there are.
 func (n *networker) follow(s api.NetworkSpec) {
-	vnis := []uint32{}
+	var vnis []uint32
 	for _, v := range s.VNIs {
 		if s.Kept == nil || !slices.Contains(s.Kept.VNIs, v.VNI) { // of these the head node gives no map
 			vnis = append(vnis, v.VNI)
 		}
 	}
-	if slices.Equal(vnis, *n.vnis.Load()) {
-		return
-	}
-	n.vnis.Store(&vnis)
-	select {
-	case n.news <- struct{}{}:
-	default:
-	}
+	n.maps.want(vnis)
 }
 
 // look sees whether somebody changed the rules; links are watched by their events.

@@ -158,7 +158,7 @@ func withPorts(rev string, gone []int, macs ...int) *api.Spec {
 func (h *fakeHead) kept(s api.SyncRequest) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(s.Follow) == 1 && h.ports.delta(s.Follow[0]) == nil && s.Follow[0].Kept == s.Follow[0].Since
+	return len(s.Follow) > 0 && h.ports.delta(s.Follow[0]) == nil && s.Follow[0].Kept == s.Follow[0].Since
 }
 
 // uncut says that an answer with deltas broke off.

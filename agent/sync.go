@@ -13,7 +13,7 @@ import (
 // sync tells the head node how the server is and hears what it should be: one
 // long poll. It returns how long to wait before the next.
 func (l *link) sync(ctx context.Context) time.Duration {
-	if gap := time.Until(l.lastSync.Add(minSyncGap)); gap > 0 && !pause(ctx, gap) {
+	if gap := time.Until(l.lastSync.Add(minSyncGap)); gap > 0 && !l.partial && !pause(ctx, gap) {
 		return 0
 	}
 	l.lastSync = time.Now()
@@ -33,6 +33,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		Probes:          l.probed,
 		Follow:          []api.Follow{l.a.ports.follow(l.uuid)},
 	}
+	req.Follow = append(req.Follow, l.net.maps.follow(api.MaxFollow-len(req.Follow))...)
 	req.Usage.Network = l.net.seen.report()
 	if l.wantInv {
 		req.Inventory = &l.inv.info
@@ -52,7 +53,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	if err != nil {
 		return l.syncFailed(ctx, err)
 	}
-	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas) == 0 || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
+	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
 		return l.syncFailed(ctx, errors.New("sync: the head node's answer does not name one revision"))
 	}
 	l.noteFirst(report.Boot)
@@ -83,12 +84,21 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	return 0
 }
 
-// hear hands over what an answer says of the server: another spec, or other ports. It
-// reports whether there was any of that. A spec that comes with a part of the ports is
+// hear hands over what an answer says of the server: another spec, other ports, or
+// other maps. It reports whether there was any of that. A spec that comes with a part of the ports is
 // left for later: it comes again with the last part, which may have ports that it names.
 func (l *link) hear(resp api.SyncResponse) (news bool) {
 	ports := false
+	l.partial = false
+	for _, r := range resp.Refused {
+		l.net.maps.refuse(r)
+	}
 	for _, d := range resp.Deltas {
+		l.partial = l.partial || d.Toward != 0
+		if _, isMap := api.VNIOfMap(d.Set); isMap {
+			news = l.net.maps.take(d) || news
+			continue
+		}
 		some, whole := l.a.ports.take(d)
 		news, ports = news || some, ports || some && whole
 	}

@@ -34,7 +34,7 @@ func (a *Agent) feeder() task {
 }
 
 // tasks are those that begin when it is known which server this is.
-func (a *Agent) tasks(r *reconciler, l *link, n *networker, m *mapper) []task {
+func (a *Agent) tasks(r *reconciler, l *link, n *networker) []task {
 	tasks := []task{
 		{"inspector", a.hardware.run},
 		{"reconciler", r.run},
@@ -47,7 +47,7 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker, m *mapper) []task {
 		{"networker", n.run},
 		{"NIC workers", n.nics.run},
 		{"observer", n.seen.run},
-		{"mapper", m.run},
+		{"mapper", n.maps.run},
 		{"port keeper", a.keepPorts},
 		{"link watcher", a.missed("Changes of the network made by hand are not noticed", func(ctx context.Context) error {
 			return a.Net.Links.Watch(ctx, nil, n.seen.linksChanged)

@@ -14,7 +14,7 @@ func TestTasksAreListed(t *testing.T) {
 	a.Net.Monitor = func(context.Context) error { return nil }
 	n := newNetworker(a, nil)
 	want := []string{a.feeder().name}
-	for _, task := range a.tasks(&reconciler{}, &link{}, n, &mapper{}) {
+	for _, task := range a.tasks(&reconciler{}, &link{}, n) {
 		want = append(want, task.name)
 	}
 	doc, err := os.ReadFile("doc.go")

@@ -187,11 +187,8 @@ func TestRestoredHeadNodeCutsNothingOff(t *testing.T) {
 			t.Errorf("reported %+v", u)
 		}
 		time.Sleep(time.Minute)
-		h.mu.Lock()
-		last := h.polls[len(h.polls)-1]
-		h.mu.Unlock()
-		if len(last.Follow) != 1 { // it would be refused
-			t.Errorf("asks for the maps %+v", last.Follow)
+		if last, _ := h.last(); len(last.Follow) != 1 { // it would be refused
+			t.Errorf("asks for the sets %+v", last.Follow)
 		}
 		if s, _ := h.last(); len(s.Report.Problems) > 0 {
 			t.Errorf("problems %q", s.Report.Problems)

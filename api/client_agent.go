@@ -25,14 +25,6 @@ func (c *Client) Sync(ctx context.Context, uuid string, r SyncRequest) (SyncResp
 	return out, err
 }
 
-// Maps follows the maps of the VNIs that a server hosts; held while nothing changes.
-// It needs Certificate.
-func (c *Client) Maps(ctx context.Context, uuid string, r MapsRequest) (MapsResponse, error) {
-	var out MapsResponse
-	err := c.poll(ctx, serverPath(uuid, "/maps"), r, &out)
-	return out, err
-}
-
 // Renew asks for another certificate for the key of Certificate.
 func (c *Client) Renew(ctx context.Context, uuid, csr string) (EnrolResponse, error) {
 	var out EnrolResponse

@@ -76,8 +76,8 @@ type UnderlaySpec struct {
 	Subnets []string `json:"subnets,omitempty" doc:"all underlay subnets; VXLAN from anywhere else is dropped and counted"`
 }
 
-// VNISpec is a fabric segment that this server takes part in. Its entries come as
-// a FabricMap.
+// VNISpec is a fabric segment that this server takes part in. Its entries are a set
+// that the server follows: see MapSet.
 type VNISpec struct {
 	VNI   uint32 `json:"vni"`
 	Owner string `json:"owner_uuid"`

@@ -215,24 +215,6 @@ type FabricMap struct {
 	Entries []MapEntry `json:"entries"`
 }
 
-// MapFollow is what a server knows of a VNI's map: epoch and version of the last
-// FabricMap it took in; none yet when Epoch is empty.
-type MapFollow struct {
-	VNI   uint32 `json:"vni"`
-	Epoch string `json:"epoch,omitempty"`
-	Since uint64 `json:"since,omitempty"`
-}
-
-// MapsRequest follows the maps of all VNIs that a server hosts in one poll.
-type MapsRequest struct {
-	Follow []MapFollow `json:"follow"`
-}
-
-// MapsResponse has the maps with news; 204 when there was none.
-type MapsResponse struct {
-	Maps []FabricMap `json:"maps"`
-}
-
 // TraceRequest asks what would become of the first packet of a connection.
 type TraceRequest struct {
 	Src      string `json:"src" doc:"MAC of a NIC, or one of its addresses"`

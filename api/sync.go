@@ -2,6 +2,9 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -115,7 +118,7 @@ type SyncRequest struct {
 
 	Instances *InstanceReport `json:"instances,omitempty" doc:"absent: nothing changed"`
 
-	Follow []Follow      `json:"follow,omitempty" doc:"sets of the server; an agent that follows none hears nothing of its network"`
+	Follow []Follow      `json:"follow,omitempty" doc:"sets of the server, at most MaxFollow; an agent that follows none hears nothing of its network"`
 	Probes []ProbeResult `json:"probes,omitempty" doc:"what came of the probes of the last answer"`
 }
 
@@ -124,6 +127,27 @@ func PortSet(server string) string { return "server/" + server + "/ports" }
 
 // PortKey is the key of an instance's NIC in the set of its server's ports.
 func PortKey(mac, instance string) string { return mac + "/" + instance }
+
+// MapSet names the set of a VNI's map: MapEntries, by address.
+func MapSet(vni uint32) string { return fmt.Sprintf("%s%06x", mapSetPrefix, vni) }
+
+const mapSetPrefix = "vni/"
+
+// VNIOfMap is the inverse of MapSet.
+func VNIOfMap(set string) (vni uint32, is bool) {
+	text, is := strings.CutPrefix(set, mapSetPrefix)
+	n, err := strconv.ParseUint(text, 16, 24)
+	return uint32(n), is && err == nil && set == MapSet(uint32(n))
+}
+
+// MaxFollow is how many sets a server follows at most.
+const MaxFollow = 16384
+
+// RefusedSet is a set that a server may not follow.
+type RefusedSet struct {
+	Set string  `json:"set"`
+	Why Problem `json:"why"`
+}
 
 // Follow says what a follower has of a set: what the last Delta of it said.
 type Follow struct {
@@ -176,11 +200,13 @@ type ProbeResult struct {
 // SyncResponse is the answer when there is something to say; otherwise the head
 // node answers 204 after SyncHold.
 type SyncResponse struct {
-	Revision      string  `json:"revision,omitempty" doc:"of the spec"`
-	Spec          *Spec   `json:"spec,omitempty" doc:"absent: it is the one that the agent has seen"`
-	Deltas        []Delta `json:"deltas,omitempty" doc:"of followed sets that changed, of about a megabyte together"`
-	NeedInventory bool    `json:"need_inventory,omitempty"`
-	InstancesSeen string  `json:"instances_seen,omitempty" doc:"Now of the InstanceReport that the head node took in last; when it is not what the agent takes it for, the next report is full"`
+	Revision string  `json:"revision,omitempty" doc:"of the spec"`
+	Spec     *Spec   `json:"spec,omitempty" doc:"absent: it is the one that the agent has seen"`
+	Deltas   []Delta `json:"deltas,omitempty" doc:"of followed sets that changed, of about a megabyte together"`
+
+	Refused       []RefusedSet `json:"refused,omitempty" doc:"sets that the server may not follow, as nothing of them is on it; the others are followed"`
+	NeedInventory bool         `json:"need_inventory,omitempty"`
+	InstancesSeen string       `json:"instances_seen,omitempty" doc:"Now of the InstanceReport that the head node took in last; when it is not what the agent takes it for, the next report is full"`
 
 	Probes []Probe `json:"probes,omitempty" doc:"to be done before the next sync; at most MaxProbes"`
 }

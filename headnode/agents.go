@@ -335,6 +335,9 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 		if err := s.noteLinks(tx, in.UUID, rep.NICTagsDown); err != nil {
 			return err
 		}
+		if err := s.keepMapped(tx, in.UUID, rep.UnexpectedNICs); err != nil {
+			return err
+		}
 		if !seen.FirstOfBoot {
 			return nil
 		}

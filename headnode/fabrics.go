@@ -3,7 +3,6 @@ package headnode
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,9 +14,6 @@ import (
 	"nereid/headnode/networks"
 	"nereid/headnode/store"
 )
-
-// maxMapEntries bounds an answer to a poll for maps, but for a first snapshot.
-const maxMapEntries = 16384
 
 func (s *Server) routeFabrics(h huma.API) {
 	s.routeForwards(h)
@@ -118,16 +114,15 @@ func (s *Server) routeFabrics(h huma.API) {
 		Epoch string `query:"epoch" doc:"of the last answer; empty: the whole map at once"`
 		Since uint64 `query:"since" doc:"version of the last answer"`
 	}) (*polled[api.FabricMap], error) {
-		maps, err := s.pollMaps(ctx, []api.MapFollow{{VNI: in.VNI, Epoch: in.Epoch, Since: in.Since}})
+		m, err := s.pollMap(ctx, in.VNI, in.Epoch, in.Since)
 		if err != nil {
 			return nil, err
 		}
-		if len(maps) == 0 {
+		if m == nil {
 			return &polled[api.FabricMap]{Status: http.StatusNoContent}, nil
 		}
-		return &polled[api.FabricMap]{Status: http.StatusOK, Body: &maps[0]}, nil
+		return &polled[api.FabricMap]{Status: http.StatusOK, Body: m}, nil
 	})
-	route(s, h, agents, http.MethodPost, "/v1/servers/{uuid}/maps", "Follow the maps of the VNIs that a server hosts; held while nothing changes", s.serverMaps, tolerant)
 }
 
 // fabricVLAN reads the VLAN whose number is an argument.
@@ -178,31 +173,24 @@ func (s *Server) createFabricNetwork(tx store.Tx, a args, n api.Network) (api.Ne
 	return n, s.networkChanged(tx, n)
 }
 
-// pollMaps gives the maps with news, or none when there was none for as long as a
-// poll is held.
-func (s *Server) pollMaps(ctx context.Context, follow []api.MapFollow) ([]api.FabricMap, error) {
-	sets := make([]string, len(follow))
-	asked := make([]fabric.Follow, len(follow))
-	for i, f := range follow {
-		sets[i], asked[i] = fabric.MapSet(f.VNI), fabric.Follow{VNI: f.VNI, Epoch: f.Epoch, Since: f.Since}
-	}
-	follower := s.sets.Follow(sets...)
+// pollMap gives a VNI's map when it has news; nil when it had none for as long as a poll
+// is held.
+func (s *Server) pollMap(ctx context.Context, vni uint32, epoch string, since uint64) (*api.FabricMap, error) {
+	follower := s.sets.Follow(fabric.MapSet(vni))
 	defer follower.Close()
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
-	for look := asked; ; {
-		var maps []api.FabricMap
+	for {
+		var m api.FabricMap
 		err := s.store.View(ctx, func(tx store.Tx) (err error) {
-			maps, err = fabric.Changes(tx, look, maxMapEntries)
+			m, err = fabric.Since(tx, vni, epoch, since)
 			return err
 		})
-		if err != nil || len(maps) > 0 {
-			return maps, err
+		if err != nil || m.Full || len(m.Entries) > 0 {
+			return &m, err
 		}
 		select {
 		case <-follower.C():
-			changed := follower.Changed()
-			look = slices.DeleteFunc(slices.Clone(asked), func(f fabric.Follow) bool { return !slices.Contains(changed, fabric.MapSet(f.VNI)) })
 		case <-hold.C:
 			return nil, nil
 		case <-stopOf(ctx):
@@ -211,41 +199,4 @@ func (s *Server) pollMaps(ctx context.Context, follow []api.MapFollow) ([]api.Fa
 			return nil, ctx.Err()
 		}
 	}
-}
-
-// serverMaps is the poll of an agent. It may follow only what it takes part in:
-// the maps of other accounts are none of its business.
-func (s *Server) serverMaps(ctx context.Context, in *struct {
-	UUID string `path:"uuid"`
-	Body api.MapsRequest
-}) (*polled[api.MapsResponse], error) {
-	err := s.store.View(ctx, func(tx store.Tx) error {
-		if _, err := s.authorised(tx, callerOf(ctx), in.UUID); err != nil {
-			return err
-		}
-		hosted, err := hostedVNIs(tx, in.UUID)
-		if err != nil {
-			return err
-		}
-		for _, f := range in.Body.Follow {
-			if !hosted[f.VNI] {
-				return refuse(http.StatusForbidden, api.CodeForbidden, "sync, and follow what the spec has", "VNI %d has nothing on server %s", f.VNI, in.UUID)
-			}
-		}
-		if n := len(in.Body.Follow); n > len(hosted) {
-			return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "name each VNI once", "%d VNIs are to be followed, and server %s hosts %d", n, in.UUID, len(hosted))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	maps, err := s.pollMaps(ctx, in.Body.Follow)
-	if err != nil {
-		return nil, err
-	}
-	if len(maps) == 0 {
-		return &polled[api.MapsResponse]{Status: http.StatusNoContent}, nil
-	}
-	return &polled[api.MapsResponse]{Status: http.StatusOK, Body: &api.MapsResponse{Maps: maps}}, nil
 }

@@ -77,7 +77,7 @@ func TestNAT(t *testing.T) {
 	if m := must[api.FabricMap](t)(h.client.FabricMap(ctx, far.VNI, "", 0)); len(m.Entries) != 3 {
 		t.Errorf("transit map: %+v", m)
 	}
-	if st, maps, err := ms[3].maps(api.MapFollow{VNI: far.VNI}); err != nil || len(maps) != 1 {
+	if st, maps, err := ms[3].maps(mapFollow{VNI: far.VNI}); err != nil || len(maps) != 1 {
 		t.Errorf("transit map followed: %d %+v %v", st, maps, err)
 	}
 

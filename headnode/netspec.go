@@ -9,7 +9,6 @@ import (
 	"strconv"
 
 	"nereid/api"
-	"nereid/headnode/fabric"
 	"nereid/headnode/networks"
 	"nereid/headnode/store"
 )
@@ -57,7 +56,7 @@ func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, erro
 	for _, n := range under {
 		f.subnets = append(f.subnets, n.Subnet)
 	}
-	if f.hosts, err = networks.Hosts(tx, server); err != nil {
+	if f.hosts, err = hostsOf(tx, server); err != nil {
 		return nil, err
 	}
 	if f.firewall, err = s.serverRules(tx, server); err != nil {
@@ -184,41 +183,4 @@ func accountsOn(tx store.Tx, server string, hosts map[string][]uint32) ([]string
 	owners = slices.AppendSeq(owners, maps.Keys(hosts))
 	slices.Sort(owners)
 	return slices.Compact(owners), err
-}
-
-// hostedVNIs are the VNIs that a server's spec has.
-func hostedVNIs(tx store.Tx, server string) (map[uint32]bool, error) {
-	hosts, err := networks.Hosts(tx, server)
-	if err != nil {
-		return nil, err
-	}
-	out := map[uint32]bool{}
-	for _, vnis := range hosts {
-		for _, v := range vnis {
-			out[v] = true
-		}
-	}
-	owners, err := accountsOn(tx, server, hosts)
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range owners {
-		nets, err := networks.FabricNetworks(tx, o)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range nets {
-			if n.Gateway != "" {
-				out[n.VNI] = true
-			}
-		}
-		transit, found, err := fabric.TransitOf(tx, o)
-		if err != nil {
-			return nil, err
-		}
-		if found {
-			out[transit] = true
-		}
-	}
-	return out, nil
 }

@@ -2,6 +2,7 @@ package headnode
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"testing"
 	"time"
@@ -66,11 +67,56 @@ func fabricRackIn(h *head, servers int) (*head, []*machine) {
 	return h, ms
 }
 
-// maps is an agent's poll.
-func (m *machine) maps(follow ...api.MapFollow) (int, []api.FabricMap, error) {
-	var out api.MapsResponse
-	st, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/maps", api.MapsRequest{Follow: follow}, &out)
-	return st, out.Maps, err
+// maps is an agent's poll for maps alone. A refusal of a map is its error.
+func (m *machine) maps(follow ...mapFollow) (int, []api.FabricMap, error) {
+	req := api.SyncRequest{Seen: m.seen, InventoryDigest: "d1", Report: m.rep}
+	for _, f := range follow {
+		req.Follow = append(req.Follow, api.Follow{Set: api.MapSet(f.VNI), Epoch: f.Epoch, Since: f.Since})
+	}
+	for {
+		var out api.SyncResponse
+		st, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", req, &out)
+		if err == nil && len(out.Refused) > 0 {
+			err = &out.Refused[0].Why
+		}
+		if err == nil && out.Spec != nil && len(out.Deltas) == 0 { // that is not what is asked for
+			req.Seen = out.Revision
+			continue
+		}
+		var maps []api.FabricMap
+		for _, d := range out.Deltas {
+			maps = append(maps, mapOf(m.h.t, d))
+		}
+		return st, maps, err
+	}
+}
+
+// mapFollow is what is known of a VNI's map.
+type mapFollow struct {
+	VNI   uint32
+	Epoch string
+	Since uint64
+}
+
+// mapOf is a delta of a map as operators see it.
+func mapOf(t *testing.T, d api.Delta) api.FabricMap {
+	t.Helper()
+	vni, is := api.VNIOfMap(d.Set)
+	if !is || d.Toward != 0 {
+		t.Fatalf("a delta that is no map, or a part: %+v", d)
+	}
+	fm := api.FabricMap{VNI: vni, Epoch: d.Epoch, Version: d.Version, Full: d.Full}
+	for _, ip := range d.Gone {
+		fm.Entries = append(fm.Entries, api.MapEntry{IP: ip, Deleted: true})
+	}
+	for _, value := range d.Put {
+		var e api.MapEntry
+		if err := json.Unmarshal(value, &e); err != nil {
+			t.Fatal(err)
+		}
+		fm.Entries = append(fm.Entries, e)
+	}
+	return fm
 }
 
 func TestFabric(t *testing.T) {
@@ -114,20 +160,20 @@ func TestFabric(t *testing.T) {
 	}
 
 	// The map follows the NIC, and nobody follows what is not his.
-	st, maps, err := one.maps(api.MapFollow{VNI: net.VNI})
+	st, maps, err := one.maps(mapFollow{VNI: net.VNI})
 	if err != nil || st != http.StatusOK || len(maps) != 1 || !maps[0].Full || len(maps[0].Entries) != 1 || maps[0].Entries[0].Underlay != "10.77.0.11" {
 		t.Fatalf("map: %d %+v %v", st, maps, err)
 	}
-	if _, _, err := two.maps(api.MapFollow{VNI: net.VNI}); codeOf(err) != api.CodeForbidden {
+	if _, _, err := two.maps(mapFollow{VNI: net.VNI}); codeOf(err) != api.CodeForbidden {
 		t.Errorf("another server's map: %v", err)
 	}
-	if _, _, err := one.maps(api.MapFollow{VNI: other.VNI}); codeOf(err) != api.CodeForbidden {
+	if _, _, err := one.maps(mapFollow{VNI: other.VNI}); codeOf(err) != api.CodeForbidden {
 		t.Errorf("another account's map: %v", err)
 	}
-	if _, _, err := one.maps(api.MapFollow{VNI: net.VNI}, api.MapFollow{VNI: net.VNI}, api.MapFollow{VNI: net.VNI}); codeOf(err) != api.CodeInvalid {
+	if _, _, err := one.maps(mapFollow{VNI: net.VNI}, mapFollow{VNI: net.VNI}, mapFollow{VNI: net.VNI}); codeOf(err) != api.CodeInvalid {
 		t.Errorf("the same map three times: %v", err)
 	}
-	seen := api.MapFollow{VNI: net.VNI, Epoch: maps[0].Epoch, Since: maps[0].Version}
+	seen := mapFollow{VNI: net.VNI, Epoch: maps[0].Epoch, Since: maps[0].Version}
 	if st, _, err := one.maps(seen); st != http.StatusNoContent || err != nil {
 		t.Errorf("nothing new: %d %v", st, err)
 	}
@@ -157,7 +203,7 @@ func TestFabric(t *testing.T) {
 	if m := <-moved; m[0].Full || m[0].Entries[0].IP != b.Addresses[0].IP {
 		t.Errorf("the move as a delta: %+v", m)
 	}
-	if st, maps, err := two.maps(api.MapFollow{VNI: net.VNI}); err != nil || st != http.StatusOK || len(maps[0].Entries) != 2 {
+	if st, maps, err := two.maps(mapFollow{VNI: net.VNI}); err != nil || st != http.StatusOK || len(maps[0].Entries) != 2 {
 		t.Errorf("the other server's map: %d %+v %v", st, maps, err)
 	}
 

@@ -211,6 +211,9 @@ func rehome(tx store.Tx, server string) error {
 	if err != nil {
 		return err
 	}
+	if err := rehomeKept(tx, server, under); err != nil {
+		return err
+	}
 	nics, err := networks.NICsOfServer(tx, server)
 	if err != nil {
 		return err

@@ -233,6 +233,9 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 		if err := forgetNAT(tx, r.UUID); err != nil {
 			return err
 		}
+		if err := s.keepMapped(tx, r.UUID, nil); err != nil {
+			return err
+		}
 		gone = r
 		return nil
 	})

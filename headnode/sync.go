@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"nereid/api"
@@ -14,12 +13,6 @@ import (
 	"nereid/headnode/platforms"
 	"nereid/headnode/store"
 )
-
-// maxDeltas bounds the deltas of an answer, in bytes; what is left comes with the next.
-const maxDeltas = 1 << 20
-
-// maxFollow bounds how many sets an agent follows.
-const maxFollow = 4096
 
 type syncInput struct {
 	UUID string `path:"uuid"`
@@ -44,7 +37,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	if s.live.follows(in.UUID, len(asked) > 0) {
 		s.serverChanged(in.UUID, "")
 	}
-	if err := s.acknowledge(ctx, asked); err != nil {
+	if err := s.acknowledge(ctx, in.UUID, asked); err != nil {
 		return nil, err
 	}
 	follower := s.sets.Follow(setNames(asked)...)
@@ -73,13 +66,13 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 				out.Revision, out.Spec = sp.Revision, &sp
 				look = asked // what one change wrote comes in one answer
 			}
-			out.Deltas, err = deltas(tx, look)
+			out.Deltas, out.Refused, err = deltas(tx, in.UUID, look)
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		if out.Spec != nil || len(out.Deltas) > 0 {
+		if out.Spec != nil || len(out.Deltas)+len(out.Refused) > 0 {
 			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &out}, nil
 		}
 		look = nil
@@ -100,99 +93,6 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 		}
 		return &polled[api.SyncResponse]{Status: http.StatusNoContent}, nil
 	}
-}
-
-// mayFollow refuses what is not a server's own set, and what is too much.
-func mayFollow(server string, asked []api.Follow) error {
-	if len(asked) > maxFollow {
-		return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "follow fewer", "server %s asks for %d sets; at most %d are allowed", server, len(asked), maxFollow)
-	}
-	named := make(map[string]bool, len(asked))
-	for _, f := range asked {
-		if !strings.HasPrefix(f.Set, "server/"+server+"/") {
-			return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the server itself", "set %.100q is not one of server %s", f.Set, server)
-		}
-		if named[f.Set] {
-			return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "name each set once", "server %s asks for set %.100q twice", server, f.Set)
-		}
-		named[f.Set] = true
-	}
-	return nil
-}
-
-// followed is a set as the journal has it, and what its follower knows of it.
-func followed(f api.Follow) (journal.Set, journal.Follow) {
-	return journal.Set{Name: f.Set, Keep: true}, journal.Follow{Epoch: f.Epoch, Since: f.Since, Toward: f.Toward, Full: f.Full}
-}
-
-func setNames(asked []api.Follow) []string {
-	out := make([]string, len(asked))
-	for i, f := range asked {
-		out[i] = f.Set
-	}
-	return out
-}
-
-// acknowledge forgets the tombstones that a follower need not be told again. Where
-// there are none it writes nothing.
-func (s *Server) acknowledge(ctx context.Context, asked []api.Follow) error {
-	var some []api.Follow
-	err := s.store.View(ctx, func(tx store.Tx) error {
-		some = nil
-		for _, f := range asked {
-			set, _ := followed(f)
-			does, err := journal.Acknowledges(tx, set, journal.Follow{Epoch: f.Epoch, Since: f.Kept})
-			if err != nil {
-				return err
-			}
-			if does {
-				some = append(some, f)
-			}
-		}
-		return nil
-	})
-	if err != nil || len(some) == 0 {
-		return err
-	}
-	return s.store.Update(ctx, func(tx store.Tx) error {
-		for _, f := range some {
-			set, _ := followed(f)
-			if err := journal.Acknowledge(tx, set, journal.Follow{Epoch: f.Epoch, Since: f.Kept}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// deltas are what followers lack of some sets: about maxDeltas bytes of it.
-func deltas(tx store.Tx, look []api.Follow) ([]api.Delta, error) {
-	var out []api.Delta
-	left := maxDeltas
-	for _, f := range look {
-		if left <= 0 {
-			break // the follower asks again
-		}
-		set, from := followed(f)
-		d, err := journal.Changes(tx, set, from, left)
-		if err != nil {
-			return nil, err
-		}
-		if !d.News() && d.Epoch == f.Epoch {
-			continue
-		}
-		a := api.Delta{Set: d.Set, Epoch: d.Epoch, Version: d.Version, Toward: d.Toward, Full: d.Full}
-		for _, e := range d.Entries {
-			left -= len(e.Key) + len(e.Value)
-			if e.Gone {
-				a.Gone = append(a.Gone, e.Key)
-			} else {
-				a.Put = append(a.Put, e.Value)
-			}
-		}
-		out = append(out, a)
-	}
-	return out, nil
 }
 
 // networkApplied says whether a server has said that its network is as it is wanted.

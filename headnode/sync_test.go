@@ -108,7 +108,7 @@ func TestFollowRefused(t *testing.T) {
 	for _, follow := range [][]api.Follow{
 		{{Set: api.PortSet(other)}},
 		{{Set: api.PortSet(m.uuid)}, {Set: api.PortSet(other)}},
-		{{Set: "vni/000007"}},
+		{{Set: "vni/7"}},
 		{{Set: "server/" + m.uuid}},
 	} {
 		set := follow[len(follow)-1].Set
@@ -120,6 +120,21 @@ func TestFollowRefused(t *testing.T) {
 	}
 	_, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: []api.Follow{{Set: api.PortSet(m.uuid)}, {Set: api.PortSet(m.uuid)}}}, &api.SyncResponse{})
 	wantCode(t, "twice", err, api.CodeInvalid)
+
+	// A map is refused by itself: what is on a server may have changed since it asked.
+	// The rest of the sync is as good as ever.
+	m.zoneNIC(1)
+	follow := []api.Follow{{Set: "vni/000007"}, {Set: api.PortSet(m.uuid)}}
+	var out api.SyncResponse
+	if _, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &out); err != nil {
+		t.Fatal(err)
+	}
+	if len(out.Deltas) != 1 || out.Deltas[0].Set != api.PortSet(m.uuid) || len(out.Refused) != 1 || out.Refused[0].Set != "vni/000007" {
+		t.Fatalf("answer %+v", out)
+	}
+	if why := out.Refused[0].Why; why.Code != api.CodeForbidden || !strings.Contains(why.Detail, "VNI 7") || !strings.Contains(why.Detail, m.uuid) {
+		t.Errorf("the refusal of a map: %+v", why)
+	}
 }
 
 // An agent that follows nothing is told nothing of its network, which it keeps, and the

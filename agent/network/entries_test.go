@@ -74,9 +74,6 @@ func TestApplyMap(t *testing.T) {
 	if got := n.Maps()[100]; got != "b:1" {
 		t.Errorf("map %q", got)
 	}
-	if epoch, since, known := n.MapState(100); epoch != "b" || since != 1 || !known {
-		t.Errorf("state %q %d %v", epoch, since, known)
-	}
 }
 
 func TestLookup(t *testing.T) {

@@ -106,21 +106,6 @@ func (n *Network) Maps() map[uint32]string {
 	return v
 }
 
-// MapState is what to ask the head node for the next changes of a VNI's map with.
-// It is not known before the first map.
-func (n *Network) MapState(vni uint32) (epoch string, since uint64, known bool) {
-	m := n.segment(vni)
-	if m == nil {
-		return "", 0, false
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.have {
-		return "", 0, false
-	}
-	return m.epoch, m.version, true
-}
-
 // Lookup finds where an address of a VNI is, by the map in use.
 func (n *Network) Lookup(vni uint32, ip netip.Addr) (e api.MapEntry, ok bool) {
 	m := n.segment(vni)

@@ -28,7 +28,7 @@ func joinNetwork(a *agent.Agent, stateless bool) (stop func(), err error) {
 	}
 	monitor := router.NewMonitor("", "", a.Log)
 	a.Net = agent.Net{
-		Links: links, Ports: links, Maps: links,
+		Links: links, Ports: links,
 		Routers: &router.Routers{Monitor: monitor, Logger: a.Log},
 		Filter:  filter,
 		Monitor: monitor.Run,

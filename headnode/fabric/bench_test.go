@@ -109,14 +109,14 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 		}
 		f := hub.Follow(setsOf(mine)...)
 		defer f.Close()
-		known := make(map[string]Follow)
+		known := make(map[string]*follower)
 		err := w.s.View(w.ctx, func(tx store.Tx) error {
 			for _, vni := range mine {
 				epoch, version, err := Version(tx, vni)
 				if err != nil {
 					return err
 				}
-				known[MapSet(vni)] = Follow{vni, epoch, version}
+				known[MapSet(vni)] = &follower{vni: vni, Follow: api.Follow{Set: MapSet(vni), Epoch: epoch, Since: version}}
 			}
 			return nil
 		})
@@ -130,22 +130,32 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 				case <-quit:
 					return
 				}
-				var follows []Follow
-				for _, set := range f.Changed() {
-					follows = append(follows, known[set])
-				}
-				var ms []api.FabricMap
-				if err := w.s.View(w.ctx, func(tx store.Tx) (err error) { ms, err = Changes(tx, follows, 10_000); return err }); err != nil {
+				var ds []api.Delta
+				changed := f.Changed()
+				err := w.s.View(w.ctx, func(tx store.Tx) error {
+					ds = nil
+					for _, set := range changed {
+						d, size, err := Delta(tx, known[set].vni, known[set].known(), 1<<20)
+						if err != nil {
+							return err
+						}
+						if size > 0 {
+							ds = append(ds, d)
+						}
+					}
+					return nil
+				})
+				if err != nil {
 					b.Error(err)
 					return
 				}
-				if len(ms) == 0 {
+				if len(ds) == 0 {
 					continue
 				}
-				for _, m := range ms {
-					known[MapSet(m.VNI)] = Follow{m.VNI, m.Epoch, m.Version}
+				for _, d := range ds {
+					known[d.Set].Follow = known[d.Set].Take(d)
 				}
-				body, err := json.Marshal(ms)
+				body, err := json.Marshal(ds)
 				if err != nil {
 					b.Error(err)
 				}
@@ -198,14 +208,14 @@ func BenchmarkFollow(b *testing.B) {
 	w := benchWorld(b)
 	vnis := w.vnis(50, 1)
 	hub := journal.NewHub(w.s)
-	var follows []Follow
+	var follows []*follower
 	w.view(func(tx store.Tx) error {
 		for _, vni := range vnis {
 			epoch, version, err := Version(tx, vni)
 			if err != nil {
 				return err
 			}
-			follows = append(follows, Follow{vni, epoch, version})
+			follows = append(follows, &follower{vni: vni, Follow: api.Follow{Set: MapSet(vni), Epoch: epoch, Since: version}})
 		}
 		return nil
 	})
@@ -222,8 +232,10 @@ func BenchmarkFollow(b *testing.B) {
 	for b.Loop() {
 		f := hub.Follow(setsOf(vnis)...)
 		w.view(func(tx store.Tx) error {
-			if ms, err := Changes(tx, follows, 1000); err != nil || len(ms) != 0 {
-				b.Fatalf("%+v, %v", ms, err)
+			for _, f := range follows {
+				if d, size, err := Delta(tx, f.vni, f.known(), 1<<20); err != nil || size != 0 || d.Full {
+					b.Fatalf("%+v, %v", d, err)
+				}
 			}
 			return nil
 		})

@@ -24,9 +24,7 @@ type place struct {
 func mapSet(vni uint32) journal.Set { return journal.Set{Name: MapSet(vni)} }
 
 // MapSet names the set of the journal that a VNI's map is, for a journal.Hub.
-func MapSet(vni uint32) string { return mapSetPrefix + vniHex(vni) }
-
-const mapSetPrefix = "vni/"
+func MapSet(vni uint32) string { return api.MapSet(vni) }
 
 // change is a change of one VNI's map within a transaction.
 type change struct {

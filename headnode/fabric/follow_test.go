@@ -3,6 +3,7 @@ package fabric
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,34 +21,53 @@ import (
 	"nereid/headnode/store"
 )
 
+// entrySize is about what an entry takes of an answer, in bytes.
+const entrySize = 100
+
 // follower takes in maps as an agent does.
 type follower struct {
-	Follow
+	vni uint32
+	api.Follow
 	has map[string]api.MapEntry
 }
 
-func (f *follower) take(t testing.TB, m api.FabricMap) {
+func (f *follower) take(t testing.TB, d api.Delta) {
 	t.Helper()
-	if m.Full {
+	if d.Full {
 		f.has = make(map[string]api.MapEntry)
 	}
+	if d.Set != MapSet(f.vni) || d.Full && len(d.Gone) > 0 {
+		t.Fatalf("a delta of VNI %d: %+v", f.vni, d)
+	}
 	seen := make(map[string]bool)
+	for _, ip := range d.Gone {
+		if seen[ip] {
+			t.Fatalf("%s is twice in one map", ip)
+		}
+		seen[ip] = true
+		delete(f.has, ip)
+	}
 	last := uint64(0)
-	for _, e := range m.Entries {
+	for _, value := range d.Put {
+		var e api.MapEntry
+		if err := json.Unmarshal(value, &e); err != nil {
+			t.Fatal(err)
+		}
 		if seen[e.IP] {
 			t.Fatalf("%s is twice in one map", e.IP)
 		}
-		if seen[e.IP] = true; e.Version <= last || e.Version > m.Version || e.Deleted && m.Full {
-			t.Fatalf("entry %+v after version %d, in a map to %d", e, last, m.Version)
+		if seen[e.IP] = true; e.Version <= last || e.Version > d.Version || e.Deleted {
+			t.Fatalf("entry %+v after version %d, in a map to %d", e, last, d.Version)
 		}
 		last = e.Version
-		if e.Deleted {
-			delete(f.has, e.IP)
-		} else {
-			f.has[e.IP] = e
-		}
+		f.has[e.IP] = e
 	}
-	f.Epoch, f.Since = m.Epoch, m.Version
+	f.Follow = f.Take(d)
+}
+
+// known is what a follower has, as the journal has it.
+func (f *follower) known() journal.Follow {
+	return journal.Follow{Epoch: f.Epoch, Since: f.Since, Toward: f.Toward, Full: f.Full}
 }
 
 // check compares maps and indexes with what they should be.
@@ -176,6 +196,7 @@ func converge(t *testing.T, r *rand.Rand, addresses, bulk int) {
 		backup   []byte
 		backedUp map[uint32]map[string]api.MapEntry
 		resets   int
+		parts    int
 	)
 	clone := func(m map[uint32]map[string]api.MapEntry) map[uint32]map[string]api.MapEntry {
 		out := make(map[uint32]map[string]api.MapEntry)
@@ -188,38 +209,53 @@ func converge(t *testing.T, r *rand.Rand, addresses, bulk int) {
 	asleep := make([]int, len(followers))
 	for i := range followers {
 		for _, vni := range vnis {
-			followers[i] = append(followers[i], &follower{Follow: Follow{VNI: vni}, has: map[string]api.MapEntry{}})
+			followers[i] = append(followers[i], &follower{vni: vni, has: map[string]api.MapEntry{}})
 		}
 	}
 	ask := func(fs []*follower, limit int, cut bool) (news bool) {
-		var follows []Follow
-		for _, f := range fs {
-			follows = append(follows, f.Follow)
-		}
-		var ms []api.FabricMap
-		l.view(func(tx store.Tx) (err error) { ms, err = Changes(tx, follows, limit); return err })
-		if cut {
-			ms = ms[:r.IntN(len(ms)+1)]
-		}
-		for _, m := range ms {
+		var ds []api.Delta
+		l.view(func(tx store.Tx) error {
+			ds = nil
+			left := limit * entrySize
 			for _, f := range fs {
-				if f.VNI == m.VNI {
-					if m.Full {
+				if left <= 0 {
+					break
+				}
+				d, size, err := Delta(tx, f.vni, f.known(), left)
+				if err != nil {
+					return err
+				}
+				if left -= size; d.Full || d.Toward != 0 || size > 0 || d.Epoch != f.Epoch {
+					ds = append(ds, d)
+				}
+			}
+			return nil
+		})
+		if cut {
+			ds = ds[:r.IntN(len(ds)+1)]
+		}
+		for _, d := range ds {
+			for _, f := range fs {
+				if MapSet(f.vni) == d.Set {
+					if d.Full {
 						resets++
 					}
-					f.take(t, m)
+					if d.Toward != 0 {
+						parts++
+					}
+					f.take(t, d)
 				}
 			}
 		}
-		return len(ms) > 0
+		return len(ds) > 0
 	}
 	// compare looks at the maps that a follower says it has in full.
 	compare := func(i int, fs []*follower) (n int) {
 		t.Helper()
 		for _, f := range fs {
 			l.view(func(tx store.Tx) error {
-				epoch, version, err := Version(tx, f.VNI)
-				if err != nil || epoch != f.Epoch || version != f.Since {
+				epoch, version, err := Version(tx, f.vni)
+				if err != nil || epoch != f.Epoch || version != f.Since || f.Toward != 0 {
 					return err
 				}
 				n++
@@ -227,8 +263,8 @@ func converge(t *testing.T, r *rand.Rand, addresses, bulk int) {
 				for ip, e := range f.has {
 					got[ip] = entry(e.IP, e.MAC, e.Underlay)
 				}
-				if !maps.Equal(want[f.VNI], got) { // cmp.Diff alone takes most of this test's time
-					t.Fatalf("follower %d of VNI %d (-want +got):\n%s", i, f.VNI, cmp.Diff(want[f.VNI], got))
+				if !maps.Equal(want[f.vni], got) { // cmp.Diff alone takes most of this test's time
+					t.Fatalf("follower %d of VNI %d (-want +got):\n%s", i, f.vni, cmp.Diff(want[f.vni], got))
 				}
 				return nil
 			})
@@ -308,7 +344,7 @@ func converge(t *testing.T, r *rand.Rand, addresses, bulk int) {
 			}
 			if r.IntN(40) == 0 { // a new agent, or one that lost its state
 				for _, f := range fs {
-					*f = follower{Follow: Follow{VNI: f.VNI}, has: map[string]api.MapEntry{}}
+					*f = follower{vni: f.vni, has: map[string]api.MapEntry{}}
 				}
 			}
 			ask(fs, 1+r.IntN(bulk), r.IntN(3) == 0)
@@ -323,5 +359,8 @@ func converge(t *testing.T, r *rand.Rand, addresses, bulk int) {
 			t.Errorf("follower %d knows %d maps in full, and nothing is left to ask for", i, n)
 		}
 	}
-	t.Logf("%d snapshots were needed", resets)
+	if parts == 0 {
+		t.Error("no answer was cut into parts")
+	}
+	t.Logf("%d snapshots were needed, and %d answers were parts", resets, parts)
 }

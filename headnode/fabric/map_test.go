@@ -208,54 +208,50 @@ func TestForget(t *testing.T) {
 	w.check(map[uint32]map[string]api.MapEntry{vni: {}})
 }
 
-// TestChanges: many VNIs in one answer, bounded; what did not fit comes next.
-func TestChanges(t *testing.T) {
+// TestDelta: an answer is cut by its size, also a snapshot, and the parts are the whole.
+func TestDelta(t *testing.T) {
 	w := newWorld(t)
-	var follows []Follow
-	for i := range 4 {
-		vni := w.vlan(alice, i+2).VNI
-		var entries []api.MapEntry
-		for j := range 10 {
-			entries = append(entries, entry(fmt.Sprintf("10.0.%d.%d", i, j+1), mac1, ul1))
-		}
-		w.put(vni, entries...)
-		follows = append(follows, Follow{VNI: vni})
+	vni := w.vlan(alice, 2).VNI
+	var entries []api.MapEntry
+	for i := range 10 {
+		entries = append(entries, entry(fmt.Sprintf("10.0.0.%d", i+1), mac1, ul1))
 	}
-	follows = append(follows, Follow{VNI: w.vlan(bob, 2).VNI}) // never had an entry
-	round := func(limit int) (sizes []int) {
-		w.view(func(tx store.Tx) error {
-			ms, err := Changes(tx, follows, limit)
-			for _, m := range ms {
-				sizes = append(sizes, len(m.Entries))
-				for i := range follows {
-					if follows[i].VNI == m.VNI {
-						follows[i].Epoch, follows[i].Since = m.Epoch, m.Version
-					}
-				}
-			}
-			return err
-		})
+	w.put(vni, entries...)
+	f := &follower{vni: vni}
+	rounds := func(limit int) (sizes []int) {
+		for more := true; more; {
+			var d api.Delta
+			w.view(func(tx store.Tx) (err error) { d, _, err = Delta(tx, vni, f.known(), limit); return err })
+			sizes = append(sizes, len(d.Put)+len(d.Gone))
+			f.take(t, d)
+			more = f.Toward != 0
+		}
 		return sizes
 	}
-	for i, want := range [][]int{{10, 10}, {10, 10, 0}, nil} {
-		if diff := cmp.Diff(want, round(25)); diff != "" {
-			t.Errorf("round %d (-want +got):\n%s", i, diff)
+	for _, c := range []struct {
+		limit int
+		want  []int
+	}{{7 * entrySize, []int{7, 3}}, {7 * entrySize, []int{0}}} {
+		if diff := cmp.Diff(c.want, rounds(c.limit)); diff != "" {
+			t.Errorf("a snapshot (-want +got):\n%s", diff)
 		}
 	}
-	for _, f := range follows[:4] {
-		w.do(func(tx store.Tx) error { _, err := Move(tx, f.VNI, mac1, addr(ul2)); return err })
+	w.do(func(tx store.Tx) error { _, err := Move(tx, vni, mac1, addr(ul2)); return err })
+	w.do(func(tx store.Tx) error { _, err := Delete(tx, vni, addr("10.0.0.1")); return err })
+	if diff := cmp.Diff([]int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, rounds(1)); diff != "" {
+		t.Errorf("a delta of single entries (-want +got):\n%s", diff)
 	}
-	for i, want := range [][]int{{10}, {10}, {10}, {10}, nil} { // never cut
-		if diff := cmp.Diff(want, round(7)); diff != "" {
-			t.Errorf("small round %d (-want +got):\n%s", i, diff)
+	if len(f.has) != 9 || f.has["10.0.0.2"].Underlay != ul2 {
+		t.Errorf("after all parts: %v", f.has)
+	}
+	f = &follower{vni: w.vlan(bob, 2).VNI}
+	w.view(func(tx store.Tx) error {
+		d, size, err := Delta(tx, f.vni, f.known(), 100)
+		if !d.Full || size != 0 || d.Epoch != journal.NoEpoch {
+			t.Errorf("a map that never had an entry: %+v, %d bytes", d, size)
 		}
-	}
-	for i := range follows {
-		follows[i].Epoch = ""
-	}
-	if got := round(3); len(got) != 1 || got[0] != 10 {
-		t.Errorf("a snapshot that is greater than the limit: %v", got)
-	}
+		return err
+	})
 }
 
 // TestEpochs: a start of the head node costs followers nothing; a restored backup

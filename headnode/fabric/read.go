@@ -12,14 +12,6 @@ import (
 	"nereid/headnode/store"
 )
 
-// Follow is what a follower knows of a VNI's map: epoch and version of the last
-// api.FabricMap it took in. Without any, both are zero.
-type Follow struct {
-	VNI   uint32
-	Epoch string
-	Since uint64
-}
-
 // Snapshot is a VNI's whole map, oldest entry first.
 func Snapshot(tx store.Tx, vni uint32) (api.FabricMap, error) { return Since(tx, vni, "", 0) }
 
@@ -27,9 +19,20 @@ func Snapshot(tx store.Tx, vni uint32) (api.FabricMap, error) { return Since(tx,
 // first, or the whole map when they are not known any more or it was never there.
 // No entries and Full false is no news. What was cut on its way is simply asked for
 // again.
-func Since(tx store.Tx, vni uint32, epoch string, since uint64) (api.FabricMap, error) {
-	m, _, err := read(tx, Follow{vni, epoch, since}, 0)
-	return m, err
+func Since(tx store.Tx, vni uint32, epoch string, since uint64) (m api.FabricMap, err error) {
+	d, err := journal.Changes(tx, mapSet(vni), journal.Follow{Epoch: epoch, Since: since}, 0)
+	m = api.FabricMap{VNI: vni, Epoch: d.Epoch, Version: d.Version, Full: d.Full, Entries: make([]api.MapEntry, 0, len(d.Entries))}
+	for _, n := range d.Entries {
+		var e api.MapEntry
+		if err == nil {
+			e, err = entryOf(n)
+		}
+		m.Entries = append(m.Entries, e)
+	}
+	if err != nil {
+		return api.FabricMap{}, fmt.Errorf("read map of VNI %d: %w", vni, err)
+	}
+	return m, nil
 }
 
 // Version gives epoch and version of a VNI's map.
@@ -41,60 +44,33 @@ func Version(tx store.Tx, vni uint32) (epoch string, version uint64, err error) 
 	return s.Epoch, s.Version, nil
 }
 
-// entrySize is what an entry takes of an answer, in bytes: about what it has in the
-// journal, with its overhead there.
-const entrySize = 100
-
-// Changes is Since for many VNIs at once: the maps with news, in the order asked
-// for. Together they have at most limit entries, or else there is one only. What
-// does not fit is left out, as a whole: the follower takes in what it got and asks
-// again, and hears the rest at once.
-//
-// A map is never cut here: api.FabricMap cannot say that it is a part.
-func Changes(tx store.Tx, follows []Follow, limit int) ([]api.FabricMap, error) {
-	limit = max(1, limit)
-	var out []api.FabricMap
-	for _, f := range follows {
-		most := limit
-		if len(out) == 0 {
-			most = 0
-		} else if limit <= 0 {
-			break
-		}
-		m, fits, err := read(tx, f, most)
-		if err != nil {
-			return nil, err
-		}
-		if !fits {
-			break
-		}
-		if !m.Full && len(m.Entries) == 0 {
-			continue
-		}
-		out = append(out, m)
-		limit -= len(m.Entries)
-	}
-	return out, nil
-}
-
-// read is Since; fits is false when there are more than limit entries (0: no limit).
-func read(tx store.Tx, f Follow, limit int) (m api.FabricMap, fits bool, err error) {
-	d, err := journal.Changes(tx, mapSet(f.VNI), journal.Follow{Epoch: f.Epoch, Since: f.Since}, limit*entrySize)
+// Delta is what a follower of a VNI's map lacks, as servers follow it: api.MapEntries,
+// and the addresses that are nowhere any more. It has about limit bytes at most (size),
+// or else one entry.
+func Delta(tx store.Tx, vni uint32, f journal.Follow, limit int) (a api.Delta, size int, err error) {
+	d, err := journal.Changes(tx, mapSet(vni), f, limit)
 	if err != nil {
-		return m, false, fmt.Errorf("read map of VNI %d: %w", f.VNI, err)
+		return a, 0, fmt.Errorf("read map of VNI %d: %w", vni, err)
 	}
-	if d.Toward != 0 || limit > 0 && len(d.Entries) > limit {
-		return m, false, nil
-	}
-	m = api.FabricMap{VNI: f.VNI, Epoch: d.Epoch, Version: d.Version, Full: d.Full, Entries: make([]api.MapEntry, 0, len(d.Entries))}
+	a = api.Delta{Set: d.Set, Epoch: d.Epoch, Version: d.Version, Toward: d.Toward, Full: d.Full}
 	for _, n := range d.Entries {
 		e, err := entryOf(n)
 		if err != nil {
-			return m, false, fmt.Errorf("read map of VNI %d: %w", f.VNI, err)
+			return a, 0, fmt.Errorf("read map of VNI %d: %w", vni, err)
 		}
-		m.Entries = append(m.Entries, e)
+		if e.Deleted {
+			a.Gone = append(a.Gone, e.IP)
+			size += len(e.IP)
+			continue
+		}
+		value, err := json.Marshal(e)
+		if err != nil {
+			return a, 0, fmt.Errorf("write %s of the map of VNI %d: %w", e.IP, vni, err)
+		}
+		a.Put = append(a.Put, value)
+		size += len(value)
 	}
-	return m, true, nil
+	return a, size, nil
 }
 
 // entryOf is an entry of a map as the API has it.

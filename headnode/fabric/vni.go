@@ -124,6 +124,16 @@ func inUse(tx store.Tx, vni uint32) error {
 	return nil
 }
 
+// OwnerOf is the account that a VNI was given out to, and whether it is that account's
+// transit segment; found is false when the VNI is not in use.
+func OwnerOf(tx store.Tx, vni uint32) (owner string, transit, found bool, err error) {
+	u, found, err := store.Lookup[use](tx, vniKey(vni))
+	if err != nil {
+		return "", false, false, fmt.Errorf("find owner of VNI %d: %w", vni, err)
+	}
+	return u.Owner, u.Transit, found && u.Freed.IsZero(), nil
+}
+
 // Transit gives the VNI of the segment between an account's routers and its
 // gateway servers; the first call takes one.
 func Transit(tx store.Tx, owner string, now time.Time) (uint32, error) {

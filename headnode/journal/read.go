@@ -92,6 +92,15 @@ func Get(tx store.Tx, set, key string) (e Entry, found bool, err error) {
 	return e, found && !e.Gone, nil
 }
 
+// IsGone says whether a set has a tombstone for a key.
+func IsGone(tx store.Tx, set, key string) (bool, error) {
+	p, found, err := store.Lookup[pointer](tx, memberKey(set, key))
+	if err != nil {
+		return false, fmt.Errorf("read %s of set %s: %w", key, set, err)
+	}
+	return found && p.Gone, nil
+}
+
 // Live ranges over the keys of a set that have a value, oldest change first.
 func Live(tx store.Tx, set string) iter.Seq2[Entry, error] { return behind(tx, entryPrefix, set, 0) }
 

@@ -274,7 +274,7 @@ func TestBonds(t *testing.T) {
 	w.must(func(tx store.Tx) error { _, err := ForgetServer(tx, w.now, server1); return err })
 	w.must(func(tx store.Tx) error {
 		for _, p := range []string{bondPrefix, physPrefix, physMACPrefix, providerPrefix} {
-			if has, err := anyBelow(tx, p); err != nil || has {
+			if has, err := store.HasBelow(tx, p); err != nil || has {
 				return fmt.Errorf("left over below %s: %w", p, err)
 			}
 		}

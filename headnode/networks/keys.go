@@ -110,14 +110,6 @@ func heads(tx store.Tx, prefix string, parts int) iter.Seq2[[]string, error] {
 	}
 }
 
-// anyBelow says whether there is a key with the prefix.
-func anyBelow(tx store.Tx, prefix string) (bool, error) {
-	for _, err := range tx.Scan(prefix, "") {
-		return err == nil, err
-	}
-	return false, nil
-}
-
 // page reads up to limit (no limit when it is 0 or less) of the values below
 // prefix that keep wants, behind the key prefix+after. next is what to pass as
 // after for the page that follows; empty on the last.

@@ -101,7 +101,7 @@ func placeFits(tx store.Tx, n network) error {
 // looks for what contains the subnet, of which there are 32 (IPv4) or 128 (IPv6)
 // prefixes at most, and for the first of what it contains.
 func overlapping(tx store.Tx, where string, p netip.Prefix) (uuid string, err error) {
-	if has, err := anyBelow(tx, placePrefix+where+family(p.Addr())+"/"); err != nil || !has {
+	if has, err := store.HasBelow(tx, placePrefix+where+family(p.Addr())+"/"); err != nil || !has {
 		return "", err
 	}
 	for bits := p.Bits() - 1; bits >= 0; bits-- {
@@ -188,6 +188,12 @@ func networksBelow(tx store.Tx, prefix string) ([]api.Network, error) {
 func NetworksOfVNI(tx store.Tx, vni uint32) (_ []api.Network, err error) {
 	defer named(&err, "list networks of VNI %d", vni)
 	return networksBelow(tx, segmentPrefix+network{Network: api.Network{Fabric: true, VNI: vni}}.segment())
+}
+
+// HasGateway says whether a network of a fabric VLAN has a gateway.
+func HasGateway(tx store.Tx, vni uint32) (bool, error) {
+	nets, err := NetworksOfVNI(tx, vni)
+	return slices.ContainsFunc(nets, func(n api.Network) bool { return n.Gateway != "" }), err
 }
 
 // FabricNetworks gives the fabric networks of an account, by UUID.

@@ -131,6 +131,18 @@ func Hosts(tx store.Tx, server string) (_ map[string][]uint32, err error) {
 	return out, nil
 }
 
+// HostsAccount says whether an account has NICs on its fabrics on a server.
+func HostsAccount(tx store.Tx, server, owner string) (_ bool, err error) {
+	defer named(&err, "look for NICs of account %s on server %s", owner, server)
+	return store.HasBelow(tx, hostsPrefix+server+"/"+owner+"/")
+}
+
+// HostsVNI says whether an account has NICs on a server and a VNI.
+func HostsVNI(tx store.Tx, server, owner string, vni uint32) (_ bool, err error) {
+	defer named(&err, "look for NICs of VNI %d on server %s", vni, server)
+	return store.HasBelow(tx, hostsKey(api.NetworkNIC{Server: server, Owner: owner, VNI: vni}))
+}
+
 // Alone says whether no other NIC of its account is on the server and the VNI of a NIC.
 func Alone(tx store.Tx, n api.NetworkNIC) (bool, error) {
 	for mac, err := range below(tx, hostsKey(n)) {

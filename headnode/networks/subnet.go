@@ -3,6 +3,8 @@ package networks
 import (
 	"fmt"
 	"net/netip"
+
+	"nereid/api"
 )
 
 // lastOf is the last address of a subnet.
@@ -18,6 +20,16 @@ func lastOf(p netip.Prefix) netip.Addr {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return a
+}
+
+// HasHost says whether an address is in a network's subnet, and whether a host can
+// have it that is not the gateway.
+func HasHost(n api.Network, a netip.Addr) (in, host bool) {
+	p, err := netip.ParsePrefix(n.Subnet)
+	if err != nil || !p.Contains(a) {
+		return false, false
+	}
+	return true, isHost(p, a) && n.Gateway != a.String()
 }
 
 // hosts gives the first and the last address of a subnet that a host can have.

@@ -78,6 +78,14 @@ func Has(tx Tx, key string) (bool, error) {
 	return err == nil, err
 }
 
+// HasBelow says whether there is a key with a prefix.
+func HasBelow(tx Tx, prefix string) (bool, error) {
+	for _, err := range tx.Scan(prefix, "") {
+		return err == nil, err
+	}
+	return false, nil
+}
+
 // Put writes a value as JSON.
 func Put[T any](tx Tx, key string, v T) error {
 	b, err := json.Marshal(v)

@@ -85,7 +85,6 @@ func (s *server) connect(uuid string, cert *tls.Certificate) {
 	s.uuid = uuid
 	s.agent = s.client(cert)
 	s.renewAt = cert.Leaf.NotBefore.Add(cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore) / 2)
-	s.follow.connect(uuid, s.client(cert))
 }
 
 // client is one with the server's certificate, or with none. Its connections come from
@@ -105,7 +104,6 @@ func (s *server) close() {
 	if s.agent != nil {
 		s.agent.Close()
 	}
-	s.follow.close()
 }
 
 // run has the server live until ctx ends, or until it is shut down.
@@ -169,13 +167,6 @@ func (s *server) live(ctx context.Context) error {
 // syncs is the long poll, again and again. A refusal that enrolling may mend, and the
 // reasons to boot again, are returned.
 func (s *server) syncs(ctx context.Context) error {
-	fctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.follow.run(fctx)
-	}()
-	defer func() { cancel(); <-done }()
 	wait := backoff{min: 500 * time.Millisecond, max: 10 * time.Second}
 	inventory := false
 	for {
@@ -213,10 +204,9 @@ func (s *server) syncs(ctx context.Context) error {
 		wait = backoff{min: wait.min, max: wait.max}
 		s.enter(Syncing)
 		s.took(rep)
-		if out.Revision != "" && out.Revision != s.spec || len(out.Deltas) > 0 {
+		if own := s.follow.take(out); own || out.Revision != "" && out.Revision != s.spec {
 			s.f.seen.news()
 		}
-		s.follow.deltas(out.Deltas)
 		if out.Spec == nil {
 			inventory = false
 			continue

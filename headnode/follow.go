@@ -1,0 +1,162 @@
+package headnode
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"nereid/api"
+	"nereid/headnode/fabric"
+	"nereid/headnode/journal"
+	"nereid/headnode/networks"
+	"nereid/headnode/store"
+)
+
+// maxDeltas bounds the deltas of an answer, in bytes; what is left comes with the next.
+const maxDeltas = 1 << 20
+
+// mayFollow refuses a sync that asks for another server's own sets, or for too much.
+// Sets that are not of one server are refused one by one, as what is on a server
+// changes: see followable.
+func mayFollow(server string, asked []api.Follow) error {
+	if len(asked) > api.MaxFollow {
+		return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "follow fewer", "server %s asks for %d sets; at most %d are allowed", server, len(asked), api.MaxFollow)
+	}
+	named := make(map[string]bool, len(asked))
+	for _, f := range asked {
+		if _, isMap := api.VNIOfMap(f.Set); !isMap && !ownSet(server, f.Set) {
+			return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the server itself, and the maps of its spec's VNIs", "set %.100q is not one of server %s", f.Set, server)
+		}
+		if named[f.Set] {
+			return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "name each set once", "server %s asks for set %.100q twice", server, f.Set)
+		}
+		named[f.Set] = true
+	}
+	return nil
+}
+
+// ownSet says whether a set is a server's own. Such a set is kept: its tombstones stay
+// until the server has them.
+func ownSet(server, set string) bool { return strings.HasPrefix(set, "server/"+server+"/") }
+
+// followable says why a server may not follow a VNI's map; nil: it may. It may where
+// the spec has the VNI: an account's VNIs that have NICs here or a gateway, and the
+// account's transit VNI. It costs a few reads, however much is on the server.
+func followable(tx store.Tx, server string, vni uint32) (*api.Problem, error) {
+	owner, transit, used, err := fabric.OwnerOf(tx, vni)
+	if err != nil {
+		return nil, err
+	}
+	may := false
+	if used {
+		may, err = routes(tx, server, owner)
+	}
+	if err == nil && may && !transit {
+		if may, err = hostsVNI(tx, server, owner, vni); err == nil && !may {
+			may, err = networks.HasGateway(tx, vni)
+		}
+	}
+	if err != nil || may {
+		return nil, err
+	}
+	return refuse(http.StatusForbidden, api.CodeForbidden, "follow the maps of the VNIs that the spec has", "VNI %d has nothing on server %s", vni, server), nil
+}
+
+// followed is what its follower knows of a set, as the journal has it.
+func followed(f api.Follow) journal.Follow {
+	return journal.Follow{Epoch: f.Epoch, Since: f.Since, Toward: f.Toward, Full: f.Full}
+}
+
+func setNames(asked []api.Follow) []string {
+	out := make([]string, len(asked))
+	for i, f := range asked {
+		out[i] = f.Set
+	}
+	return out
+}
+
+// acknowledge forgets the tombstones of a server's own sets that it need not be told
+// again. Where there are none it writes nothing.
+func (s *Server) acknowledge(ctx context.Context, server string, asked []api.Follow) error {
+	var some []api.Follow
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		some = nil
+		for _, f := range asked {
+			if !ownSet(server, f.Set) {
+				continue
+			}
+			does, err := journal.Acknowledges(tx, journal.Set{Name: f.Set, Keep: true}, journal.Follow{Epoch: f.Epoch, Since: f.Kept})
+			if err != nil {
+				return err
+			}
+			if does {
+				some = append(some, f)
+			}
+		}
+		return nil
+	})
+	if err != nil || len(some) == 0 {
+		return err
+	}
+	return s.store.Update(ctx, func(tx store.Tx) error {
+		for _, f := range some {
+			if err := journal.Acknowledge(tx, journal.Set{Name: f.Set, Keep: true}, journal.Follow{Epoch: f.Epoch, Since: f.Kept}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// deltas are what a server lacks of some sets that it follows, about maxDeltas bytes
+// of it, and the sets that it may not follow.
+func deltas(tx store.Tx, server string, look []api.Follow) (out []api.Delta, refused []api.RefusedSet, err error) {
+	left := maxDeltas
+	for _, f := range look {
+		if left <= 0 {
+			break // the follower asks again
+		}
+		var (
+			d    api.Delta
+			size int
+		)
+		if vni, isMap := api.VNIOfMap(f.Set); isMap {
+			var why *api.Problem
+			if why, err = followable(tx, server, vni); err == nil && why != nil {
+				refused = append(refused, api.RefusedSet{Set: f.Set, Why: *why})
+				continue
+			}
+			if err == nil {
+				d, size, err = fabric.Delta(tx, vni, followed(f), left)
+			}
+		} else {
+			d, size, err = ownDelta(tx, f, left)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		left -= size
+		if d.Full || d.Toward != 0 || size > 0 || d.Epoch != f.Epoch {
+			out = append(out, d)
+		}
+	}
+	return out, refused, nil
+}
+
+// ownDelta is what a server lacks of a set of its own, with its size in bytes.
+func ownDelta(tx store.Tx, f api.Follow, limit int) (a api.Delta, size int, err error) {
+	d, err := journal.Changes(tx, journal.Set{Name: f.Set, Keep: true}, followed(f), limit)
+	if err != nil {
+		return a, 0, err
+	}
+	a = api.Delta{Set: d.Set, Epoch: d.Epoch, Version: d.Version, Toward: d.Toward, Full: d.Full}
+	for _, e := range d.Entries {
+		size += len(e.Key) + len(e.Value)
+		if e.Gone {
+			a.Gone = append(a.Gone, e.Key)
+		} else {
+			a.Put = append(a.Put, e.Value)
+		}
+	}
+	return a, size, nil
+}

@@ -1,0 +1,117 @@
+package headnode
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"nereid/api"
+	"nereid/headnode/fabric"
+	"nereid/headnode/inventory"
+	"nereid/headnode/networks"
+	"nereid/headnode/store"
+)
+
+// fabricServers is a head node with servers on an underlay, and a NIC of one account on
+// each. It gives the account's network and a NIC on it.
+func fabricServers(b *testing.B, servers int) (*Server, api.Network, api.NetworkNIC) {
+	b.Helper()
+	s := benchServer(b)
+	var (
+		net api.Network
+		nic api.NetworkNIC
+	)
+	do := func(fn func(tx store.Tx) error) {
+		b.Helper()
+		if err := s.store.Update(context.Background(), fn); err != nil {
+			b.Fatal(err)
+		}
+	}
+	do(func(tx store.Tx) error {
+		if _, err := networks.CreateNICTag(tx, api.NICTag{Name: "underlay", MTU: 9000}); err != nil {
+			return err
+		}
+		if _, err := networks.CreateNetwork(tx, api.Network{Name: "underlay", NICTag: "underlay", Subnet: "10.77.0.0/16"}); err != nil {
+			return err
+		}
+		if _, err := networks.UpdateSettings(tx, api.FabricSettings{UnderlayTag: "underlay"}); err != nil {
+			return err
+		}
+		v, err := fabric.CreateVLAN(tx, api.FabricVLAN{Owner: alice, VLAN: 2, Name: "web"}, s.now())
+		if err != nil {
+			return err
+		}
+		net, err = networks.CreateNetwork(tx, api.Network{Name: "web", Fabric: true, VNI: v.VNI, VLAN: 2, Owners: []string{alice}, Subnet: "10.0.0.0/16", Gateway: "10.0.0.1"})
+		return err
+	})
+	for i := range servers {
+		do(func(tx store.Tx) error {
+			boot := fmt.Sprintf("52:54:00:00:%02x:%02x", i>>8, i&255)
+			e := inventory.Enrolment{BootMAC: boot, Key: benchUUID(i), Sysinfo: api.Sysinfo{UUID: benchUUID(i), NICs: []api.NIC{{MAC: boot}}}}
+			out, err := inventory.Enrol(tx, s.now(), e)
+			if err == nil {
+				_, err = inventory.Approve(tx, s.now(), &out.Record, "", false)
+			}
+			if err == nil {
+				_, err = inventory.Enrol(tx, s.now(), e)
+			}
+			if err == nil && out.Record.UUID != benchUUID(i) {
+				err = fmt.Errorf("server %d is %s", i, out.Record.UUID)
+			}
+			if err == nil {
+				_, err = networks.SetNICTagUse(tx, benchUUID(i), api.NICTagUse{MAC: boot, NICTags: []string{"underlay"}}, []string{boot}, false)
+			}
+			for _, n := range []api.NetworkNIC{
+				{Underlay: true, Server: benchUUID(i), BelongsTo: benchUUID(i), BelongsToType: api.BelongsToServer, Owner: alice, Addresses: []api.NICAddress{{Network: "underlay"}}},
+				{Owner: alice, BelongsToType: api.BelongsToZone, Server: benchUUID(i), Addresses: []api.NICAddress{{Network: net.UUID}}, BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", i)},
+			} {
+				if err != nil {
+					break
+				}
+				var c networks.Change
+				c, err = s.createNIC(tx, n, nil)
+				nic, err = s.nicChanged(tx, c, err)
+			}
+			return err
+		})
+	}
+	return s, net, nic
+}
+
+func benchUUID(i int) string {
+	return fmt.Sprintf("%08x-5a3c-4d21-9e87-6b0f4c2d%04x", i*2654435761%(1<<32), i)
+}
+
+// BenchmarkIdleSync is a sync that brings nothing and hears nothing, of a server that
+// follows its ports and the map of its account's VNI.
+func BenchmarkIdleSync(b *testing.B) {
+	s, net, _ := fabricServers(b, 1)
+	s.cfg.Hold = 1
+	agent := context.WithValue(context.Background(), callerKey{}, caller{uuid: benchUUID(0), key: benchUUID(0)})
+	in := &syncInput{UUID: benchUUID(0), Body: api.SyncRequest{Follow: []api.Follow{{Set: api.PortSet(benchUUID(0))}, {Set: api.MapSet(net.VNI)}}}}
+	poll := func() {
+		out, err := s.sync(agent, in)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if out.Body == nil {
+			return
+		}
+		if out.Body.Spec != nil {
+			in.Body.Seen = out.Body.Revision
+		}
+		for _, d := range out.Body.Deltas {
+			for j, f := range in.Body.Follow {
+				if f.Set == d.Set {
+					in.Body.Follow[j] = f.Take(d)
+				}
+			}
+		}
+	}
+	poll()
+	poll()
+	b.ReportAllocs()
+	for b.Loop() {
+		poll()
+	}
+}
