@@ -249,10 +249,14 @@ func finish(dir int, base string, e entry) error {
 // unixMode is the mode of chmod(2).
 func unixMode(m fs.FileMode) uint32 {
 	u := uint32(m.Perm())
-	for bit, is := range map[fs.FileMode]uint32{fs.ModeSetuid: unix.S_ISUID, fs.ModeSetgid: unix.S_ISGID, fs.ModeSticky: unix.S_ISVTX} {
-		if m&bit != 0 {
-			u |= is
-		}
+	if m&fs.ModeSetuid != 0 {
+		u |= unix.S_ISUID
+	}
+	if m&fs.ModeSetgid != 0 {
+		u |= unix.S_ISGID
+	}
+	if m&fs.ModeSticky != 0 {
+		u |= unix.S_ISVTX
 	}
 	return u
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -72,10 +73,7 @@ func (u *unpacker) enter(dir string) (int, error) {
 		return u.fd, nil
 	}
 	u.leave()
-	fd, err := unix.Openat2(u.to.fd(), dir, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	fd, err := openBelow(u.to.fd(), dir)
 	if err != nil {
 		return -1, fmt.Errorf("open its folder: %w", err)
 	}
@@ -83,10 +81,18 @@ func (u *unpacker) enter(dir string) (int, error) {
 	return fd, nil
 }
 
+// openBelow opens a folder whose path has no symbolic link.
+func openBelow(root int, dir string) (int, error) {
+	return unix.Openat2(root, dir, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+}
+
 // make makes one entry.
 func (u *unpacker) make(ctx context.Context, e *tree.Entry, r io.Reader) error {
 	want := entry{Owner: Owner{UID: e.UID, GID: e.GID, Mode: e.Mode}, time: e.ModTime}
-	for _, k := range sortedKeys(e.Xattrs) {
+	for _, k := range slices.Sorted(maps.Keys(e.Xattrs)) {
 		want.xattrs = append(want.xattrs, xattr{k, []byte(e.Xattrs[k])})
 	}
 	if e.Path == "." {
@@ -163,10 +169,7 @@ func (u *unpacker) times() error {
 
 // link makes a further name of a file in the tree.
 func (u *unpacker) link(dir int, base, target string) error {
-	from, err := unix.Openat2(u.to.fd(), path.Dir(target), &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	from, err := openBelow(u.to.fd(), path.Dir(target))
 	if err != nil {
 		return fmt.Errorf("open the folder of what it is a hard link to: %w", err)
 	}
@@ -206,15 +209,4 @@ func (u *unpacker) file(ctx context.Context, dir int, base string, size int64, r
 		return f.Truncate(size) // it may end with a hole
 	}
 	return nil
-}
-
-// sortedKeys has security.capability last but for names after it: a chmod or chown behind
-// it would take it away, and none is.
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

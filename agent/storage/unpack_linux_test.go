@@ -3,6 +3,7 @@ package storage
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -226,10 +227,15 @@ func TestUnpackAsTar(t *testing.T) {
 	}
 	ping := filepath.Join(src, "bin/ping")
 	capability := []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // cap_net_raw=ep
+	// user::rwx,user:54321:r-x,group::r-x,mask::r-x,other::r-x
+	acl, err := hex.DecodeString("02000000" + "01000700ffffffff" + "0200050031d40000" + "04000500ffffffff" + "10000500ffffffff" + "20000500ffffffff")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, err := range []error{
 		os.Link(ping, filepath.Join(src, "ping")), os.Symlink("/bin/ping", filepath.Join(src, "link")),
 		os.Chmod(filepath.Join(src, "tmp"), 0o777|fs.ModeSticky), syscall.Mkfifo(filepath.Join(src, "fifo"), 0o640),
-		unix.Setxattr(ping, "security.capability", capability, 0), unix.Setxattr(ping, "user.note", []byte("a\x00b"), 0),
+		unix.Setxattr(ping, "security.capability", capability, 0), unix.Setxattr(ping, "system.posix_acl_access", acl, 0), unix.Setxattr(ping, "user.note", []byte("a\x00b"), 0),
 		os.Chtimes(filepath.Join(src, "tmp"), time.Unix(1e9, 5e8), time.Unix(1e9, 5e8)),
 	} {
 		if err != nil {
@@ -240,7 +246,7 @@ func TestUnpackAsTar(t *testing.T) {
 		t.Run(format, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), "tar", "-C", src, "-S", "--format="+format, "-cf", "-", ".")
 			if format == "posix" {
-				cmd.Args = slices.Insert(cmd.Args, 3, "--xattrs", "--xattrs-include=*")
+				cmd.Args = slices.Insert(cmd.Args, 3, "--acls", "--xattrs", "--xattrs-include=*")
 			}
 			packed, err := cmd.Output()
 			if err != nil {
@@ -295,7 +301,7 @@ func stats(t *testing.T, root string, fine bool) map[string]string {
 			}
 		}
 		buf := make([]byte, 4096)
-		for _, x := range []string{"security.capability", "user.note"} {
+		for _, x := range []string{"security.capability", "system.posix_acl_access", "user.note"} {
 			if n, err := unix.Lgetxattr(p, x, buf); err == nil && fine {
 				line += fmt.Sprintf(" %s=%x", x, buf[:n])
 			}
@@ -411,4 +417,21 @@ func FuzzUnpack(f *testing.F) {
 			t.Errorf("the error has more than one line: %v", err)
 		}
 	})
+}
+
+// xattrOf is an extended attribute of a file in a tree.
+func xattrOf(t testing.TB, to *Tree, name, attr string) []byte {
+	t.Helper()
+	fd, err := openIn(to.fd(), name, unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 4096)
+	n, err := unix.Fgetxattr(fd, attr, buf)
+	if err != nil {
+		t.Errorf("attribute %s of %s: %v", attr, name, err)
+		return nil
+	}
+	return buf[:n]
 }

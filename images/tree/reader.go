@@ -26,7 +26,7 @@ type Entry struct {
 	GID     int
 	Size    int64 // of a File, which Read gives
 	ModTime time.Time
-	Xattrs  map[string]string // user.* and security.capability; others are left out
+	Xattrs  map[string]string // user.*, security.capability and ACLs as Linux keeps them; others are left out
 }
 
 // Summary is what a Reader met.
@@ -248,18 +248,30 @@ func (r *Reader) entry(h *tar.Header) (*Entry, string) {
 		return nil, fmt.Sprintf("it belongs to %d:%d; an instance has the owners and groups 0 to %d", e.UID, e.GID, MaxID)
 	}
 	for k, v := range h.PAXRecords {
+		if name := aclRecords[k]; name != "" && v != "" && (e.Kind == Dir || e.Kind == File && k == "SCHILY.acl.access") {
+			value, wrong := parseACL(v)
+			if wrong != "" {
+				return nil, wrong
+			}
+			e.attribute(name, value)
+			continue
+		}
 		name, ok := strings.CutPrefix(k, "SCHILY.xattr.")
 		if ok && (strings.HasPrefix(name, "user.") || name == "security.capability") && e.Kind != Link && e.Kind != FIFO {
 			if len(name) > maxName || len(v) > 64<<10 {
 				return nil, fmt.Sprintf("its extended attribute %.100q is longer than 64 KiB, or has a name longer than 255 bytes", name)
 			}
-			if e.Xattrs == nil {
-				e.Xattrs = map[string]string{}
-			}
-			e.Xattrs[name] = v
+			e.attribute(name, v)
 		}
 	}
 	return e, ""
+}
+
+func (e *Entry) attribute(name, value string) {
+	if e.Xattrs == nil {
+		e.Xattrs = map[string]string{}
+	}
+	e.Xattrs[name] = value
 }
 
 func validID(id int) bool { return id >= 0 && id <= MaxID }
