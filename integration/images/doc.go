@@ -1,0 +1,2 @@
+// Package images runs images and their instances in real pools.
+package images
