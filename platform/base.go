@@ -90,7 +90,10 @@ func furnish(root string) error {
 
 // clean removes what must not be in an image, and every byte-compiled Python file:
 // they carry times, and the interpreter does without.
-func clean(root string) error {
+func clean(root string) error { return cleanPaths(root, removed) }
+
+// cleanPaths is clean for other paths.
+func cleanPaths(root string, removed []string) error {
 	for _, pattern := range removed {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {

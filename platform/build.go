@@ -110,15 +110,10 @@ func (b *build) choose(ctx context.Context) error {
 	defer log.Close()
 	r := &runner{log: log, path: path, tick: b.show.tick}
 
-	arch := archives{archiveMain: b.Mirror}
-	if b.Mirror == "" {
-		if arch, err = machineArchives(ctx, r); err != nil {
-			return err
-		}
-	} else if b.Mirror[len(b.Mirror)-1] != '/' {
-		arch[archiveMain] += "/"
+	arch, err := b.archives(ctx, r)
+	if err != nil {
+		return err
 	}
-	b.debs = debs{dir: filepath.Join(b.Cache, "debs"), arch: arch, now: b.Now}
 	if b.From != "" {
 		if err := b.chooseFrom(); err != nil {
 			return err
@@ -140,6 +135,21 @@ func (b *build) choose(ctx context.Context) error {
 	}
 	b.show.end(fmt.Sprintf("Debian %s, Linux %s, %d packages in %d stages", b.Suite, b.list.Kernel, n, len(b.pkgs)))
 	return nil
+}
+
+// archives finds the mirrors, and the cache of what comes from them.
+func (b *build) archives(ctx context.Context, r *runner) (archives, error) {
+	arch := archives{archiveMain: b.Mirror}
+	if b.Mirror == "" {
+		var err error
+		if arch, err = machineArchives(ctx, r); err != nil {
+			return nil, err
+		}
+	} else if b.Mirror[len(b.Mirror)-1] != '/' {
+		arch[archiveMain] += "/"
+	}
+	b.debs = debs{dir: filepath.Join(b.Cache, "debs"), arch: arch, now: b.Now}
+	return arch, nil
 }
 
 func (b *build) chooseFrom() error {

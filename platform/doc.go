@@ -17,6 +17,9 @@
 //	drivers      the modules an initrd needs to reach the boot server
 //	initrd       initrd.img: the stub as /init, and the drivers
 //
+// BuildImage makes images of zones in the same cache: image-debian and image-tiny are a
+// tree, packed, with its manifest; image-debian-oci is an OCI layout of the same tree.
+//
 // Packages are chosen once, by apt against the machine's own Debian mirror with
 // Debian's signatures checked, and written to packages.json by name, version,
 // pool path and SHA-256. Chroots are then made from a local repository of exactly

@@ -67,7 +67,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 he
 	a.globalFlags(root)
 	root.AddCommand(
 		a.serverCommand(),
-		a.platformCommand(),
+		a.platformCommand(), a.imageCommand(),
 		a.datacenterCommand(),
 		a.packageCommand(),
 		a.nictagCommand(), a.networkCommand(), a.poolCommand(), a.ipCommand(), a.nicCommand(), a.fabricCommand(), a.bondCommand(),
