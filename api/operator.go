@@ -75,6 +75,10 @@ func (s Scope) Allows(need Scope) bool {
 type ServerUpdate struct {
 	Hostname *string `json:"hostname,omitempty"`
 	Platform *string `json:"platform,omitempty" doc:"stamp to assign; empty: the default"`
+
+	Rack     *string            `json:"rack,omitempty" doc:"where it is, for placement; empty: nowhere in particular"`
+	Traits   *map[string]string `json:"traits,omitempty" doc:"what packages may ask of it, as a whole"`
+	Reserved *bool              `json:"reserved,omitempty" doc:"new instances stay away unless they name it"`
 }
 
 // ServerReset confirms a factory reset.

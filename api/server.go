@@ -51,6 +51,11 @@ type Server struct {
 	Alerts   []string       `json:"alerts,omitempty" doc:"what an operator should look at, one sentence each"`
 	Revision string         `json:"revision" doc:"ETag of this record's desired state"`
 
+	Rack     string            `json:"rack,omitempty" doc:"where it is, for placement"`
+	Traits   map[string]string `json:"traits,omitempty" doc:"what packages may ask of it"`
+	Reserved bool              `json:"reserved,omitempty" doc:"new instances stay away unless they name it"`
+	Use      *ServerUse        `json:"instance_use,omitempty" doc:"sums of the limits of its instances; absent: it has none"`
+
 	NetworkApplied bool `json:"network_applied" doc:"the agent has said that the server's network is as it is wanted now"`
 }
 

@@ -19,7 +19,7 @@ func (a *app) serverCommand() *cobra.Command {
 	return noun("server", "Servers: list, approve, set up, power, boot records",
 		lines("nereid server list", "nereid server get cn0", "nereid server boot-log cn0"),
 		a.serverList(), a.serverGet(), a.serverWatch(),
-		a.serverApprove(), a.serverAcceptKey(), a.serverReject(), a.serverRename(), a.serverForget(),
+		a.serverApprove(), a.serverAcceptKey(), a.serverReject(), a.serverRename(), a.serverUpdate(), a.serverForget(),
 		a.serverSetup(), a.serverReboot(), a.serverShutdown(), a.serverReset(),
 		a.serverBootLog(), a.serverNICs())
 }

@@ -29,6 +29,10 @@ type Record struct {
 	Power   *api.PowerSpec `json:"power,omitempty"`
 	PowerAt time.Time      `json:"power_at,omitzero"` // when Power was asked for
 
+	Rack     string            `json:"rack,omitempty"`
+	Traits   map[string]string `json:"traits,omitempty"`   // what packages may ask of it
+	Reserved bool              `json:"reserved,omitempty"` // it takes no new instances but those that name it
+
 	Claims    string     `json:"claims,omitempty"`   // UUID of the known server that this machine, seen for the first time, said it is
 	Presented *Presented `json:"mismatch,omitempty"` // the key of the last enrolment that got no certificate
 

@@ -25,6 +25,10 @@ const (
 	claimPrefix    = "claim/"
 )
 
+// ServerPrefixes are what the keys begin with that say something of a server, whose
+// UUID follows.
+func ServerPrefixes() []string { return []string{ServerPrefix, observedPrefix, hardwarePrefix} }
+
 // ErrNoServer is a server that is not known. It is store.ErrNotFound too.
 var ErrNoServer = fmt.Errorf("no such server: %w", store.ErrNotFound)
 
