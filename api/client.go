@@ -197,7 +197,11 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	}
 	path := r.path
 	if confirm, _ := ctx.Value(confirmKey{}).(string); confirm != "" && r.method != http.MethodGet {
-		path += "?" + url.Values{"confirm": {confirm}}.Encode()
+		sep := "?"
+		if strings.Contains(path, "?") {
+			sep = "&"
+		}
+		path += sep + url.Values{"confirm": {confirm}}.Encode()
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, c.base+path, r.body)
 	if err != nil {

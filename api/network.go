@@ -105,6 +105,7 @@ type NetworkNIC struct {
 	Owner         string            `json:"owner_uuid"`
 	BelongsTo     string            `json:"belongs_to_uuid"`
 	BelongsToType string            `json:"belongs_to_type" enum:"zone,server,other"`
+	Brand         string            `json:"brand,omitempty" doc:"of the instance that has it; read-only. Empty: no instance of ours has it"`
 	Server        string            `json:"server,omitempty" doc:"UUID of the server it is on; empty: none yet"`
 	Addresses     []NICAddress      `json:"addresses" doc:"all on one layer-2 segment; at most 16"`
 	NICTag        string            `json:"nic_tag,omitempty" doc:"read-only, as vlan_id, vni and mtu: of its networks"`

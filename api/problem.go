@@ -27,6 +27,7 @@ const (
 	CodeUUIDCollision Code = "uuid_collision"  // two machines claim one SMBIOS UUID; 409
 	CodeDigest        Code = "digest_mismatch" // bytes do not have the digest they were named by; 422
 	CodeSignature     Code = "bad_signature"   // 422
+	CodeNoCapacity    Code = "no_capacity"     // no server takes the instance; 409
 	CodeNoSpace       Code = "no_space"        // disk full; 507
 	CodeUnavailable   Code = "unavailable"     // cannot answer now; 503
 	CodeInternal      Code = "internal"        // 500

@@ -46,7 +46,7 @@ func addressFixed() map[string]string {
 
 func nicMade() map[string]string {
 	const why = "it is that of the networks the NIC is on"
-	return map[string]string{"nic_tag": why, "vlan_id": why, "vni": why, "mtu": why, "created": "the head node notes it", "revision": noRevision}
+	return map[string]string{"nic_tag": why, "vlan_id": why, "vni": why, "mtu": why, "brand": "it is that of the instance", "created": "the head node notes it", "revision": noRevision}
 }
 
 func nicFixed() map[string]string {

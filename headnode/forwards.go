@@ -76,6 +76,34 @@ func (s *Server) routeForwards(h huma.API) {
 	})
 }
 
+// dropForwards ends the forwards that go to a NIC which is gone.
+func (s *Server) dropForwards(tx store.Tx, n api.NetworkNIC) error {
+	if n.VNI == 0 {
+		return nil
+	}
+	all, err := forwardsOf(tx, n.Owner)
+	if err != nil {
+		return err
+	}
+	some := false
+	for _, f := range all {
+		if f.MAC != n.MAC {
+			continue
+		}
+		some = true
+		if err := tx.Delete(forwardPrefix + f.Owner + "/" + f.UUID); err != nil {
+			return err
+		}
+		if err := tx.Delete(forwardPortKey(f.Protocol, f.Port)); err != nil {
+			return err
+		}
+	}
+	if !some {
+		return nil
+	}
+	return s.forwardsChanged(tx, n.Owner)
+}
+
 func getForward(tx store.Tx, owner, id string) (api.FabricForward, error) {
 	f, found, err := store.Lookup[api.FabricForward](tx, forwardPrefix+owner+"/"+id)
 	if err == nil && !found {

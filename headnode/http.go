@@ -145,6 +145,7 @@ func (s *Server) handler() http.Handler {
 	s.routeFabrics(h)
 	s.routeFirewall(h)
 	s.routePackages(h)
+	s.routeInstances(h)
 	s.routeTrace(h)
 	s.routeStreams(h, mux)
 	for _, unused := range []string{"ErrorModel", "ErrorDetail"} { // huma's own; errors are Problems

@@ -18,6 +18,10 @@ type liveServer struct {
 	usage *api.Usage
 	quiet bool // its silence was told to watchers
 	old   bool // its agent follows no sets
+	zones bool // its agent follows the set of its instances
+
+	reported string // Now of the report of instances that was taken in last; empty: none
+	asked    bool   // it was told that none was taken in
 }
 
 // touch notes that a server was heard of. usage may be nil. It reports whether
@@ -51,6 +55,42 @@ func (l *live) follows(uuid string, does bool) bool {
 	s.old = !does
 	l.seen[uuid] = s
 	return was != s.old
+}
+
+// instances notes whether a server's agent follows the set of its instances. It reports
+// whether the agent is to be told, once, that no report of them was taken in yet.
+func (l *live) instances(uuid string, does bool) (ask bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[uuid]
+	s.zones = does
+	ask = does && s.reported == "" && !s.asked
+	s.asked = s.asked || ask
+	l.seen[uuid] = s
+	return ask
+}
+
+// runs says whether a server's agent follows the set of its instances.
+func (l *live) runs(uuid string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen[uuid].zones
+}
+
+// took notes which report of a server's instances was taken in; empty: none is known.
+func (l *live) took(uuid, name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[uuid]
+	s.reported = name
+	l.seen[uuid] = s
+}
+
+// report is the name of the report of instances that was taken in last.
+func (l *live) report(uuid string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen[uuid].reported
 }
 
 // outdated says whether a server's agent follows no sets.

@@ -210,6 +210,9 @@ func (s *Server) updateNetwork(tx store.Tx, id string, u api.NetworkUpdate) (api
 	if err != nil {
 		return n, err
 	}
+	if err := s.renewInstances(tx, n.UUID); err != nil {
+		return n, err
+	}
 	return n, s.networkChanged(tx, n)
 }
 

@@ -1,6 +1,7 @@
 package headnode
 
 import (
+	"net/http"
 	"net/netip"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -39,6 +40,14 @@ func (s *Server) routeNICs(h huma.API) {
 			if err != nil {
 				return n, err
 			}
+			r, found, err := instanceOf(tx, n.BelongsTo)
+			if err != nil || found && n.BelongsToType == api.BelongsToZone {
+				if err != nil {
+					return n, err
+				}
+				n, _, err = s.addNIC(tx, s.byNobody(), r, n)
+				return n, err
+			}
 			c, err := s.createNIC(tx, n, provided)
 			return s.nicChanged(tx, c, err)
 		},
@@ -50,10 +59,31 @@ func (s *Server) routeNICs(h huma.API) {
 					return api.NetworkNIC{}, err
 				}
 			}
+			n, r, owned, err := ownNIC(tx, a["id"])
+			if err != nil {
+				return n, err
+			}
+			if owned {
+				return s.changeOwnNIC(tx, s.byNobody(), r, n.MAC, u)
+			}
+			if r, found, err := joins(tx, n, u); err != nil || found {
+				if err == nil {
+					err = refuse(http.StatusConflict, api.CodeConflict, "delete this one, and give the instance another one with: nereid instance nic add "+r.UUID+" NETWORK", "NIC %s cannot become one of instance %s", n.MAC, r.Name)
+				}
+				return n, err
+			}
 			c, err := networks.UpdateNIC(tx, a["id"], u, provided)
 			return s.nicChanged(tx, c, err)
 		},
 		delete: func(tx store.Tx, a args) error {
+			n, r, owned, err := ownNIC(tx, a["id"])
+			if err != nil {
+				return err
+			}
+			if owned {
+				_, err = s.removeNIC(tx, s.byNobody(), r, n.MAC)
+				return err
+			}
 			c, err := networks.DeleteNIC(tx, s.now(), a["id"])
 			_, err = s.nicChanged(tx, c, err)
 			return err

@@ -27,7 +27,7 @@ func alsoNICs(tx store.Tx, c networks.Change) error {
 			also(tx, "NIC %s of the same instance is no longer primary: its gateway is not the default route", n.MAC)
 		}
 	}
-	before, after := instances(c)
+	before, after := sidesOf(c)
 	if before == nil || after == nil || before.UUID == after.UUID && before.Owner == after.Owner && maps.Equal(before.Tags, after.Tags) {
 		return lostPrimary(tx, c)
 	}
@@ -57,9 +57,9 @@ func alsoOutside(tx store.Tx, c networks.Change) error {
 	return err
 }
 
-// instances are what rules are about, before and after a change of a NIC: nil for
+// sidesOf are what rules are about, before and after a change of a NIC: nil for
 // servers' NICs, and where there was, or is, no instance.
-func instances(c networks.Change) (before, after *firewall.Instance) {
+func sidesOf(c networks.Change) (before, after *firewall.Instance) {
 	of := func(n *api.NetworkNIC) *firewall.Instance {
 		if n == nil || n.BelongsToType == api.BelongsToServer {
 			return nil

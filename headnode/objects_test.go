@@ -14,7 +14,7 @@ import (
 // objectRack is a head node with one object of every kind, by the path where it is.
 func objectRack(t *testing.T) (*head, map[string]map[string]string) {
 	t.Helper()
-	h, ms := fabricRack(t, 1)
+	h, ms := fabricRackIn(startIn(t, initDir(t, 250), withImages), 1)
 	ctx := context.Background()
 	m := ms[0]
 	must[api.NICTag](t)(h.client.NICTags().Create(ctx, api.NICTag{Name: "external"}))
@@ -36,7 +36,10 @@ func objectRack(t *testing.T) (*head, map[string]map[string]string) {
 	forward := must[api.FabricForward](t)(h.client.FabricForwards(alice).Create(ctx, api.FabricForward{Protocol: "tcp", IP: "10.0.1.5", ToPort: 22}))
 	rule := must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Rule: "FROM any TO all vms ALLOW tcp PORT 80", Owner: alice}))
 	size := must[api.Package](t)(h.client.Packages().Create(ctx, api.Package{Name: "small", Limits: api.Limits{MemoryMiB: 128, VCPUs: 1, QuotaMiB: 1024}}))
+	runner(m)
+	instance := must[api.Instance](t)(h.client.CreateInstance(ctx, api.InstanceCreate{Owner: alice, Name: "web0", Image: "debian", Package: "small"}))
 	return h, map[string]map[string]string{
+		"/v1/instances/{id}":                                     {"id": instance.UUID},
 		"/v1/packages/{id}":                                      {"id": size.UUID},
 		"/v1/servers/{id}":                                       {"id": m.uuid},
 		"/v1/nic-tags/{id}":                                      {"id": "external"},
@@ -92,6 +95,8 @@ func TestRevisions(t *testing.T) {
 				body = `{"reserved":true}`
 			case "/v1/fabric-settings":
 				body = `{"underlay_nic_tag":"underlay","nat_network":"external"}`
+			case "/v1/instances/{id}":
+				body = `{"deletion_protection":true}`
 			case "/v1/nics/{id}":
 				body = `{"state":"stopped"}`
 			}
@@ -131,15 +136,16 @@ func TestRevisions(t *testing.T) {
 func TestImmutableIsNamed(t *testing.T) {
 	h, rack := objectRack(t)
 	objects := map[string][2]reflect.Type{
-		"/v1/packages/{id}":                                      {reflect.TypeFor[api.Package](), reflect.TypeFor[api.PackageUpdate]()},
-		"/v1/servers/{id}":                                       {reflect.TypeFor[api.Server](), reflect.TypeFor[api.ServerUpdate]()},
-		"/v1/nic-tags/{id}":                                      {reflect.TypeFor[api.NICTag](), reflect.TypeFor[api.NICTagUpdate]()},
-		"/v1/networks/{id}":                                      {reflect.TypeFor[api.Network](), reflect.TypeFor[api.NetworkUpdate]()},
-		"/v1/network-pools/{id}":                                 {reflect.TypeFor[api.NetworkPool](), reflect.TypeFor[api.NetworkPoolUpdate]()},
-		"/v1/networks/{network}/ips/{id}":                        {reflect.TypeFor[api.IPAddress](), reflect.TypeFor[api.IPUpdate]()},
-		"/v1/nics/{id}":                                          {reflect.TypeFor[api.NetworkNIC](), reflect.TypeFor[api.NICUpdate]()},
-		"/v1/firewall/rules/{id}":                                {reflect.TypeFor[api.FirewallRule](), reflect.TypeFor[api.FirewallRuleUpdate]()},
-		"/v1/accounts/{owner}/fabric/vlans/{id}":                 {reflect.TypeFor[api.FabricVLAN](), reflect.TypeFor[api.FabricVLANUpdate]()},
+		"/v1/instances/{id}":                     {reflect.TypeFor[api.Instance](), reflect.TypeFor[api.InstanceUpdate]()},
+		"/v1/packages/{id}":                      {reflect.TypeFor[api.Package](), reflect.TypeFor[api.PackageUpdate]()},
+		"/v1/servers/{id}":                       {reflect.TypeFor[api.Server](), reflect.TypeFor[api.ServerUpdate]()},
+		"/v1/nic-tags/{id}":                      {reflect.TypeFor[api.NICTag](), reflect.TypeFor[api.NICTagUpdate]()},
+		"/v1/networks/{id}":                      {reflect.TypeFor[api.Network](), reflect.TypeFor[api.NetworkUpdate]()},
+		"/v1/network-pools/{id}":                 {reflect.TypeFor[api.NetworkPool](), reflect.TypeFor[api.NetworkPoolUpdate]()},
+		"/v1/networks/{network}/ips/{id}":        {reflect.TypeFor[api.IPAddress](), reflect.TypeFor[api.IPUpdate]()},
+		"/v1/nics/{id}":                          {reflect.TypeFor[api.NetworkNIC](), reflect.TypeFor[api.NICUpdate]()},
+		"/v1/firewall/rules/{id}":                {reflect.TypeFor[api.FirewallRule](), reflect.TypeFor[api.FirewallRuleUpdate]()},
+		"/v1/accounts/{owner}/fabric/vlans/{id}": {reflect.TypeFor[api.FabricVLAN](), reflect.TypeFor[api.FabricVLANUpdate]()},
 		"/v1/accounts/{owner}/fabric/vlans/{vlan}/networks/{id}": {reflect.TypeFor[api.Network](), reflect.TypeFor[api.NetworkUpdate]()},
 		"/v1/accounts/{owner}/fabric/forwards/{id}":              {reflect.TypeFor[api.FabricForward](), reflect.TypeFor[api.FabricForwardUpdate]()},
 	}
@@ -186,7 +192,7 @@ func TestMadeIsNamed(t *testing.T) {
 	external := rack["/v1/networks/{id}"]["id"]
 	for _, tt := range []struct{ path, body string }{
 		{"/v1/networks", `{"name":"n2","nic_tag":"external","subnet":"10.9.0.0/24","family":"ipv6","revision":"x"}`},
-		{"/v1/packages", `{"name":"p2","created":"2026-11-30T00:00:00Z","revision":"x","active":true}`},
+		{"/v1/packages", `{"name":"p2","created":"2026-11-30T00:00:00Z","revision":"x"}`},
 		{"/v1/nic-tags", `{"name":"t2","revision":"x"}`},
 		{"/v1/network-pools", `{"name":"p2","networks":["external"],"family":"ipv6","nic_tags_present":["x"],"revision":"x"}`},
 		{"/v1/nics", `{"owner_uuid":"` + alice + `","belongs_to_uuid":"` + alice + `","belongs_to_type":"other","addresses":[{"network_uuid":"` + external + `"}],

@@ -36,9 +36,8 @@ func (s *Server) routePackages(h huma.API) {
 	})
 }
 
-// packageMade makes what nobody sets: a package's "active" false says nothing of a new one.
 func packageMade() map[string]string {
-	return map[string]string{"created": "the head node notes it", "active": "a new package is active", "revision": noRevision}
+	return map[string]string{"created": "the head node notes it", "revision": noRevision}
 }
 
 func packageFixed() map[string]string {

@@ -279,6 +279,9 @@ func (s *Server) collectUnused(ctx context.Context, tick <-chan time.Time) error
 		case len(out.Body.Platforms)+out.Body.Files > 0:
 			s.log.Info("unused platforms collected", "platforms", out.Body.Platforms, "files", out.Body.Files, "freed_bytes", out.Body.FreedBytes)
 		}
+		if err := s.cleanInstances(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("forget deleted instances; tried again in a day", "err", err)
+		}
 	}
 }
 

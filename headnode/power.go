@@ -40,9 +40,16 @@ func (s *Server) routePower(h huma.API) {
 				if err := s.reachable(tx, r, action); err != nil {
 					return err
 				}
+				then := "and starts again when the server has booted"
+				if action == "shutdown" {
+					then = "until the server is powered on"
+				}
+				if err := alsoInstances(tx, r.UUID, then); err != nil {
+					return err
+				}
 				return inventory.AskPower(tx, s.now(), r, action, "")
 			}))
-		}, conditional)
+		}, conditional, confirms)
 	}
 	route(s, h, operators, http.MethodPost, "/v1/servers/{id}/reset", "Destroy a server's pool and begin anew", func(ctx context.Context, in *serverBody[api.ServerReset]) (*tagged[api.Server], error) {
 		return wrap(s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error { return s.reset(tx, r, in.Body.Hostname) }))
@@ -149,6 +156,9 @@ func poolName(s string) bool {
 func (s *Server) reset(tx store.Tx, r *inventory.Record, typed string) error {
 	if typed != r.Hostname {
 		return refuse(http.StatusConflict, api.CodeConflict, "type the hostname exactly", "%q is not the hostname of this server, which is %s; nothing was done", typed, r.Hostname)
+	}
+	if err := instancesOn(tx, r.UUID, r.Hostname, "reset"); err != nil {
+		return err
 	}
 	if err := s.reachable(tx, r, "reset"); err != nil {
 		return err

@@ -86,7 +86,7 @@ func ruleChanged(tx store.Tx, r api.FirewallRule, err error) error {
 // touchPeers touches the servers whose rules a change of a NIC changes: its own where a
 // rule names its instance, and those where it is a peer of instances that a rule names.
 func touchPeers(tx store.Tx, c networks.Change) error {
-	before, after := instances(c)
+	before, after := sidesOf(c)
 	for _, in := range []*firewall.Instance{before, after} {
 		if in == nil {
 			continue

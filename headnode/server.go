@@ -88,6 +88,10 @@ type Server struct {
 
 	drawMAC func() uint32 // networks.DrawMAC, but in tests
 
+	// imageOf gives an image that a new instance of an account may use, by UUID or name.
+	imageOf func(tx store.Tx, owner, id string) (api.Image, error)
+
+	hosts    hosts
 	sets     *journal.Hub
 	resolver resolver
 	files    sync.RWMutex // read: an upload; written: a collection
@@ -165,6 +169,7 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.events = events.New(events.Kept, s.now)
 	s.sets = journal.NewHub(s.store)
 	s.sets.Also = s.setsChanged
+	s.imageOf = noImages
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err
 	}
@@ -202,6 +207,7 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if err := s.store.Update(ctx, upgradeBoots); err != nil {
 		return nil, err
 	}
+	s.hosts.follow(ctx, s.store)
 	return s, nil
 }
 

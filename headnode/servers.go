@@ -60,7 +60,7 @@ func (s *Server) routeServers(h huma.API) {
 		})
 		return withTag(sv), err
 	})
-	route(s, h, operators, http.MethodPatch, "/v1/servers/{id}", "Rename a server or assign it a platform", func(ctx context.Context, in *serverBody[api.ServerUpdate]) (*tagged[api.Server], error) {
+	route(s, h, operators, http.MethodPatch, "/v1/servers/{id}", "Rename a server, assign it a platform, or say what placement is to know of it", func(ctx context.Context, in *serverBody[api.ServerUpdate]) (*tagged[api.Server], error) {
 		sv, err := s.change(ctx, in.ID, func(tx store.Tx, r *inventory.Record) error {
 			var name, platform error
 			if in.Body.Hostname != nil {
@@ -71,7 +71,7 @@ func (s *Server) routeServers(h huma.API) {
 					platform = inventory.Touch(tx, r)
 				}
 			}
-			return api.Faults(name, platform)
+			return api.Faults(name, platform, inventory.Describe(tx, r, in.Body.Rack, in.Body.Traits, in.Body.Reserved))
 		})
 		return withTag(sv), err
 	}, conditional, lenient, collects, settable(serverFixed(), nil))
@@ -188,6 +188,9 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 			err = ifMatch(ctx, "server "+r.Hostname, r.Revision)
 		}
 		if err != nil {
+			return err
+		}
+		if err := instancesOn(tx, r.UUID, r.Hostname, "forgotten"); err != nil {
 			return err
 		}
 		macs, err := inventory.Forget(tx, r)
@@ -314,7 +317,7 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 		UUID: r.UUID, Hostname: r.Hostname, State: state, StateReason: reason, MACs: r.MACs, Claims: r.Claims,
 		Approved: r.Approved, SetUp: r.SetUp, Created: r.Created, BootID: r.BootID,
 		Platform: d.Choice(), Sysinfo: o.Sysinfo, Report: o.Report, Usage: usage, Setup: r.Setup,
-		Alerts: inventory.Alerts(r, o, v.Rivals), Revision: r.Revision,
+		Alerts: inventory.Alerts(r, o, v.Rivals), Revision: r.Revision, Rack: r.Rack, Traits: r.Traits, Reserved: r.Reserved,
 	}
 	if sv.MACs == nil {
 		sv.MACs = []string{}
@@ -343,6 +346,9 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 		return sv, err
 	}
 	sv.Alerts = append(sv.Alerts, unexpected...)
+	if sv.Use, sv.Alerts, err = withInstances(tx, r, sv.Alerts); err != nil {
+		return sv, err
+	}
 	if sv.NetworkApplied, err = networkApplied(tx, sv); err != nil {
 		return sv, err
 	}

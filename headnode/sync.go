@@ -34,6 +34,11 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	if err != nil {
 		return nil, err
 	}
+	if err := s.takeInstances(ctx, in.UUID, in.Body.Instances); err != nil {
+		return nil, err
+	}
+	zones := slices.ContainsFunc(asked, func(f api.Follow) bool { return f.Set == api.InstanceSet(in.UUID) })
+	answerNow := s.live.instances(in.UUID, zones) || in.Body.Instances != nil // so that the report is acknowledged
 	if s.live.follows(in.UUID, len(asked) > 0) {
 		s.serverChanged(in.UUID, "")
 	}
@@ -46,7 +51,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
 	for look := asked; ; {
-		out := api.SyncResponse{NeedInventory: need}
+		out := api.SyncResponse{NeedInventory: need, InstancesSeen: s.live.report(in.UUID)}
 		var more <-chan struct{}
 		out.Probes, more = s.probes.pending(in.UUID)
 		err := s.store.View(ctx, func(tx store.Tx) error {
@@ -72,7 +77,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 		if err != nil {
 			return nil, err
 		}
-		if out.Spec != nil || len(out.Deltas)+len(out.Refused) > 0 {
+		if out.Spec != nil || len(out.Deltas)+len(out.Refused) > 0 || answerNow {
 			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &out}, nil
 		}
 		look = nil

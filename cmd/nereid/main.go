@@ -69,7 +69,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 he
 		a.serverCommand(),
 		a.platformCommand(), a.imageCommand(),
 		a.datacenterCommand(),
-		a.packageCommand(),
+		a.instanceCommand(), a.packageCommand(),
 		a.nictagCommand(), a.networkCommand(), a.poolCommand(), a.ipCommand(), a.nicCommand(), a.fabricCommand(), a.bondCommand(),
 		a.firewallCommand(),
 		a.tokenCommand(),

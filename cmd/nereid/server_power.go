@@ -22,7 +22,8 @@ type power struct {
 func (a *app) serverReboot() *cobra.Command {
 	return a.powerCommand(power{
 		verb: "reboot", short: "Reboot a server",
-		long: `Has the agent reboot its server, once. It boots the platform that "server get" shows as next. --wait waits for the first sync of the new boot.`,
+		long: `Has the agent reboot its server, once. It boots the platform that "server get" shows as next. --wait waits for the first sync of the new boot. Its
+instances stop, and start again after the boot; they are named first.`,
 		examples: []string{"nereid server reboot cn0", "nereid server reboot cn0 --yes --wait",
 			"nereid server reboot cn0 --yes --wait --timeout 10m"},
 		do:    func(ctx context.Context, c *api.Client, id string) error { return c.RebootServer(ctx, id) },
@@ -34,7 +35,7 @@ func (a *app) serverReboot() *cobra.Command {
 func (a *app) serverShutdown() *cobra.Command {
 	return a.powerCommand(power{
 		verb: "shutdown", short: "Power a server off",
-		long:     "Has the agent power its server off. Only its power button, or its management controller, brings it back.",
+		long:     "Has the agent power its server off. Only its power button, or its management controller, brings it back. Its instances, which stop, are named first.",
 		examples: []string{"nereid server shutdown cn0", "nereid server shutdown cn0 --yes --wait"},
 		do:       func(ctx context.Context, c *api.Client, id string) error { return c.ShutdownServer(ctx, id) },
 		goal:     shutdownGoal,
@@ -52,7 +53,8 @@ func (a *app) powerCommand(p power) *cobra.Command {
 			if err := a.confirm(ctx, yes, "%s %s (%s, %s)", p.verb, named(s), s.UUID, s.State); err != nil {
 				return err
 			}
-			if err := p.do(ctx, c, s.UUID); err != nil {
+			err := a.agree(ctx, yes, func(ctx context.Context) error { return p.do(ctx, c, s.UUID) })
+			if err != nil {
 				return err
 			}
 			return a.finish(ctx, c, s, wait, p.goal(s), p.asked, p.done)

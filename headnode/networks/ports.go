@@ -55,7 +55,7 @@ func putPort(tx store.Tx, n api.NetworkNIC) error {
 
 // portSpec is a NIC as its server makes it.
 func portSpec(tx store.Tx, n api.NetworkNIC) (api.PortSpec, error) {
-	p := api.PortSpec{MAC: n.MAC, Instance: n.BelongsTo, Owner: n.Owner, Tag: n.NICTag, VLAN: n.VLAN, VNI: n.VNI,
+	p := api.PortSpec{MAC: n.MAC, Instance: n.BelongsTo, Owner: n.Owner, Brand: n.Brand, Tag: n.NICTag, VLAN: n.VLAN, VNI: n.VNI,
 		Primary: n.Primary, Firewall: !n.NoFirewall, SpoofFlags: n.SpoofFlags}
 	if n.VNI != 0 {
 		p.Tag, p.VLAN = "", 0

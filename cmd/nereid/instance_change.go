@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"nereid/api"
+)
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// typed is a value as JSON has it: numbers, true and false keep their types.
+func typed(s string) any {
+	var v any
+	if json.Unmarshal([]byte(s), &v) == nil {
+		switch v.(type) {
+		case bool, float64:
+			return v
+		}
+	}
+	return s
+}
+
+func (a *app) instanceRename() *cobra.Command {
+	return &cobra.Command{
+		Use: "rename INSTANCE NAME", Short: "Give an instance another name",
+		Long:              "Gives an instance another name, and another hostname with its next start.\n\n" + instanceIDs,
+		Example:           lines("nereid instance rename web0 web1"),
+		Args:              wants("INSTANCE", "NAME"),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			i, err := c.Instances().Update(ctx, args[0], api.InstanceUpdate{Name: &args[1]}, "")
+			if err != nil {
+				return err
+			}
+			return a.done(i, "instance %s is named %s", i.UUID, i.Name)
+		}),
+	}
+}
+
+func (a *app) instanceProtect(on bool) *cobra.Command {
+	verb, short, done := "protect", "Keep an instance from being deleted", "instance %s cannot be deleted"
+	if !on {
+		verb, short, done = "unprotect", "Let an instance be deleted again", "instance %s can be deleted"
+	}
+	return &cobra.Command{
+		Use: verb + " INSTANCE", Short: short,
+		Example:           lines("nereid instance " + verb + " web0"),
+		Args:              wants("INSTANCE"),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			i, err := c.Instances().Update(ctx, args[0], api.InstanceUpdate{Protected: &on}, "")
+			if err != nil {
+				return err
+			}
+			return a.done(i, done, i.Name)
+		}),
+	}
+}
+
+func (a *app) instanceFirewall() *cobra.Command {
+	return &cobra.Command{
+		Use: "firewall INSTANCE on|off", Short: "Let rules decide what comes in, or everything in",
+		Long:              "on: only what rules allow may come in. off: everything may.\n\n" + instanceIDs,
+		Example:           lines("nereid instance firewall web0 on"),
+		Args:              wants("INSTANCE", "on|off"),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			if args[1] != "on" && args[1] != "off" {
+				return usagef("firewall %q: want on or off", args[1])
+			}
+			on := args[1] == "on"
+			i, err := c.Instances().Update(ctx, args[0], api.InstanceUpdate{Firewall: &on}, "")
+			if err != nil {
+				return err
+			}
+			return a.done(i, "the firewall of instance %s is %s", i.Name, args[1])
+		}),
+	}
+}
+
+// instanceValues makes "tag" and "metadata", which differ in little.
+func (a *app) instanceValues(noun string) *cobra.Command {
+	is := map[string]string{"tag": "Tags of an instance, which firewall rules and affinity see", "metadata": "Metadata of an instance, which it can read"}
+	set := func(v map[string]any, remove []string) api.InstanceUpdate {
+		if noun == "tag" {
+			return api.InstanceUpdate{SetTags: v, RemoveTags: remove}
+		}
+		return api.InstanceUpdate{SetMetadata: v, RemoveMetadata: remove}
+	}
+	of := func(i api.Instance) map[string]any {
+		if noun == "tag" {
+			return i.Tags
+		}
+		return i.Metadata
+	}
+	example := map[string]string{"tag": "role=web", "metadata": "user-script=true"}[noun]
+	name := map[string]string{"tag": "role", "metadata": "user-script"}[noun]
+	list := &cobra.Command{
+		Use: "list INSTANCE", Short: "List them",
+		Example:           lines("nereid instance " + noun + " list web0"),
+		Args:              wants("INSTANCE"),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			i, err := c.Instances().Get(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			v := of(i)
+			if v == nil {
+				v = map[string]any{}
+			}
+			return a.emit(v, func(w io.Writer) error {
+				t := a.table("NAME", "VALUE")
+				t.prose = true
+				for _, k := range sortedKeys(v) {
+					t.add(text(k), text(fmt.Sprint(v[k])))
+				}
+				return t.write(w)
+			})
+		}),
+	}
+	change := &cobra.Command{
+		Use: "set INSTANCE NAME=VALUE...", Short: "Set some, and leave the others",
+		Long:              "Sets some and leaves the others. Numbers, true and false keep their types.\n\n" + instanceIDs,
+		Example:           lines("nereid instance " + noun + " set web0 " + example),
+		Args:              wants("INSTANCE", "NAME=VALUE..."),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			v, err := values(noun, args[1:])
+			if err != nil {
+				return err
+			}
+			i, err := c.Instances().Update(ctx, args[0], set(v, nil), "")
+			if err != nil {
+				return err
+			}
+			return a.done(i, "instance %s is changed", i.Name)
+		}),
+	}
+	remove := &cobra.Command{
+		Use: "remove INSTANCE NAME...", Short: "Remove some",
+		Example:           lines("nereid instance " + noun + " remove web0 " + name),
+		Args:              wants("INSTANCE", "NAME..."),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			i, err := c.Instances().Update(ctx, args[0], set(nil, args[1:]), "")
+			if err != nil {
+				return err
+			}
+			return a.done(i, "instance %s is changed", i.Name)
+		}),
+	}
+	top := &cobra.Command{Use: noun, Short: is[noun], Example: lines("nereid instance "+noun+" set web0 "+example, "nereid instance "+noun+" list web0"),
+		Args: verbOf, RunE: needsVerb, DisableFlagsInUseLine: true}
+	top.AddCommand(list, change, remove)
+	return top
+}
+
+func (a *app) instanceNIC() *cobra.Command {
+	var yes bool
+	add := &cobra.Command{
+		Use: "add INSTANCE NETWORK[=ADDRESS]", Short: "Give an instance a NIC, while it runs",
+		Long:              "Gives an instance a NIC on a network or pool, named as by instance create. It is there at once, and after each start.\n\n" + instanceIDs,
+		Example:           lines("nereid instance nic add web0 external", "nereid instance nic add web0 web=192.168.128.9"),
+		Args:              wants("INSTANCE", "NETWORK[=ADDRESS]"),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			i, err := c.AddInstanceNIC(ctx, args[0], networkFlag(args[1]))
+			if err != nil {
+				return err
+			}
+			return a.done(i, "instance %s has %s", i.Name, api.Plural(len(i.NICs), "NIC"))
+		}),
+	}
+	remove := &cobra.Command{
+		Use: "remove INSTANCE MAC", Short: "Take a NIC from an instance, while it runs",
+		Long:              "Takes a NIC from an instance, and gives its addresses back.\n\n" + instanceIDs,
+		Example:           lines("nereid instance nic remove web0 02:4e:52:00:00:01"),
+		Args:              wants("INSTANCE", "MAC"),
+		ValidArgsFunction: a.completeInstances(),
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			if err := a.confirm(ctx, yes, "take NIC %s from instance %s", args[1], args[0]); err != nil {
+				return err
+			}
+			var i api.Instance
+			err := a.agree(ctx, yes, func(ctx context.Context) (err error) {
+				i, err = c.RemoveInstanceNIC(ctx, args[0], args[1])
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			return a.done(i, "instance %s has %s", i.Name, api.Plural(len(i.NICs), "NIC"))
+		}),
+	}
+	yesFlag(remove, &yes)
+	top := &cobra.Command{Use: "nic", Short: "NICs of an instance", Example: lines("nereid instance nic add web0 external", "nereid instance nic remove web0 02:4e:52:00:00:01"),
+		Args: verbOf, RunE: needsVerb, DisableFlagsInUseLine: true}
+	top.AddCommand(add, remove)
+	return top
+}
+
+func (a *app) instanceSettings() *cobra.Command {
+	var s api.InstanceSettings
+	cmd := &cobra.Command{
+		Use: "settings", Short: "Show or change what placement gives out of servers",
+		Long: `Shows what placement gives out of servers, and how long deleted instances can be read; with flags, changes that. A ratio of 1 gives out what
+there is, and no more.`,
+		Example:           lines("nereid instance settings", "nereid instance settings --cpu-ratio 8 --keep-deleted-days 90"),
+		Args:              wants(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.api()
+			if err != nil {
+				return err
+			}
+			have, err := c.InstanceSettings(cmd.Context())
+			if err != nil {
+				return err
+			}
+			some := false
+			for name, apply := range map[string]func(){
+				"cpu-ratio": func() { have.CPURatio = s.CPURatio }, "memory-ratio": func() { have.MemoryRatio = s.MemoryRatio },
+				"disk-ratio": func() { have.DiskRatio = s.DiskRatio }, "reserved-memory-mib": func() { have.ReservedMiB = s.ReservedMiB },
+				"reserved-memory-percent": func() { have.ReservedPer100 = s.ReservedPer100 }, "keep-deleted-days": func() { have.KeepDays = s.KeepDays },
+			} {
+				if cmd.Flags().Changed(name) {
+					some = true
+					apply()
+				}
+			}
+			if some {
+				if have, err = c.SetInstanceSettings(cmd.Context(), have); err != nil {
+					return err
+				}
+			}
+			return a.show(have)
+		},
+	}
+	fl := cmd.Flags()
+	fl.Float64Var(&s.CPURatio, "cpu-ratio", 0, "vcpus given out for each processor, 0.1 to 64")
+	fl.Float64Var(&s.MemoryRatio, "memory-ratio", 0, "part of the memory that is given out, 0.1 to 4")
+	fl.Float64Var(&s.DiskRatio, "disk-ratio", 0, "part of the pool that quotas may sum up to, 0.1 to 64")
+	fl.IntVar(&s.ReservedMiB, "reserved-memory-mib", 0, "memory of each server that is left to the platform and to ZFS, in MiB")
+	fl.IntVar(&s.ReservedPer100, "reserved-memory-percent", 0, "and this part of it, 0 to 90")
+	fl.IntVar(&s.KeepDays, "keep-deleted-days", 0, "how long a deleted instance can be read, 1 to 3650")
+	return cmd
+}
