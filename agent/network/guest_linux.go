@@ -22,6 +22,9 @@ const namespaces = "/run/netns"
 // connect makes an instance's NIC, or makes its inside right. The alias is last:
 // without it the next plan connects again.
 func (k *Kernel) connect(ctx context.Context, s Connect) error {
+	if s.Guest.Peer != "" {
+		return k.connectZone(s)
+	}
 	ns, err := ensureNamespace(s.Guest.Namespace)
 	if err != nil {
 		return fmt.Errorf("make network namespace %s: %w", s.Guest.Namespace, err)
@@ -76,6 +79,37 @@ func (k *Kernel) makePair(s Connect, ns netns.NsHandle, guest *netlink.Handle) (
 		return nil, err
 	}
 	return k.links.LinkByName(s.Link.Name)
+}
+
+// connectZone makes a zone's NIC. An end that is not here is in the zone: a pair's ends
+// go together.
+func (k *Kernel) connectZone(s Connect) error {
+	host, err := k.links.LinkByName(s.Link.Name)
+	if notThere(err) {
+		mac, perr := net.ParseMAC(s.Guest.MAC)
+		if perr != nil {
+			return perr
+		}
+		a := netlink.NewLinkAttrs()
+		a.Name, a.MTU = s.Link.Name, s.Link.MTU
+		v := netlink.NewVeth(a)
+		v.PeerName, v.PeerHardwareAddr, v.PeerMTU = s.Guest.Peer, mac, uint32(s.Guest.MTU)
+		// Its unit makes a pair that it does not find, and may be first.
+		if err = k.links.LinkAdd(v); err == nil || errors.Is(err, unix.EEXIST) {
+			host, err = k.links.LinkByName(s.Link.Name)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	end, err := k.links.LinkByName(s.Guest.Peer)
+	if err == nil && end.Attrs().MTU != s.Guest.MTU {
+		err = k.links.LinkSetMTU(end, s.Guest.MTU)
+	}
+	if err != nil && !notThere(err) {
+		return fmt.Errorf("%s: %w", s.Guest.Peer, err)
+	}
+	return k.links.LinkSetAlias(host, s.Link.Alias)
 }
 
 // settle makes the instance's end what it should be.

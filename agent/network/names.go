@@ -54,6 +54,10 @@ func PortDevice(mac string) string { return PortPrefix + plainMAC(mac) }
 // instance behind a NIC.
 func PortNamespace(mac string) string { return "nic-" + plainMAC(mac) }
 
+// ZoneEnd is the name of the end of a NIC that goes into its zone, for as long as it is
+// on the server; inside, and after that, others name it.
+func ZoneEnd(mac string) string { return "nz" + plainMAC(mac) }
+
 // guestLink is the instance's end.
 const guestLink = "eth0"
 

@@ -89,7 +89,8 @@ type (
 		Routes   []Route
 	}
 	// Connect makes an instance's NIC: namespace, veth pair and what is inside.
-	// On a NIC that is there it makes the inside right.
+	// On a NIC that is there it makes the inside right. Of a zone's NIC the pair is
+	// all: the zone takes it in.
 	Connect struct {
 		Link  Link // the host's end
 		Guest Guest
@@ -98,9 +99,11 @@ type (
 	Disconnect struct{ Name, Namespace string }
 )
 
-// Guest is the instance's end of a NIC.
+// Guest is the instance's end of a NIC. One with Peer waits on the server under that
+// name for the zone that takes it in, and gets its addresses there; Namespace is empty.
 type Guest struct {
 	Namespace string
+	Peer      string `json:",omitempty"`
 	MAC       string
 	MTU       int
 	Addrs     []Addr
@@ -108,6 +111,9 @@ type Guest struct {
 }
 
 func guestOf(p api.PortSpec) (Guest, error) {
+	if p.Brand == api.BrandLX {
+		return Guest{Peer: ZoneEnd(p.MAC), MAC: strings.ToLower(p.MAC), MTU: p.MTU}, nil
+	}
 	g := Guest{Namespace: PortNamespace(p.MAC), MAC: strings.ToLower(p.MAC), MTU: p.MTU}
 	for _, a := range p.Addresses {
 		ip, err := parsePrefix(a.Address)
@@ -182,6 +188,9 @@ func (s Move) String() string {
 	return fmt.Sprintf("move from %s to %s: addresses %v, routes %v", s.From, s.To, s.Addrs, s.Routes)
 }
 func (s Connect) String() string {
+	if s.Guest.Peer != "" {
+		return fmt.Sprintf("connect %s with %s: %s mtu %d", s.Link.Name, s.Guest.Peer, s.Guest.MAC, s.Guest.MTU)
+	}
 	return fmt.Sprintf("connect %s to %s: %s mtu %d, addresses %v, routes %v", s.Link.Name, s.Guest.Namespace, s.Guest.MAC, s.Guest.MTU, s.Guest.Addrs, s.Guest.Routes)
 }
 func (s Disconnect) String() string { return fmt.Sprintf("disconnect %s from %s", s.Name, s.Namespace) }
