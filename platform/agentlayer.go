@@ -58,16 +58,37 @@ func (b *build) program(ctx context.Context, name, given string) (builtProgram, 
 // agentFiles are the inputs of the nereid layer.
 type agentFiles struct {
 	agent builtProgram
+	zone  builtProgram // what enters zones, and is their first process
 	unit  []byte
 	base  []byte // base's os-release
 }
+
+// consolesUnit is the unit that keeps what zones print: it outlives the agent, and a
+// zone waits for it only when more than a pipe holds was not taken.
+const consolesUnit = `[Unit]
+Description=Nereid: what zones print
+DefaultDependencies=no
+Conflicts=shutdown.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/usr/lib/nereid/nereid-zone consoles
+Restart=always
+RestartSec=100ms
+OOMScoreAdjust=-900
+UMask=0077
+Environment=GOGC=50 GOMAXPROCS=1
+CapabilityBoundingSet=CAP_DAC_OVERRIDE
+SystemCallArchitectures=native
+NoNewPrivileges=yes
+`
 
 // nereid makes the topmost layer: seconds to make again when only the agent changed.
 func (b *build) nereid(ctx context.Context, in agentFiles, stamp string, epoch int64) (made, error) {
 	release := strings.TrimRight(string(in.base), "\n") + "\nNEREID_PLATFORM=" + stamp + "\n"
 	st := stage{
 		name: "nereid", what: "nereid.squashfs: the agent of platform " + stamp,
-		inputs: append([]string{"recipe 1", "agent " + in.agent.SHA256, "unit " + string(in.unit), release, fmt.Sprint("epoch ", epoch)}, squashOptions...),
+		inputs: append([]string{"recipe 2", "agent " + in.agent.SHA256, "zone " + in.zone.SHA256, "consoles " + consolesUnit, "unit " + string(in.unit), release, fmt.Sprint("epoch ", epoch)}, squashOptions...),
 	}
 	st.run = func(ctx context.Context, r *runner, scratch, out string) error {
 		root := filepath.Join(scratch, "root")
@@ -75,6 +96,7 @@ func (b *build) nereid(ctx context.Context, in agentFiles, stamp string, epoch i
 		files := []rootFile{
 			{path: unit, text: string(in.unit)},
 			{path: "etc/systemd/system/multi-user.target.wants/nereid-agent.service", link: "/" + unit},
+			{path: "usr/lib/systemd/system/nereid-consoles.service", text: consolesUnit},
 			{path: "usr/lib/os-release", text: release},
 		}
 		for _, f := range files {
@@ -82,16 +104,18 @@ func (b *build) nereid(ctx context.Context, in agentFiles, stamp string, epoch i
 				return err
 			}
 		}
-		agent := filepath.Join(root, "usr/lib/nereid/nereid-agent")
-		if err := os.MkdirAll(filepath.Dir(agent), 0o755); err != nil {
+		programs := filepath.Join(root, "usr/lib/nereid")
+		if err := os.MkdirAll(programs, 0o755); err != nil {
 			return err
 		}
-		data, err := os.ReadFile(in.agent.path)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(agent, data, 0o755); err != nil {
-			return err
+		for name, p := range map[string]builtProgram{"nereid-agent": in.agent, "nereid-zone": in.zone} {
+			data, err := os.ReadFile(p.path)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(programs, name), data, 0o755); err != nil {
+				return err
+			}
 		}
 		return squash(ctx, r, root, filepath.Join(out, "nereid.squashfs"), epoch)
 	}

@@ -36,6 +36,7 @@ type Options struct {
 
 	Agent   string // path of a built nereid-agent; empty: built from Module
 	Stub    string // path of a built nereid-stub; empty: built from Module
+	Zone    string // path of a built nereid-zone; empty: built from Module
 	Unit    string // the agent's systemd unit; default: agent/nereid-agent.service in Module
 	Version string // agent version for the manifest; default: the stamp
 

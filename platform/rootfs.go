@@ -80,7 +80,16 @@ var rootFiles = []rootFile{
 		// A NIC answers ARP for its own addresses only, and asks with them
 		// (Documentation/networking/ip-sysctl.rst). Without this a NIC on the same segment
 		// would answer for the underlay's address, and VXLAN would go to that NIC.
-		"net.ipv4.conf.all.arp_ignore = 1\nnet.ipv4.conf.all.arp_announce = 2\n"},
+		"net.ipv4.conf.all.arp_ignore = 1\nnet.ipv4.conf.all.arp_announce = 2\n" +
+		// For 2,000 zones: what is counted per user of a zone's own range, or for the
+		// whole system (Documentation/admin-guide/sysctl/{fs,kernel,user,vm}.rst).
+		"fs.inotify.max_user_instances = 1048576\nfs.inotify.max_user_watches = 1048576\nfs.inotify.max_queued_events = 1048576\n" +
+		"fs.aio-max-nr = 524288\nkernel.keys.maxkeys = 4000\nkernel.keys.maxbytes = 4000000\nkernel.pid_max = 4194304\n" +
+		"kernel.pty.max = 16384\nvm.max_map_count = 262144\n" +
+		"user.max_user_namespaces = 65536\nuser.max_mnt_namespaces = 65536\nuser.max_net_namespaces = 65536\n" +
+		"user.max_pid_namespaces = 65536\nuser.max_ipc_namespaces = 65536\nuser.max_uts_namespaces = 65536\nuser.max_cgroup_namespaces = 65536\n" +
+		// The kernel's log has addresses and names that are no zone's business.
+		"kernel.dmesg_restrict = 1\n"},
 	{path: "etc/ssh/sshd_config.d/nereid.conf", text: "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\n"},
 	{path: "etc/systemd/system/nereid-hostkeys.service", text: `[Unit]
 Description=SSH host key of this boot, unless the agent brought one

@@ -1,0 +1,26 @@
+// Package machine makes one server's instances what they are to be: Linux zones, which
+// are systemd-nspawn in transient units of systemd (systemd-nspawn(1),
+// org.freedesktop.systemd1(5)). Package zone is what happens in and around a unit.
+//
+//	wanted ──┐
+//	         ├─> plan ──> steps ──> datasets, files, units
+//	seen   ──┘
+//
+// Facts to know before changing it:
+//
+//   - plan is pure, and its steps print themselves. What it plans from is memory: one
+//     listing of datasets and one of units at Open, and from then on what was done here
+//     and what systemd tells of. One change costs the same whatever else there is.
+//   - Nothing is waited for that another has to bring: an image, a NIC, the end of a
+//     zone. Then Set says what it waits for, and Changed tells when to call it again.
+//   - A unit is named by its zone's UUID, nereid-zone-UUID.service, and is all that is
+//     needed to find it again: an agent that was killed, or is a newer one, adopts what
+//     runs. What runs and is not known here is told of and left alone.
+//   - A zone has 65,536 user IDs of its own for as long as it runs. They are a matter of
+//     the run: its files have the owners 0 to 65535 on the disk (idmapped mounts).
+//   - A request (reboot, signal, force) is done once: its id is in the zone's files
+//     before it is carried out. A start is an answer to all requests made before.
+//   - A zone that ended by itself, without a failure, stays down until the next request,
+//     another wish or the server's next boot. One that failed is started again, less and
+//     less often.
+package machine

@@ -1,0 +1,378 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"nereid/agent/machine/zone"
+	"nereid/api"
+)
+
+// Store has the datasets of instances and images. Its methods may be called again after
+// a failure, and for different instances side by side.
+type Store interface {
+	// CloneImage makes an instance's dataset from an image; one that is there is left
+	// as it is.
+	CloneImage(ctx context.Context, image, instance string, quotaMiB int) error
+	SetQuota(ctx context.Context, instance string, quotaMiB int) error
+	// KeepSpec keeps a text with an instance's dataset.
+	KeepSpec(ctx context.Context, instance string, spec []byte) error
+	// DropInstance destroys an instance's dataset and all that is in it; one that is
+	// not there is no error.
+	DropInstance(ctx context.Context, instance string) error
+}
+
+// Units are the service manager's; Systemd has them. name is a whole unit's.
+type Units interface {
+	// Start starts a zone's unit, and returns when it runs. A failure says why.
+	Start(ctx context.Context, name, dir string, l api.Limits) error
+	// Stop asks a unit to end, which it may take until StopLimit for.
+	Stop(ctx context.Context, name string) error
+	// Signal sends a signal to a zone's first process; SIGKILL goes to all of the unit.
+	Signal(ctx context.Context, name, signal string) error
+	// Limit sets a running unit's limits.
+	Limit(ctx context.Context, name string, l api.Limits) error
+	// Reset forgets a unit that failed, and says what it failed of.
+	Reset(ctx context.Context, name string) (why string, err error)
+}
+
+// StopLimit is how long a zone may take to end before it is killed.
+const StopLimit = time.Minute
+
+// Range of the user IDs of zones: 65,536 each, from base on (systemd's UIDS-GIDS page:
+// "Container UIDs").
+const (
+	firstBase = 524288
+	lastBase  = 1878982656
+	zoneIDs   = 65536
+)
+
+// Machines are a server's instances. Fields are set before the first call and not
+// changed after. Methods may be called from several goroutines; those that change an
+// instance, one at a time for each.
+type Machines struct {
+	Store Store
+	Units Units
+	Dir   string // folder of the zones' files, in RAM; empty: zone.Dir
+	// Pool is the dataset that instances' are below.
+	Pool string
+	// Ready reports whether an instance's NIC is there for its zone. Nil: all are.
+	Ready func(mac string) bool
+	// Fetch is called for an image that an instance waits for: ImageThere says that it
+	// came. It must not block.
+	Fetch func(image, uuid string)
+	// Changed is called when something of an instance is another now: Set has something
+	// to do, or to say. It must not block.
+	Changed func(uuid string)
+	// Prepare makes the server ready for zones, before the first one. Nil: it is.
+	Prepare func(ctx context.Context) error
+	Log     *slog.Logger
+
+	mu       sync.Mutex
+	all      map[string]*instance
+	images   map[string]bool
+	coming   map[string]string // image: how far it is
+	bases    map[uint32]string
+	next     uint32
+	prepared bool
+}
+
+// instance is what is known of one.
+type instance struct {
+	seen
+	since time.Time // it runs
+	until time.Time // it stops
+}
+
+// Unit is the name of an instance's unit.
+func Unit(uuid string) string { return unitPrefix + uuid + ".service" }
+
+const unitPrefix = "nereid-zone-"
+
+func (m *Machines) log() *slog.Logger {
+	if m.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return m.Log
+}
+
+func (m *Machines) dir(uuid string) string {
+	if m.Dir == "" {
+		return filepath.Join(zone.Dir, uuid)
+	}
+	return filepath.Join(m.Dir, uuid)
+}
+
+// begin makes what a first call needs. m.mu is held.
+func (m *Machines) begin() {
+	if m.all == nil {
+		m.all, m.images, m.coming, m.bases = map[string]*instance{}, map[string]bool{}, map[string]string{}, map[uint32]string{}
+	}
+}
+
+// find is an instance, which is made where it is not known. m.mu is held.
+func (m *Machines) find(uuid string) *instance {
+	m.begin()
+	i := m.all[uuid]
+	if i == nil {
+		i = &instance{}
+		m.all[uuid] = i
+		if h, err := zone.Read(m.dir(uuid)); err == nil {
+			i.left, i.ran = &h, zone.Started(m.dir(uuid))
+			if h.Base != 0 {
+				m.bases[h.Base] = uuid
+			}
+		}
+	}
+	return i
+}
+
+// changed tells of an instance. m.mu is not held.
+func (m *Machines) changed(uuid string) {
+	if m.Changed != nil {
+		m.Changed(uuid)
+	}
+}
+
+// Known takes in what is on the pool: instances with what is kept of each, nil for one
+// without, and images. It gives their specs.
+func (m *Machines) Known(instances map[string]*api.InstanceSpec, images []string) {
+	m.mu.Lock()
+	for uuid, kept := range instances {
+		i := m.find(uuid)
+		i.dataset, i.kept = true, kept
+	}
+	m.begin()
+	for _, image := range images {
+		m.images[image] = true
+	}
+	m.mu.Unlock()
+	for uuid := range instances {
+		m.changed(uuid)
+	}
+}
+
+// Kept is what is kept of an instance with its dataset; nil: nothing.
+func (m *Machines) Kept(uuid string) *api.InstanceSpec {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.find(uuid).kept
+}
+
+// Status is how an instance is, without anything done about it.
+func (m *Machines) Status(uuid string, w Wanted) api.InstanceStatus {
+	if w.Spec == nil {
+		w.Spec = m.Kept(uuid)
+	}
+	return m.status(uuid, w, "", nil)
+}
+
+// HasImage reports whether an image is on the pool.
+func (m *Machines) HasImage(image string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.images[image]
+}
+
+// ImageThere notes that an image is on the pool, or with there false that it is not.
+func (m *Machines) ImageThere(image string, there bool) {
+	m.mu.Lock()
+	m.begin()
+	m.images[image] = there
+	delete(m.coming, image)
+	m.mu.Unlock()
+}
+
+// ImageComing notes how far an image is, for those who wait for it: a sentence.
+func (m *Machines) ImageComing(image, how string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.begin()
+	m.coming[image] = how
+}
+
+// Saw takes in a unit's state, as of a moment. name may be any unit's.
+func (m *Machines) Saw(name, state string, since time.Time) {
+	uuid, ok := uuidOf(name)
+	if !ok {
+		return
+	}
+	if state == unitInactive {
+		state = unitNone
+	}
+	m.mu.Lock()
+	i := m.find(uuid)
+	was := i.unit
+	if was == unitStops && state == unitRuns {
+		m.mu.Unlock()
+		return // said before it was told to stop
+	}
+	i.unit = state
+	if state == unitRuns {
+		i.since, i.ran = since, true
+	}
+	if state != unitStops {
+		i.until = time.Time{}
+	}
+	m.mu.Unlock()
+	if was != state {
+		m.changed(uuid)
+	}
+}
+
+// SawAll takes in the states of all units that there are, by name.
+func (m *Machines) SawAll(states map[string]State) {
+	m.mu.Lock()
+	var gone []string
+	for uuid, i := range m.all {
+		if _, is := states[Unit(uuid)]; !is && i.unit != unitNone {
+			gone = append(gone, uuid)
+		}
+	}
+	m.mu.Unlock()
+	for name, s := range states {
+		m.Saw(name, s.Active, s.Since)
+	}
+	for _, uuid := range gone {
+		m.Saw(Unit(uuid), unitNone, time.Time{})
+	}
+}
+
+// State is a unit's.
+type State struct {
+	Active string    // ActiveState
+	Since  time.Time // it runs
+}
+
+// All are the UUIDs of instances of which something is there.
+func (m *Machines) All() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []string
+	for uuid, i := range m.all {
+		if i.there() {
+			all = append(all, uuid)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (i *instance) there() bool { return i.dataset || i.unit != unitNone || i.left != nil }
+
+// Running are the UUIDs of instances whose units are not at an end.
+func (m *Machines) Running() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []string
+	for uuid, i := range m.all {
+		if i.unit != unitNone && i.unit != unitFailed {
+			all = append(all, uuid)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// look is what is seen of an instance now, for a plan.
+func (m *Machines) look(uuid string, spec *api.InstanceSpec) seen {
+	m.mu.Lock()
+	s := m.find(uuid).seen
+	s.image = spec != nil && m.images[spec.Image]
+	m.mu.Unlock()
+	if spec != nil && m.Ready != nil && s.unit == unitNone {
+		for _, n := range spec.NICs {
+			if !m.Ready(n.MAC) {
+				s.waits = append(s.waits, n.MAC)
+			}
+		}
+	}
+	return s
+}
+
+// note changes what is known of an instance.
+func (m *Machines) note(uuid string, f func(*instance)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(m.find(uuid))
+}
+
+// maxRounds is how often one Set plans: a plan that never gets empty is a fault.
+const maxRounds = 12
+
+// Set makes an instance what is wanted of it, as far as that is possible now, and says
+// how it is then. An error is of the last step, and has the step tried again; what no
+// try can change is in the status alone. Called again when all is as it should be it
+// does nothing, and asks nobody. gone says that nothing of the instance is left.
+func (m *Machines) Set(ctx context.Context, uuid string, w Wanted) (st api.InstanceStatus, gone bool, err error) {
+	if w.Spec == nil && !w.Gone {
+		w.Spec = m.Kept(uuid)
+	}
+	wait := ""
+	for range maxRounds {
+		s := m.look(uuid, w.Spec)
+		var steps []step
+		steps, wait, err = plan(w, s)
+		if err != nil {
+			return m.status(uuid, w, wait, err), false, nil
+		}
+		for _, step := range steps {
+			if err := m.do(ctx, uuid, w.Spec, step); err != nil {
+				err = fmt.Errorf("%s: %w", step, err)
+				m.log().Error("instance", "uuid", uuid, "err", err)
+				return m.status(uuid, w, wait, err), false, err
+			}
+			m.log().Info("instance", "uuid", uuid, "step", step.String())
+		}
+		if len(steps) == 0 || wait != "" {
+			st = m.status(uuid, w, wait, nil)
+			return st, w.Gone && m.forgotten(uuid), nil
+		}
+	}
+	err = errors.New("steps are still left after the last round")
+	return m.status(uuid, w, wait, err), false, err
+}
+
+// forgotten forgets an instance of which nothing is there; false: something is.
+func (m *Machines) forgotten(uuid string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := m.find(uuid)
+	if i.there() {
+		return false
+	}
+	for base, of := range m.bases {
+		if of == uuid {
+			delete(m.bases, base)
+		}
+	}
+	delete(m.all, uuid)
+	return true
+}
+
+// base gives an instance a range of user IDs that no other has.
+func (m *Machines) base(uuid string) (uint32, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i := m.find(uuid); i.left != nil && i.left.Base != 0 {
+		return i.left.Base, nil
+	}
+	for range (lastBase - firstBase) / zoneIDs {
+		if m.next < firstBase || m.next > lastBase {
+			m.next = firstBase
+		}
+		base := m.next
+		m.next += zoneIDs
+		if m.bases[base] == "" {
+			m.bases[base] = uuid
+			return base, nil
+		}
+	}
+	return 0, errors.New("no range of user IDs is free: this server has more instances than there are ranges")
+}

@@ -1,0 +1,196 @@
+package machine
+
+import (
+	"fmt"
+	"slices"
+
+	"nereid/agent/machine/zone"
+	"nereid/api"
+)
+
+// Wanted is what is wanted of an instance.
+type Wanted struct {
+	Spec *api.InstanceSpec // nil: nobody said; what is kept with the dataset counts
+	Gone bool              // it is to be deleted
+	Down bool              // the server goes down
+}
+
+// States of a unit (org.freedesktop.systemd1.Unit, ActiveState); empty: there is none.
+const (
+	unitNone     = ""
+	unitStarts   = "activating"
+	unitRuns     = "active"
+	unitStops    = "deactivating"
+	unitFailed   = "failed"
+	unitInactive = "inactive" // as good as none
+)
+
+// seen is what is there of an instance.
+type seen struct {
+	image   bool              // the spec's image
+	dataset bool              // its own
+	kept    *api.InstanceSpec // with the dataset; nil: none that can be read
+	unit    string            // state
+	ran     bool              // it ran since the agent left its files for a start
+	killed  bool              // it was told to end at once
+	waits   []string          // MACs of NICs that are not there yet
+	left    *zone.Host        // files that the agent left; nil: none
+	inside  *zone.Inside      // the same, for inside; nil: not known
+	limits  *api.Limits       // of the unit; nil: not known
+}
+
+// plan is what there is to do of an instance now, and what is waited for when that is
+// done: empty when all is as it is wanted. It is pure. err says that the instance cannot
+// be what is wanted, and that no try will change that.
+func plan(w Wanted, s seen) (steps []step, wait string, err error) {
+	if w.Gone {
+		steps, wait = s.remove()
+		return steps, wait, nil
+	}
+	spec := w.Spec
+	if spec == nil {
+		spec = s.kept
+	}
+	if spec == nil {
+		return nil, "", nil // nothing is known of it but that it is there
+	}
+	if spec.Brand != api.BrandLX {
+		return nil, "", fmt.Errorf("instances of brand %s are not made by this agent yet; assign a platform that makes them", spec.Brand)
+	}
+	if w.Down {
+		steps, wait = s.stop(spec)
+		return steps, wait, nil
+	}
+	if !s.dataset && s.unit == unitNone {
+		switch {
+		case spec.Made:
+			return nil, "", errLost
+		case !s.image:
+			return []step{stepImage{spec.Image}}, "image", nil
+		}
+		steps = append(steps, stepClone{spec.Image, spec.QuotaMiB})
+	} else if s.kept != nil && s.kept.QuotaMiB != spec.QuotaMiB {
+		steps = append(steps, stepQuota{spec.QuotaMiB})
+	}
+	if !same(s.kept, spec) {
+		steps = append(steps, stepKeep{})
+	}
+	more, wait := s.run(spec)
+	return append(steps, more...), wait, nil
+}
+
+// run is what there is to do of an instance whose dataset is there.
+func (s seen) run(spec *api.InstanceSpec) (steps []step, wait string) {
+	if spec.Wanted != api.InstanceRunning {
+		steps, wait = s.stop(spec)
+		return append(steps, s.answer(spec)...), wait
+	}
+	host, inside := filesOf(spec, s.base())
+	host.Done = s.done()
+	again := spec.Reboot != "" && !slices.Contains(host.Done, spec.Reboot)
+	switch s.unit {
+	case unitStops:
+		if s.force(spec) {
+			return []step{stepKill{}}, "end"
+		}
+		return nil, "end"
+	case unitFailed:
+		return []step{stepReset{}}, ""
+	case unitStarts:
+		return nil, "start"
+	case unitRuns:
+		if again {
+			return s.stop(spec)
+		}
+		if !sameFiles(s, host, inside) {
+			steps = append(steps, stepFiles{})
+		}
+		if s.limits != nil && *s.limits != spec.Limits {
+			steps = append(steps, stepLimits{spec.Limits})
+		}
+		return append(steps, s.answer(spec)...), ""
+	}
+	if s.ran && !again {
+		return s.answer(spec), "" // it ended by itself
+	}
+	if len(s.waits) > 0 {
+		return nil, "NIC"
+	}
+	return []step{stepFiles{Start: true}, stepStart{}}, ""
+}
+
+// stop is how what runs ends.
+func (s seen) stop(spec *api.InstanceSpec) (steps []step, wait string) {
+	switch s.unit {
+	case unitStarts, unitRuns:
+		if s.force(spec) {
+			return []step{stepKill{}}, "end"
+		}
+		return []step{stepStop{}}, "end"
+	case unitStops:
+		if s.force(spec) {
+			return []step{stepKill{}}, "end"
+		}
+		return nil, "end"
+	case unitFailed:
+		return []step{stepReset{}}, ""
+	}
+	return nil, ""
+}
+
+// force reports whether what is to end is to be killed, and was not yet.
+func (s seen) force(spec *api.InstanceSpec) bool {
+	return !s.killed && spec.Force != "" && !slices.Contains(s.done(), spec.Force)
+}
+
+// answer is what there is to do of requests that are not done.
+func (s seen) answer(spec *api.InstanceSpec) (steps []step) {
+	if sig := spec.Signal; sig != nil && sig.ID != "" && !slices.Contains(s.done(), sig.ID) {
+		return []step{stepSignal{sig.ID, sig.Signal, s.unit == unitRuns}}
+	}
+	idle := s.unit != unitStarts && s.unit != unitStops
+	stopped := spec.Wanted != api.InstanceRunning && s.unit == unitNone
+	for _, id := range []string{spec.Reboot, spec.Force} {
+		if id == "" || slices.Contains(s.done(), id) {
+			continue
+		}
+		if stopped || idle && id == spec.Force {
+			steps = append(steps, stepDone{id})
+		}
+	}
+	return steps
+}
+
+// remove is how all of an instance goes. Its NICs go by themselves.
+func (s seen) remove() (steps []step, wait string) {
+	switch s.unit {
+	case unitStarts, unitRuns:
+		return []step{stepStop{}}, "end"
+	case unitStops:
+		return nil, "end"
+	case unitFailed:
+		steps = append(steps, stepReset{})
+	}
+	if s.dataset {
+		steps = append(steps, stepDestroy{})
+	}
+	if s.left != nil {
+		steps = append(steps, stepForget{})
+	}
+	return steps, ""
+}
+
+// done are the ids of requests that were carried out.
+func (s seen) done() []string {
+	if s.left == nil {
+		return nil
+	}
+	return s.left.Done
+}
+
+func (s seen) base() uint32 {
+	if s.left == nil {
+		return 0
+	}
+	return s.left.Base
+}

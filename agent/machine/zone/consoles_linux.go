@@ -1,0 +1,158 @@
+package zone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What is kept of a console: a log, and the one before it. One that prints more than
+// consoleRate waits, and nobody else.
+const (
+	consoleLog  = 1 << 20 // bytes of a log when the next is begun
+	consoleRate = 1 << 20 // bytes a second
+)
+
+// KeepConsoles reads all pipes in a folder, and those that come, and keeps the end of
+// what came out of each. It ends with ctx. While there is no folder for the logs, what
+// came is let go.
+func KeepConsoles(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("keep consoles: %w", err)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("keep consoles: watch %s: %w", dir, err)
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	defer events.Close()
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE); err != nil {
+		return fmt.Errorf("keep consoles: watch %s: %w", dir, err)
+	}
+	k := &keeper{dir: dir, open: map[string]*os.File{}}
+	defer k.end()
+	stop := context.AfterFunc(ctx, func() { events.Close() })
+	defer stop()
+	if err := k.all(); err != nil {
+		return err
+	}
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := events.Read(buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("keep consoles: watch %s: %w", dir, err)
+		}
+		for at := 0; at+unix.SizeofInotifyEvent <= n; {
+			e := (*unix.InotifyEvent)(unsafe.Pointer(&buf[at]))
+			name := unix.ByteSliceToString(buf[at+unix.SizeofInotifyEvent : at+unix.SizeofInotifyEvent+int(e.Len)])
+			at += unix.SizeofInotifyEvent + int(e.Len)
+			switch {
+			case e.Mask&unix.IN_Q_OVERFLOW != 0:
+				if err := k.all(); err != nil {
+					return err
+				}
+			case e.Mask&unix.IN_DELETE != 0:
+				k.drop(name)
+			default:
+				k.add(name)
+			}
+		}
+	}
+}
+
+// keeper has the pipes that are read.
+type keeper struct {
+	dir  string
+	mu   sync.Mutex
+	open map[string]*os.File
+	work sync.WaitGroup
+}
+
+func (k *keeper) all() error {
+	entries, err := os.ReadDir(k.dir)
+	if err != nil {
+		return fmt.Errorf("keep consoles: %w", err)
+	}
+	for _, e := range entries {
+		k.add(e.Name())
+	}
+	return nil
+}
+
+// add begins to read a pipe. It is open for writing too, so that it has no end.
+func (k *keeper) add(name string) {
+	path := filepath.Join(k.dir, name)
+	if info, err := os.Lstat(path); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.open[name] != nil {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return // it went again
+	}
+	k.open[name] = f
+	k.work.Go(func() { k.keep(name, f) })
+}
+
+func (k *keeper) drop(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if f := k.open[name]; f != nil {
+		f.Close()
+		delete(k.open, name)
+	}
+}
+
+func (k *keeper) end() {
+	k.mu.Lock()
+	for _, f := range k.open {
+		f.Close()
+	}
+	k.mu.Unlock()
+	k.work.Wait()
+}
+
+// keep writes what comes out of a pipe. What the disk does not take is lost: a zone
+// never waits for a pool.
+func (k *keeper) keep(name string, f *os.File) {
+	buf := make([]byte, 16<<10)
+	path := filepath.Join(k.dir, Logs, Log(name))
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			_ = appendLog(path, buf[:n])
+			time.Sleep(time.Duration(n) * time.Second / consoleRate)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// appendLog adds to a log, and begins the next when it is long enough.
+func appendLog(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	info, serr := f.Stat()
+	if err = errors.Join(err, serr, f.Close()); err == nil && info.Size() >= consoleLog {
+		err = os.Rename(path, path+".1")
+	}
+	return err
+}

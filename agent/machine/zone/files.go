@@ -1,0 +1,198 @@
+package zone
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"nereid/api"
+)
+
+// Paths on a server.
+const (
+	Program  = "/usr/lib/nereid/nereid-zone"
+	Dir      = "/run/nereid/zones"    // a folder for each zone
+	Consoles = "/run/nereid/consoles" // a named pipe for each zone, and ConsoleLogs
+	Logs     = "to"                   // below Consoles: symbolic link to the folder of the logs
+)
+
+// Names in a zone's folder.
+const (
+	hostFile    = "host.json"
+	insideDir   = "in"
+	insideFile  = "zone.json"
+	initFile    = "init"    // below insideDir: where Program is in the zone
+	startedFile = "started" // it ran since the agent left its files
+	errorFile   = "error"   // why the last start did not work
+)
+
+// Inner is the folder in a zone that has insideDir, read-only.
+const Inner = "/run/nereid"
+
+// Host is what is done on the server to start a zone.
+type Host struct {
+	UUID     string   `json:"uuid"`
+	Dataset  string   `json:"dataset"` // the root file system is in root/ below it
+	Base     uint32   `json:"base"`    // first of the 65,536 user IDs that are the zone's
+	Hostname string   `json:"hostname"`
+	NICs     []NIC    `json:"nics,omitempty"`
+	Init     string   `json:"init,omitempty"`        // program that the image names; empty: it is looked for
+	Signal   string   `json:"stop_signal,omitempty"` // empty: what the init program wants
+	Done     []string `json:"done,omitempty"`        // ids of requests that were carried out
+}
+
+// NIC is one that goes into a zone.
+type NIC struct {
+	MAC  string `json:"mac"`
+	Name string `json:"name"` // inside
+	MTU  int    `json:"mtu"`
+}
+
+// Inside is what is set in a zone before its init is executed.
+type Inside struct {
+	Hostname  string            `json:"hostname"`
+	Domain    string            `json:"domain,omitempty"`
+	NICs      []api.InstanceNIC `json:"nics,omitempty"`
+	Resolvers []string          `json:"resolvers,omitempty"`
+	Keys      string            `json:"root_authorized_keys,omitempty"`
+	Run       api.ImageRun      `json:"run,omitzero"`
+}
+
+// Peer is the name, on the server, of the end of a NIC that goes into its zone.
+// network.ZoneEnd is the same one.
+func Peer(mac string) string {
+	return "nz" + strings.ToLower(strings.NewReplacer(":", "", "-", "").Replace(mac))
+}
+
+// Port is the name of the end that stays; network.PortDevice is the same one.
+func Port(mac string) string { return "np" + Peer(mac)[2:] }
+
+// Leave leaves a zone's files, each of them as a whole.
+func Leave(dir string, h Host, in Inside) error {
+	inner := filepath.Join(dir, insideDir)
+	if err := os.MkdirAll(inner, 0o755); err != nil {
+		return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
+	}
+	// What others see in the zone is theirs to read, whatever our umask is.
+	for _, d := range []string{dir, inner} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
+		}
+	}
+	for _, f := range []struct {
+		path string
+		mode os.FileMode
+		v    any
+	}{
+		{filepath.Join(inner, initFile), 0o755, nil},
+		{filepath.Join(inner, insideFile), 0o644, in},
+		{filepath.Join(dir, hostFile), 0o600, h},
+	} {
+		if err := replace(f.path, f.mode, f.v); err != nil {
+			return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
+		}
+	}
+	return nil
+}
+
+func replace(path string, mode os.FileMode, v any) error {
+	var data []byte
+	if v != nil {
+		var err error
+		if data, err = json.Marshal(v); err != nil {
+			return err
+		}
+	}
+	next := path + ".next"
+	if err := os.WriteFile(next, data, mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(next, mode); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
+// Read reads what Leave left for the server; fs.ErrNotExist when there is nothing.
+func Read(dir string) (h Host, err error) {
+	return h, read(filepath.Join(dir, hostFile), &h)
+}
+
+func read(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// Log is the name of the log of what a zone printed, in the folder of the logs; the one
+// before it has ".1" behind it.
+func Log(uuid string) string { return uuid + ".log" }
+
+// ConsolesUnit is the unit that keeps what zones print, by KeepConsoles.
+const ConsolesUnit = "nereid-consoles.service"
+
+// KeepLogs has what zones print kept in a folder.
+func KeepLogs(folder string) error {
+	link := filepath.Join(Consoles, Logs)
+	if to, err := os.Readlink(link); err == nil && to == folder {
+		return nil
+	}
+	if err := os.MkdirAll(Consoles, 0o700); err != nil {
+		return fmt.Errorf("keep what zones print: %w", err)
+	}
+	next := link + ".next"
+	err := os.Remove(next)
+	if err == nil || os.IsNotExist(err) {
+		err = os.Symlink(folder, next)
+	}
+	if err == nil {
+		err = os.Rename(next, link)
+	}
+	if err != nil {
+		return fmt.Errorf("keep what zones print: %w", err)
+	}
+	return nil
+}
+
+// ForgetConsole removes what is kept of what a zone printed.
+func ForgetConsole(uuid string) error {
+	var errs []error
+	log := filepath.Join(Consoles, Logs, Log(uuid))
+	for _, path := range []string{filepath.Join(Consoles, uuid), log, log + ".1"} {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Started reports whether the zone ran since the mark was removed last.
+func Started(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, startedFile))
+	return err == nil
+}
+
+// Unmark removes the mark that a zone ran: what ends it from here on is not itself.
+func Unmark(dir string) error {
+	if err := os.Remove(filepath.Join(dir, startedFile)); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
+// Reason is why the last start did not work, as far as a command of this package knows.
+func Reason(dir string) string {
+	data, err := os.ReadFile(filepath.Join(dir, errorFile))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data[:min(len(data), 1000)]))
+}

@@ -1,0 +1,264 @@
+package zone
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"nereid/api"
+)
+
+// Init is a zone's first process: it sets names, addresses, routes and resolvers from
+// what the agent left, and becomes the image's init. It waits for nobody. What it cannot
+// set it says on the console, and goes on: a zone that runs can be looked into.
+func Init() error {
+	var in Inside
+	if err := read(filepath.Join(Inner, insideFile), &in); err != nil {
+		say("read what the agent left", err)
+	}
+	say("set up network", in.network())
+	_, err := os.Stat("/etc/.nereid-started")
+	first := errors.Is(err, os.ErrNotExist)
+	say("write files", in.write("/", first))
+	if first {
+		say("note the first start", os.WriteFile("/etc/.nereid-started", nil, 0o600))
+	}
+	if in.Hostname != "" {
+		say("set hostname", unix.Sethostname([]byte(in.Hostname)))
+	}
+	if len(in.Run.Init) > 0 {
+		return in.run()
+	}
+	path, _, err := FindInit("/")
+	if err != nil {
+		return err
+	}
+	ready()
+	if err := unix.Exec(path, []string{path}, os.Environ()); err != nil {
+		return fmt.Errorf("execute %s: %w", path, err)
+	}
+	return nil
+}
+
+// ready tells systemd-nspawn, and by it the zone's unit, that the zone is set up: its init
+// is all that is to come (sd_notify(3)).
+func ready() {
+	c, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err == nil {
+		_, err = c.Write([]byte("READY=1"))
+		c.Close()
+	}
+	say("tell that it is set up", err)
+}
+
+func say(what string, err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "nereid: %s: %s\r\n", what, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+}
+
+// network sets the NICs up.
+func (in Inside) network() error {
+	var errs []error
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("lo: %w", err))
+	}
+	for _, n := range in.NICs {
+		l, err := netlink.LinkByName(n.Interface)
+		if err == nil {
+			err = settle(nil, l, n.MTU, n.Primary, nicAddresses(n))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", n.Interface, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// run runs the program of an image that is not an init, as a child: the first process
+// of a zone gets only the signals that it handles, and has to reap. It ends as the
+// program ends.
+func (in Inside) run() error {
+	w, err := find("/", in.Run.User)
+	if err != nil {
+		return err
+	}
+	env := environment(os.Environ(), in.Run, w.home)
+	dir := in.Run.WorkingDir
+	if dir == "" {
+		dir = "/"
+	}
+	path, err := lookup(in.Run.Init[0], env, dir)
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	child, err := os.StartProcess(path, in.Run.Init, &os.ProcAttr{
+		Dir: dir, Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: w.uid, Gid: w.gid, Groups: w.groups}},
+	})
+	if err != nil {
+		return fmt.Errorf("execute %s: %w", path, err)
+	}
+	ready()
+	for s := range signals {
+		if s != unix.SIGCHLD {
+			if s != unix.SIGURG { // the runtime's own
+				_ = child.Signal(s) // it may have ended
+			}
+			continue
+		}
+		for {
+			var status unix.WaitStatus
+			pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+			if err != nil || pid <= 0 {
+				break
+			}
+			if pid == child.Pid {
+				os.Exit(exitCode(status))
+			}
+		}
+	}
+	return nil
+}
+
+// exitCode is a program's as a shell gives it, but never the one by which systemd-nspawn
+// asks for a reboot.
+func exitCode(s unix.WaitStatus) int {
+	code := s.ExitStatus()
+	if s.Signaled() {
+		code = 128 + int(s.Signal())
+	}
+	if code == 133 {
+		return 1
+	}
+	return code
+}
+
+// address is one of a NIC.
+type address struct {
+	prefix  netip.Prefix
+	gateway netip.Addr
+	routes  map[netip.Prefix]netip.Addr
+}
+
+// nicAddresses are a NIC's as the head node gave them. What is no address it left out
+// long before.
+func nicAddresses(n api.InstanceNIC) (all []address) {
+	for _, a := range n.Addresses {
+		p, err := netip.ParsePrefix(a.Address)
+		if err != nil {
+			say("address "+a.Address, err)
+			continue
+		}
+		w := address{prefix: p, routes: map[netip.Prefix]netip.Addr{}}
+		if gw, err := netip.ParseAddr(a.Gateway); err == nil {
+			w.gateway = gw
+		}
+		for dst, via := range a.Routes {
+			to, err1 := netip.ParsePrefix(dst)
+			by, err2 := netip.ParseAddr(via)
+			if err := errors.Join(err1, err2); err != nil {
+				say("route "+dst, err)
+				continue
+			}
+			w.routes[to.Masked()] = by
+		}
+		all = append(all, w)
+	}
+	return all
+}
+
+// withDefault adds a default route.
+func withDefault(routes map[netip.Prefix]netip.Addr, gw netip.Addr) map[netip.Prefix]netip.Addr {
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if gw.Is6() {
+		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	routes = maps.Clone(routes)
+	routes[all] = gw
+	return routes
+}
+
+func netOf(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// settle makes a link what it is to be: addresses of ours that are not named go, and the
+// others are there, with their routes.
+func settle(h *netlink.Handle, l netlink.Link, mtu int, primary bool, want []address) error {
+	if h == nil {
+		var err error
+		if h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		defer h.Close()
+	}
+	if mtu > 0 && l.Attrs().MTU != mtu {
+		if err := h.LinkSetMTU(l, mtu); err != nil {
+			return fmt.Errorf("set MTU %d: %w", mtu, err)
+		}
+	}
+	have, err := h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	there := map[netip.Prefix]bool{}
+	for _, a := range have {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		ones, _ := a.Mask.Size()
+		p := netip.PrefixFrom(ip.Unmap(), ones)
+		if ip.Unmap().IsLinkLocalUnicast() {
+			continue
+		}
+		if there[p] = slices.ContainsFunc(want, func(w address) bool { return w.prefix == p }); !there[p] {
+			if err := h.AddrDel(l, &a); err != nil {
+				return fmt.Errorf("remove address %s: %w", p, err)
+			}
+		}
+	}
+	for _, a := range want {
+		if there[a.prefix] {
+			continue
+		}
+		add := &netlink.Addr{IPNet: netOf(a.prefix)}
+		if a.prefix.Addr().Is6() {
+			add.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.AddrAdd(l, add); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add address %s: %w", a.prefix, err)
+		}
+	}
+	if err := h.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	for _, a := range want {
+		routes := a.routes
+		if primary && a.gateway.IsValid() {
+			routes = withDefault(routes, a.gateway)
+		}
+		for dst, via := range routes {
+			r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: netOf(dst), Gw: via.AsSlice(), Protocol: unix.RTPROT_STATIC}
+			if err := h.RouteReplace(r); err != nil {
+				return fmt.Errorf("add route %s via %s: %w", dst, via, err)
+			}
+		}
+	}
+	return nil
+}

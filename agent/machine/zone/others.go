@@ -1,0 +1,26 @@
+//go:build !linux
+
+package zone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+var errHere = fmt.Errorf("zones of this kind are Linux's: %w", errors.ErrUnsupported)
+
+// Enter is not there on this system.
+func Enter(string) error { return errHere }
+
+// Prepare is not there on this system.
+func Prepare(string) error { return errHere }
+
+// Ran is not there on this system.
+func Ran(string, int) error { return errHere }
+
+// Init is not there on this system.
+func Init() error { return errHere }
+
+// KeepConsoles is not there on this system.
+func KeepConsoles(context.Context, string) error { return errHere }
