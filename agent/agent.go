@@ -72,6 +72,7 @@ type Agent struct {
 	Hardware Hardware
 	Power    Power
 	Net      Net
+	Zones    Zones
 	Host     Host
 	Clock    *clock.Clock                                                         // nil: the system's
 	NTP      func(ctx context.Context, servers []string) (clock.Sample, error)    // nil: clock.Best
@@ -82,16 +83,17 @@ type Agent struct {
 	Watchdog time.Duration                                                        // the service manager's watchdog period; 0: none
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // nil: TCP
 
-	key      atomic.Pointer[ecdsa.PrivateKey]
-	cert     atomic.Pointer[identity.Certificate]
-	board    *board
-	health   *health
-	say      *announcer
-	poked    chan struct{} // one slot: the reconciler should look at the pools again
-	hardware *inspector
-	ports    *ports
-	nics     atomic.Pointer[nics] // nil: the network is left alone
-	ntpAt    atomic.Int64         // monotonic time a time server was heard last, plus 1 ns; 0: never
+	key       atomic.Pointer[ecdsa.PrivateKey]
+	cert      atomic.Pointer[identity.Certificate]
+	board     *board
+	health    *health
+	say       *announcer
+	poked     chan struct{} // one slot: the reconciler should look at the pools again
+	hardware  *inspector
+	ports     *follower[api.PortSpec]
+	nics      atomic.Pointer[nics] // nil: the network is left alone
+	instances *instances           // nil: they are left alone
+	ntpAt     atomic.Int64         // monotonic time a time server was heard last, plus 1 ns; 0: never
 }
 
 // Run is the agent's life; it ends with ctx, or when the head node names the server
@@ -147,7 +149,10 @@ func (a *Agent) defaults() (*url.URL, error) {
 	a.poked = make(chan struct{}, 1)
 	a.board = newBoard(api.Report{BootID: a.Boot.BootID, Platform: a.Boot.Platform, AgentVersion: a.Version})
 	a.hardware = newInspector(a, a.board)
-	a.ports = newPorts(a)
+	a.ports = newFollower(a, portKind())
+	if a.Zones.Machines != nil {
+		a.instances = newInstances(a, a.board)
+	}
 	return base, nil
 }
 
@@ -185,11 +190,16 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 
 	trust := identity.Trust{CASHA256: a.Boot.CASHA256, Host: base.Hostname(), Now: a.Clock.Now}
 	s, ok := a.lastSpec(ctx)
-	a.startPorts(ctx, s.Network)
-	s.Network = a.ports.network(s.Network, nil)
+	a.ports.start(ctx, portsOfSpec(s.Network))
+	s.Network = a.network(s.Network, nil)
 	net := newNetworker(a, a.board)
 	if a.Net.Links != nil {
 		a.nics.Store(net.nics)
+	}
+	if a.instances != nil {
+		a.instances.set.start(ctx, nil)
+		a.instances.images.set.start(ctx, nil)
+		a.instances.down = a.taken() != nil
 	}
 	box := newMailbox()
 	r := newReconciler(a, a.board, box, a.poked, key)

@@ -108,6 +108,11 @@ func (r *reconciler) storeSpec(ctx context.Context) error {
 	}
 	r.obs.specKept = s.Revision
 	poke(r.a.ports.news) // where the spec is kept, they are
+	if i := r.a.instances; i != nil {
+		poke(i.set.news)
+		poke(i.images.set.news)
+		poke(i.load)
+	}
 	return nil
 }
 
@@ -145,6 +150,9 @@ func (r *reconciler) power(ctx context.Context, w api.PowerSpec) error {
 	r.obs.taken = &w
 	if n := r.a.nics.Load(); n != nil {
 		n.gate.close(gateDown)
+	}
+	if r.a.instances != nil {
+		r.a.instances.goDown(ctx)
 	}
 	v := r.board.update(func(rep *api.Report) bool { return put(&rep.Power, &api.PowerReport{ID: w.ID}) })
 	if tctx, cancel := context.WithTimeout(ctx, tellLimit); r.board.waitWritten(tctx, v) {

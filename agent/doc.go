@@ -7,17 +7,23 @@
 //
 // What it does for as long as it lives, each a goroutine (tasks.go):
 //
-//	feeder           tells the service manager that nothing is stuck
-//	inspector        reads the hardware, when it may have changed
-//	reconciler       makes the server as the spec says, but for its network
-//	syncer           talks to the head node
-//	networker        makes the network's infrastructure, and rules that are not of one NIC
-//	NIC workers      make instances' NICs and their rules, each by itself, eight at once
-//	observer         looks at the network and keeps what it saw
-//	mapper           applies the maps of VNIs
-//	port keeper      writes down which ports there are
-//	link watcher     repairs what others change of the network
-//	gateway monitor  sees which gateway servers answer
+//	feeder            tells the service manager that nothing is stuck
+//	inspector         reads the hardware, when it may have changed
+//	reconciler        makes the server as the spec says, but for its network
+//	syncer            talks to the head node
+//	instance workers  make instances, each by itself, eight at once
+//	image workers     fetch the images that instances wait for, each once
+//	instance keeper   writes down which instances are wanted
+//	image keeper      writes down which images there may be
+//	pool loader       lists instances and images, once there is a pool
+//	unit watcher      hears from systemd what runs
+//	networker         makes the network's infrastructure, and rules that are not of one NIC
+//	NIC workers       make instances' NICs and their rules, each by itself, eight at once
+//	observer          looks at the network and keeps what it saw
+//	mapper            applies the maps of VNIs
+//	port keeper       writes down which ports there are
+//	link watcher      repairs what others change of the network
+//	gateway monitor   sees which gateway servers answer
 //
 // Facts to know before changing it:
 //
@@ -25,15 +31,19 @@
 //     works on the server and never talks to the head node. Between them are a
 //     mailbox with one slot (the newest spec wins) and the board (the report as it
 //     stands). The networker works on the network in the same way.
-//   - An instance's NIC has a worker (nics.go): a slot for what is wanted of it, its own
-//     backoff, and its own sentence in the report. The networker, with the
-//     infrastructure, and the reconciler, when the server goes down, open and close the
-//     gate that all workers wait at; slots bound how many work at once. None waits for
+//   - An instance's NIC has a worker (nics.go, crew.go), as has an instance: a slot for
+//     what is wanted of it, its own backoff, and its own sentence in the report. The
+//     networker, with the infrastructure, and the reconciler, when the server goes down,
+//     open and close the gate that all workers wait at; slots bound how many work at once. None waits for
 //     another, nor for a failure that is not its own.
-//   - The ports are a set that the syncer follows (ports): a delta takes effect with its
-//     last part, and the networker gets the ports with the spec. A keeper writes them
-//     to the run directory and the pool, a line a change (portlog.go); the head node
-//     may forget a tombstone once both have it. A port goes only by its tombstone.
+//   - Ports, instances and images are sets that the syncer follows (follow.go): a delta
+//     takes effect with its last part; the networker gets the ports with the spec. A
+//     keeper writes each to the run directory and the pool, a line a change (setlog.go);
+//     the head node may forget a tombstone once both have it. A port or an instance goes
+//     only by its tombstone.
+//   - Instances (instances.go, package machine) are started from what is kept with their
+//     datasets, with the head node away too. What is told of them is a delta (see
+//     instancelog.go): each change once, until the head node has taken it in.
 //   - The syncer waits for nobody but the head node. What takes long to look at has a
 //     goroutine that looks and keeps what it saw: the inspector reads the hardware,
 //     the observer the network. The syncer sends what was kept last, however long a

@@ -41,12 +41,19 @@ type fakeHead struct {
 	spec     *api.Spec
 	askInv   bool
 	noHold   bool
-	life     time.Duration   // of client certificates
-	maps     []api.FabricMap // answer to every sync that follows them and does not have them
-	refused  map[uint32]bool // maps that may not be followed
-	ports    portsOf         // the set of ports, as the spec was last
-	cutSync  *int            // the next answer with deltas breaks off after so many bytes
-	probes   []api.Probe     // asked for until a sync brings results
+	life     time.Duration       // of client certificates
+	maps     []api.FabricMap     // answer to every sync that follows them and does not have them
+	refused  map[uint32]bool     // maps that may not be followed
+	ports    portsOf             // the set of ports, as the spec was last
+	cutSync  *int                // the next answer with deltas breaks off after so many bytes
+	probes   []api.Probe         // asked for until a sync brings results
+	sets     map[string]*fakeSet // further sets, by name
+	files    map[string]string   // bytes of images, by UUID
+	fetched  []string            // images, as they were asked for
+	seen     string              // Now of the report of instances that was taken in last
+	told     map[string]api.InstanceStatus
+	gone     []string
+	fulls    int
 	enrols   int
 	renewals int
 	requests int
@@ -255,6 +262,9 @@ func (h *fakeHead) handle(w http.ResponseWriter, r *http.Request) {
 		h.mu.Unlock()
 		answerJSON(w, 200, h.certify(in.CSR))
 	default:
+		if h.file(w, r, cn) {
+			return
+		}
 		h.t.Errorf("unknown path %s", r.URL.Path)
 		http.NotFound(w, r)
 	}
@@ -369,17 +379,18 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 	if len(in.Probes) > 0 {
 		h.probes = nil
 	}
+	acked := h.takeInstances(in.Instances)
 	h.bump()
 	h.mu.Unlock()
 	news := func() bool {
-		return h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0 || len(h.refuses(in)) > 0
+		return acked || h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0 || len(h.refuses(in)) > 0
 	}
 	if !ask && !h.hold(r, news) {
 		w.WriteHeader(204)
 		return
 	}
 	h.mu.Lock()
-	out := api.SyncResponse{Deltas: h.deltas(in), Refused: h.refuses(in), NeedInventory: ask, Probes: h.probes}
+	out := api.SyncResponse{Deltas: h.deltas(in), Refused: h.refuses(in), NeedInventory: ask, Probes: h.probes, InstancesSeen: h.seen}
 	if ask || len(h.probes) > 0 || h.spec != nil && h.spec.Revision != in.Seen {
 		spec := api.Spec{Revision: "r0"}
 		if h.spec != nil {

@@ -139,6 +139,15 @@ func (h *fakeHead) deltas(in api.SyncRequest) (out []api.Delta) {
 			}
 			continue
 		}
+		if s := h.sets[f.Set]; s != nil {
+			if d := s.delta(f); d != nil {
+				out = append(out, *d)
+			}
+			continue
+		}
+		if f.Set == api.InstanceSet(testUUID) || f.Set == api.ImageSet(testUUID) {
+			continue
+		}
 		if f.Set != api.PortSet(testUUID) {
 			h.t.Errorf("asks for set %q", f.Set)
 		}

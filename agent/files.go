@@ -14,16 +14,18 @@ import (
 
 // Files in the run directory, which is in RAM and lives as long as the boot.
 const (
-	bootFile    = "boot.json"    // api.BootConfig, from the stub; 0600
-	stubFile    = "stub.json"    // when the stub did what; from the stub
-	keyFile     = "agent.key"    // also on the pool; 0600
-	certFile    = "agent.crt"    // client certificate; 0600
-	uuidFile    = "uuid"         // of the server, when the head node named another than the agent did
-	specFile    = "spec.json"    // last spec; also on the pool; 0600
-	portsFile   = "ports.log"    // what the set of ports said; also on the pool; 0600
-	timingsFile = "timings.json" // api.BootTimings of this boot
-	powerFile   = "power.json"   // power request that was taken up
-	statusFile  = "status.json"  // for nereid-agent status
+	bootFile      = "boot.json"     // api.BootConfig, from the stub; 0600
+	stubFile      = "stub.json"     // when the stub did what; from the stub
+	keyFile       = "agent.key"     // also on the pool; 0600
+	certFile      = "agent.crt"     // client certificate; 0600
+	uuidFile      = "uuid"          // of the server, when the head node named another than the agent did
+	specFile      = "spec.json"     // last spec; also on the pool; 0600
+	portsFile     = "ports.log"     // what the set of ports said; also on the pool; 0600
+	instancesFile = "instances.log" // what the set of instances said; also on the pool; 0600
+	imagesFile    = "images.log"    // the same of images
+	timingsFile   = "timings.json"  // api.BootTimings of this boot
+	powerFile     = "power.json"    // power request that was taken up
+	statusFile    = "status.json"   // for nereid-agent status
 )
 
 // maxFile is more than a file has that others write. The specs and reports that the

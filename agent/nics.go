@@ -21,63 +21,32 @@ const (
 	nicRetry = 2 * time.Minute // after which one that failed is tried again, at the latest
 )
 
-// nics has a worker for each instance's NIC of the server: what is wanted of it (one
-// slot, the newest counts), its own failure and its own backoff. A worker is a goroutine
-// only while there is something to do. A NIC that fails or waits delays no other.
+// nics are the instances' NICs of the server, each with a worker: what is wanted of it
+// (the newest counts), its own failure and its own backoff.
 type nics struct {
+	*crew
 	a       *Agent
 	board   *board
-	gate    *gate
-	slots   chan struct{}
 	settled chan struct{} // one slot: good may have changed
 
 	rules sync.RWMutex // held while rules are made: of all NICs, or by each worker for its own
 	ruled *ruled       // nil: not known
 
-	mu      sync.Mutex
-	ctx     context.Context // of run; nil: not begun
-	all     map[string]*nic // by MAC
-	busy    int             // of all, those with something to do
-	bad     int             // of all, those that failed
-	workers sync.WaitGroup
-	gone    []string // ids of removals that were asked for last and are done
+	nics map[string]*nic // by MAC; guarded by crew.mu
+	gone []string        // ids of removals that were asked for last and are done
 }
 
-// nic is one NIC. It is guarded by nics.mu.
+// nic is what is wanted of one NIC.
 type nic struct {
-	mac   string
-	want  *api.PortSpec // nil: nothing
-	gone  []api.GoneNIC // that have the MAC and are to be removed
-	dirty bool          // there is something to do
-	works bool          // a goroutine is at it
-	err   error         // of the last try
-	retry backoff
-	again *time.Timer
+	mac  string
+	want *api.PortSpec // nil: nothing
+	gone []api.GoneNIC // that have the MAC and are to be removed
 }
 
 func newNICs(a *Agent, b *board) *nics {
-	return &nics{a: a, board: b, gate: newGate(gateNetwork), slots: make(chan struct{}, nicSlots),
-		settled: make(chan struct{}, 1), all: map[string]*nic{}}
-}
-
-// run lets the workers work until ctx ends, and waits for them.
-func (n *nics) run(ctx context.Context) error {
-	n.mu.Lock()
-	n.ctx = ctx
-	for _, w := range n.all {
-		n.wake(w)
-	}
-	n.mu.Unlock()
-	<-ctx.Done()
-	n.mu.Lock()
-	for _, w := range n.all {
-		if w.again != nil {
-			w.again.Stop()
-		}
-	}
-	n.mu.Unlock()
-	n.workers.Wait()
-	return nil
+	n := &nics{crew: newCrew(nicSlots, nicRetry, gateNetwork), a: a, board: b, settled: make(chan struct{}, 1), nics: map[string]*nic{}}
+	n.begin = n.job
+	return n
 }
 
 // want takes what is wanted: NICs that are new or changed, and those that are gone. One
@@ -94,12 +63,12 @@ func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) {
 		named[w.mac] = true
 		if w.want == nil || !reflect.DeepEqual(w.want, &p) {
 			w.want = &p
-			n.changed(w)
+			n.changed(w.mac)
 		}
 		w.gone = slices.DeleteFunc(w.gone, func(g api.GoneNIC) bool { return is(p, g) })
 	}
 	for _, g := range gone {
-		w := n.all[strings.ToLower(g.MAC)]
+		w := n.nics[strings.ToLower(g.MAC)]
 		if slices.Contains(n.gone, g.ID) || w != nil && w.want != nil && is(*w.want, g) && named[w.mac] {
 			continue
 		}
@@ -109,7 +78,7 @@ func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) {
 		}
 		if !slices.Contains(w.gone, g) {
 			w.gone = append(w.gone, g)
-			n.changed(w)
+			n.changed(w.mac)
 		}
 	}
 }
@@ -129,30 +98,16 @@ func (n *nics) touched(put []api.PortSpec, gone []api.GoneNIC) (macs, accounts m
 	for i := range put {
 		p := &put[i]
 		mac := strings.ToLower(p.MAC)
-		if w := n.all[mac]; w == nil || w.want == nil || !reflect.DeepEqual(w.want, p) {
+		if w := n.nics[mac]; w == nil || w.want == nil || !reflect.DeepEqual(w.want, p) {
 			touch(mac, w)
 			accounts[p.Owner] = true
 		}
 	}
 	for _, g := range gone {
 		mac := strings.ToLower(g.MAC)
-		touch(mac, n.all[mac])
+		touch(mac, n.nics[mac])
 	}
 	return macs, accounts
-}
-
-// retryFailed has NICs that failed made again: what was wrong may have been mended.
-func (n *nics) retryFailed() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.bad == 0 {
-		return
-	}
-	for _, w := range n.all {
-		if w.err != nil {
-			n.changed(w)
-		}
-	}
 }
 
 // is reports whether a NIC is the one that is said to be gone.
@@ -160,81 +115,40 @@ func is(p api.PortSpec, g api.GoneNIC) bool {
 	return strings.EqualFold(p.MAC, g.MAC) && (g.Instance == "" || g.Instance == p.Instance)
 }
 
-// disturbed has a NIC looked at: it may be no more as it was made.
-func (n *nics) disturbed(mac string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if w := n.all[strings.ToLower(mac)]; w != nil {
-		n.changed(w)
-	}
-}
-
 // wants reports whether a NIC with a MAC is wanted.
 func (n *nics) wants(mac string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	w := n.all[strings.ToLower(mac)]
+	w := n.nics[strings.ToLower(mac)]
 	return w != nil && w.want != nil
 }
 
-// good reports whether all is as it is wanted.
-func (n *nics) good() bool {
+// ready reports whether a NIC is there as it is wanted.
+func (n *nics) ready(mac string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.busy+n.bad == 0
+	mac = strings.ToLower(mac)
+	w := n.nics[mac]
+	return w != nil && w.want != nil && n.fine(mac)
 }
 
-// nic is the worker of a MAC. n.mu is held, as by all that follow.
+// nic is the NIC of a MAC. n.mu is held, as by all that follow.
 func (n *nics) nic(mac string) *nic {
 	mac = strings.ToLower(mac)
-	w := n.all[mac]
+	w := n.nics[mac]
 	if w == nil {
-		w = &nic{mac: mac, retry: backoff{min: time.Second, max: nicRetry}}
-		n.all[mac] = w
+		w = &nic{mac: mac}
+		n.nics[mac] = w
 	}
 	return w
 }
 
-// changed gives a worker something to do, at once.
-func (n *nics) changed(w *nic) {
-	if !w.dirty && !w.works {
-		n.busy++
-	}
-	w.dirty = true
-	n.wake(w)
-}
-
-func (n *nics) wake(w *nic) {
-	if w.again != nil {
-		w.again.Stop()
-		w.again = nil
-	}
-	if n.ctx == nil || n.ctx.Err() != nil || w.works || !w.dirty {
-		return
-	}
-	w.works = true
-	ctx := n.ctx
-	n.workers.Go(func() { n.work(ctx, w) })
-}
-
-// work makes a NIC until it is as it is wanted, or failed.
-func (n *nics) work(ctx context.Context, w *nic) {
-	for n.gate.wait(ctx) {
-		select {
-		case n.slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		n.mu.Lock()
-		want, gone := w.want, slices.Clone(w.gone)
-		w.dirty = false
-		n.mu.Unlock()
-		err := n.make(ctx, w.mac, want, gone)
-		<-n.slots
-		if ctx.Err() != nil || n.done(w, gone, err) {
-			return
-		}
-	}
+// job is what there is to do of a NIC.
+func (n *nics) job(mac string) (func(context.Context) error, func(error) bool) {
+	w := n.nic(mac)
+	want, gone := w.want, slices.Clone(w.gone)
+	return func(ctx context.Context) error { return n.make(ctx, mac, want, gone) },
+		func(err error) bool { return n.made(w, want, gone, err) }
 }
 
 // make does what there is to do of one NIC. What is gone goes first: it may be another
@@ -290,19 +204,9 @@ func (n *nics) unrule(ctx context.Context, g api.GoneNIC) error {
 	return n.a.Net.Filter.DropPort(ctx, g.MAC, g.Instance)
 }
 
-// done notes what came of a try, and reports whether the worker has nothing to do now.
-func (n *nics) done(w *nic, gone []api.GoneNIC, err error) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	switch {
-	case w.err == nil && err != nil:
-		n.bad++
-	case w.err != nil && err == nil:
-		n.bad--
-	}
-	w.err = err
+// made notes what came of a try.
+func (n *nics) made(w *nic, want *api.PortSpec, gone []api.GoneNIC, err error) (forget bool) {
 	if err == nil {
-		w.retry.reset()
 		for _, g := range gone {
 			n.gone = append(n.gone, g.ID)
 		}
@@ -315,19 +219,15 @@ func (n *nics) done(w *nic, gone []api.GoneNIC, err error) bool {
 		n.a.Log.Error("NIC", "mac", w.mac, "err", err)
 		n.board.problem(aboutNIC+w.mac, sentenceOf(err))
 	}
-	if w.dirty {
-		return false
-	}
-	w.works = false
-	n.busy--
-	switch {
-	case err != nil:
-		w.again = time.AfterFunc(w.retry.next(), func() { n.disturbed(w.mac) })
-	case w.want == nil:
-		delete(n.all, w.mac)
-	}
 	poke(n.settled)
-	return true
+	if err == nil && want != nil {
+		n.a.nicReady(want.Instance)
+	}
+	if err == nil && w.want == nil && len(w.gone) == 0 {
+		delete(n.nics, w.mac)
+		return true
+	}
+	return false
 }
 
 // told tells of removals that are done: what was unexpected is not there.
@@ -356,6 +256,6 @@ func sentenceOf(err error) string {
 // network tells of. It never blocks.
 func (a *Agent) Disturbed(mac string) {
 	if n := a.nics.Load(); n != nil {
-		n.disturbed(mac)
+		n.disturbed(strings.ToLower(mac))
 	}
 }

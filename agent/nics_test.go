@@ -30,7 +30,7 @@ func (f portsFunc) DropPort(ctx context.Context, mac, instance string) error {
 func nicLab(t *testing.T, p portsFunc) *nics {
 	a := &Agent{Net: Net{Ports: p}, health: newHealth()}
 	a.Log = slog.New(slog.DiscardHandler)
-	a.ports = newPorts(a)
+	a.ports = newFollower(a, portKind())
 	n := newNICs(a, newBoard(api.Report{}))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -174,8 +174,8 @@ func TestNICSlot(t *testing.T) {
 			n.want(nil, gone)
 			synctest.Wait()
 		}
-		if got := did.take(); !slices.Equal(got, []string{"drop i1"}) || !slices.Equal(n.gone, []string{"a", "b"}) || len(n.all) != 0 {
-			t.Errorf("did %q, told %q, remembered %v", got, n.gone, n.all)
+		if got := did.take(); !slices.Equal(got, []string{"drop i1"}) || !slices.Equal(n.gone, []string{"a", "b"}) || len(n.all)+len(n.nics) != 0 {
+			t.Errorf("did %q, told %q, remembered %v", got, n.gone, n.nics)
 		}
 	})
 }

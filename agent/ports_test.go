@@ -21,16 +21,16 @@ import (
 
 // known are the MACs that an agent knows, those that the set does not name with "?",
 // and what it is to remove with "-".
-func (p *ports) known() string {
+func knownPorts(p *follower[api.PortSpec]) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.state.String()
+	return portsText(&p.state)
 }
 
-func (s portState) String() string {
+func portsText(s *portState) string {
 	var out []string
-	for _, mac := range slices.Sorted(maps.Keys(s.Ports)) {
-		text := mac[len(mac)-2:] + s.Ports[mac].Instance
+	for _, mac := range slices.Sorted(maps.Keys(s.Items)) {
+		text := mac[len(mac)-2:] + s.Items[mac].Instance
 		if s.Stale[mac] {
 			text += "?"
 		}
@@ -83,19 +83,19 @@ func TestPortState(t *testing.T) {
 	}
 	s := newPortState()
 	for _, c := range steps {
-		if err := s.apply(portRecord{Deltas: []api.Delta{c.d}}); err != nil {
+		if err := s.apply(setRecord[api.PortSpec]{Deltas: []api.Delta{c.d}}); err != nil {
 			t.Errorf("%s: %v", c.what, err)
 		}
-		if got := s.String(); got != c.want || s.Follow.Since != c.d.Version {
+		if got := portsText(&s); got != c.want || s.Follow.Since != c.d.Version {
 			t.Errorf("%s: %s at %d; want %s", c.what, got, s.Follow.Since, c.want)
 		}
 	}
 	id := s.Gone[api.PortKey(port(2, "b").MAC, "b")]
-	s.apply(portRecord{Done: []string{id, "another"}})
-	if got := s.String(); got != "01a? 03c -09z" {
+	s.apply(setRecord[api.PortSpec]{Done: []string{id, "another"}})
+	if got := portsText(&s); got != "01a? 03c -09z" {
 		t.Errorf("one removal is done: %s", got)
 	}
-	if err := s.apply(portRecord{Deltas: []api.Delta{{Put: []json.RawMessage{[]byte(`"?"`), []byte(`{}`)}}}}); len(err) != 2 {
+	if err := s.apply(setRecord[api.PortSpec]{Deltas: []api.Delta{{Put: []json.RawMessage{[]byte(`"?"`), []byte(`{}`)}}}}); len(err) != 2 {
 		t.Errorf("what is no port: %v", err)
 	}
 }
@@ -104,8 +104,8 @@ func TestPortState(t *testing.T) {
 // change or what is after it.
 func TestPortLogCut(t *testing.T) {
 	first := newPortState()
-	first.apply(portRecord{Deltas: []api.Delta{full(delta(2, nil, port(1, "a"), port(2, "b")))}})
-	records := []portRecord{
+	first.apply(setRecord[api.PortSpec]{Deltas: []api.Delta{full(delta(2, nil, port(1, "a"), port(2, "b")))}})
+	records := []setRecord[api.PortSpec]{
 		{State: &first},
 		{Deltas: []api.Delta{delta(3, []api.PortSpec{port(1, "a")}), delta(4, nil, port(3, "c"))}},
 		{Done: []string{"e:3 02:6e:72:00:00:01/a"}},
@@ -114,14 +114,14 @@ func TestPortLogCut(t *testing.T) {
 	want, s := []string{"none"}, newPortState()
 	for _, r := range records {
 		s.apply(r)
-		want = append(want, s.String())
+		want = append(want, portsText(&s))
 	}
 	data := logLines(records...)
 	seen := 0
 	for n := range len(data) + 1 {
 		got := "none"
-		if s := readLog(data[:n]); s != nil {
-			got = s.String()
+		if s := readLog(portKind(), data[:n]); s != nil {
+			got = portsText(s)
 			if s.Follow.Kept != 0 {
 				t.Fatalf("at byte %d: what is kept is not known yet, and it says %d", n, s.Follow.Kept)
 			}
@@ -135,8 +135,8 @@ func TestPortLogCut(t *testing.T) {
 	if seen != len(records) {
 		t.Errorf("the whole log gives %s", want[seen])
 	}
-	if got := readLog([]byte("garbage\n")); got != nil {
-		t.Errorf("of garbage: %s", got)
+	if got := readLog(portKind(), []byte("garbage\n")); got != nil {
+		t.Errorf("of garbage: %s", portsText(got))
 	}
 }
 
@@ -185,7 +185,7 @@ func TestPortsCut(t *testing.T) {
 				whole = len(h.spec.Network.Ports) * 150
 			})
 			h.until("kept", func(s api.SyncRequest) bool { return h.uncut() && h.kept(s) })
-			if got, want := r.ports.known(), fmt.Sprintf("01i1 0%di%d", (at/7+1)%2+2, (at/7+1)%2+2); !strings.HasPrefix(got, want) {
+			if got, want := knownPorts(r.ports), fmt.Sprintf("01i1 0%di%d", (at/7+1)%2+2, (at/7+1)%2+2); !strings.HasPrefix(got, want) {
 				t.Fatalf("cut at byte %d: knows %s, want %s", at, got, want)
 			}
 			time.Sleep(time.Second)
@@ -216,7 +216,7 @@ func TestPortsInParts(t *testing.T) {
 		if got := n.did(); got != "" || strings.Count(n.hasRules(), " ") != 4 || strings.Contains(n.hasRules(), port(1, "").MAC) {
 			t.Errorf("did\n%s\nhas rules for %s", got, n.hasRules())
 		}
-		if got := r.ports.known(); !strings.HasPrefix(got, "03i3 04i4 05i5 06i6 07i7") {
+		if got := knownPorts(r.ports); !strings.HasPrefix(got, "03i3 04i4 05i5 06i6 07i7") {
 			t.Errorf("knows %s", got)
 		}
 		r.stop()
@@ -264,14 +264,14 @@ func TestPortsOfOldAgent(t *testing.T) {
 		if got := n.did(); !strings.Contains(got, "firewall 2 ports") {
 			t.Errorf("with the head node away did\n%s", got)
 		}
-		if got := r.ports.known(); !strings.HasPrefix(got, "01i1 02i2?") {
+		if got := knownPorts(r.ports); !strings.HasPrefix(got, "01i1 02i2?") {
 			t.Errorf("knows %s", got)
 		}
 		h.set(func() { h.down, h.approved, h.spec = false, true, withPorts("r2", nil, 1, 4) })
 		h.until("network", func(s api.SyncRequest) bool {
 			return s.Report.AppliedNetwork == "r2" && len(s.Report.UnexpectedNICs) == 1
 		})
-		if got := r.ports.known(); got != "01i1 02i2? 04i4" {
+		if got := knownPorts(r.ports); got != "01i1 02i2? 04i4" {
 			t.Errorf("knows %s", got)
 		}
 		r.stop()
@@ -304,9 +304,9 @@ func TestPortsNotKept(t *testing.T) {
 		w.mu.Unlock()
 		h.until("kept", func(s api.SyncRequest) bool { return h.kept(s) && len(s.Report.Problems) == 0 })
 		w.mu.Lock()
-		pool := readLog(w.config[portsFile])
+		pool := readLog(portKind(), w.config[portsFile])
 		w.mu.Unlock()
-		if pool == nil || !strings.HasPrefix(pool.String(), "01i1 03i3") {
+		if pool == nil || !strings.HasPrefix(portsText(pool), "01i1 03i3") {
 			t.Errorf("the pool has %v", pool)
 		}
 		r.stop()
@@ -343,12 +343,12 @@ func TestPortsPowerCut(t *testing.T) {
 			if got := n.did(); !strings.Contains(got, "firewall 2 ports") {
 				t.Errorf("power cut %d: the next boot did\n%s", at, got)
 			}
-			if got := r.ports.known(); !strings.HasPrefix(got, "01i1 02i2") && !strings.HasPrefix(got, "01i1 03i3") {
+			if got := knownPorts(r.ports); !strings.HasPrefix(got, "01i1 02i2") && !strings.HasPrefix(got, "01i1 03i3") {
 				t.Errorf("power cut %d: knows %q", at, got)
 			}
 			h.set(func() { h.down = false })
 			h.until("kept", h.kept)
-			if got := r.ports.known(); !strings.HasPrefix(got, "01i1 03i3") || strings.Contains(got, "?") {
+			if got := knownPorts(r.ports); !strings.HasPrefix(got, "01i1 03i3") || strings.Contains(got, "?") {
 				t.Errorf("power cut %d: in the end knows %q", at, got)
 			}
 			r.stop()
@@ -367,33 +367,33 @@ func TestPortsPowerCut(t *testing.T) {
 func TestPortLogBounded(t *testing.T) {
 	var file []byte
 	writes := 0
-	f := &portFile{
+	f := &setFile{
 		write: func(_ context.Context, data []byte) error { writes++; file = slices.Clone(data); return nil },
 		add:   func(_ context.Context, data []byte) error { file = append(file, data...); return nil },
 	}
 	s := newPortState()
 	for i := range 10000 {
-		r := portRecord{Deltas: []api.Delta{delta(i+1, []api.PortSpec{port(i%100, "a")}, port((i+1)%100, "a"))}}
+		r := setRecord[api.PortSpec]{Deltas: []api.Delta{delta(i+1, []api.PortSpec{port(i%100, "a")}, port((i+1)%100, "a"))}}
 		s.apply(r)
-		if err := f.keep(t.Context(), logLines(r), func() []byte { return logLines(portRecord{State: &s}) }); err != nil {
+		if err := f.keep(t.Context(), logLines(r), func() []byte { return logLines(setRecord[api.PortSpec]{State: &s}) }); err != nil {
 			t.Fatal(err)
 		}
 		if len(file) > 2*minLog {
 			t.Fatalf("%d bytes after %d changes", len(file), i)
 		}
 	}
-	if d := cmp.Diff(s.String(), readLog(file).String()); d != "" || writes < 2 || writes > 50 {
+	if d := cmp.Diff(portsText(&s), portsText(readLog(portKind(), file))); d != "" || writes < 2 || writes > 50 {
 		t.Errorf("after %d writes:\n%s", writes, d)
 	}
 	// What was not added is in the next whole one.
 	f.add = func(context.Context, []byte) error { return storage.ErrNoPool }
-	r := portRecord{Deltas: []api.Delta{delta(20000, nil, port(200, "z"))}}
+	r := setRecord[api.PortSpec]{Deltas: []api.Delta{delta(20000, nil, port(200, "z"))}}
 	s.apply(r)
-	whole := func() []byte { return logLines(portRecord{State: &s}) }
+	whole := func() []byte { return logLines(setRecord[api.PortSpec]{State: &s}) }
 	if err := f.keep(t.Context(), logLines(r), whole); !errors.Is(err, storage.ErrNoPool) {
 		t.Errorf("without a pool: %v", err)
 	}
-	if err := f.keep(t.Context(), nil, whole); err != nil || !strings.Contains(readLog(file).String(), "c8z") {
-		t.Errorf("then: %v, %s", err, readLog(file))
+	if err := f.keep(t.Context(), nil, whole); err != nil || !strings.Contains(portsText(readLog(portKind(), file)), "c8z") {
+		t.Errorf("then: %v, %s", err, portsText(readLog(portKind(), file)))
 	}
 }

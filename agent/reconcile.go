@@ -277,6 +277,9 @@ func (r *reconciler) imported(im storage.Imported) {
 		}
 	}
 	r.obs.keyKept, r.obs.keyOther = false, false
+	if r.a.instances != nil && r.obs.complete != "" {
+		poke(r.a.instances.load)
+	}
 }
 
 // poolKey is the key on the pool, nil when there is none.

@@ -22,7 +22,18 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	}
 	pctx, cancel := context.WithTimeout(ctx, heldTimeout)
 	defer cancel()
-	report, version := l.board.snapshot(cancel)
+	follow := []api.Follow{l.a.ports.follow(l.uuid)}
+	var told *api.InstanceReport
+	end := cancel
+	if i := l.a.instances; i != nil {
+		follow = append(follow, i.set.follow(l.uuid), i.images.set.follow(l.uuid))
+		// What is told of instances is answered at once, so that an end before the answer
+		// would only have it told again.
+		if told = i.told.report(); told != nil {
+			end = func() { time.AfterFunc(tellGrace, cancel) }
+		}
+	}
+	report, version := l.board.snapshot(end)
 	defer l.board.snapshot(nil)
 	l.observe() // what is new from here on ends the poll
 	req := api.SyncRequest{
@@ -31,7 +42,8 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		Report:          report,
 		Usage:           usage(l.a.ProcRoot),
 		Probes:          l.probed,
-		Follow:          []api.Follow{l.a.ports.follow(l.uuid)},
+		Follow:          follow,
+		Instances:       told,
 	}
 	req.Follow = append(req.Follow, l.net.maps.follow(api.MaxFollow-len(req.Follow))...)
 	req.Usage.Network = l.net.seen.report()
@@ -53,7 +65,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	if err != nil {
 		return l.syncFailed(ctx, err)
 	}
-	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
+	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 && told == nil || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
 		return l.syncFailed(ctx, errors.New("sync: the head node's answer does not name one revision"))
 	}
 	l.noteFirst(report.Boot)
@@ -93,6 +105,17 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 	for _, r := range resp.Refused {
 		l.net.maps.refuse(r)
 	}
+	if i := l.a.instances; i != nil {
+		news = i.told.heard(resp.InstancesSeen)
+		for _, d := range resp.Deltas {
+			// Images first: instances ask for them.
+			some, _ := i.images.set.take(d)
+			more, _ := i.set.take(d)
+			news = news || some || more
+		}
+		i.images.took()
+		i.took()
+	}
 	for _, d := range resp.Deltas {
 		l.partial = l.partial || d.Toward != 0
 		if _, isMap := api.VNIOfMap(d.Set); isMap {
@@ -113,7 +136,7 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 	if !spec && !ports {
 		return news
 	}
-	next.Network = l.a.ports.network(l.spec.Network, l.wanted)
+	next.Network = l.a.network(l.spec.Network, l.wanted)
 	l.spec = next
 	if spec {
 		l.box.put(next)

@@ -40,6 +40,16 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker) []task {
 		{"reconciler", r.run},
 		{"syncer", l.run},
 	}
+	if i := a.instances; i != nil {
+		tasks = append(tasks, []task{
+			{"instance workers", i.run},
+			{"image workers", i.images.run},
+			{"instance keeper", i.set.keep},
+			{"image keeper", i.images.set.keep},
+			{"pool loader", i.loader},
+			{"unit watcher", a.missed("Instances are not started, stopped or watched", i.watch)},
+		}...)
+	}
 	if a.Net.Links == nil {
 		return tasks
 	}
@@ -48,7 +58,7 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker) []task {
 		{"NIC workers", n.nics.run},
 		{"observer", n.seen.run},
 		{"mapper", n.maps.run},
-		{"port keeper", a.keepPorts},
+		{"port keeper", a.ports.keep},
 		{"link watcher", a.missed("Changes of the network made by hand are not noticed", func(ctx context.Context) error {
 			return a.Net.Links.Watch(ctx, nil, n.seen.linksChanged)
 		})},

@@ -6,12 +6,16 @@ import (
 	"regexp"
 	"slices"
 	"testing"
+
+	"nereid/agent/machine"
 )
 
 // TestTasksAreListed: doc.go has the tasks, all of them and no others.
 func TestTasksAreListed(t *testing.T) {
 	a := &Agent{Net: newWire().net(), hardware: &inspector{}}
 	a.Net.Monitor = func(context.Context) error { return nil }
+	a.Zones.Machines = &machine.Machines{}
+	a.ports, a.instances = newFollower(a, portKind()), newInstances(a, nil)
 	n := newNetworker(a, nil)
 	want := []string{a.feeder().name}
 	for _, task := range a.tasks(&reconciler{}, &link{}, n) {

@@ -217,7 +217,7 @@ func TestRestoredHeadNodeCutsNothingOff(t *testing.T) {
 		if got := n.did(); got != "firewall 0 ports, isolated []\nlinks 0 ports 0 VNIs\nrouters 0" {
 			t.Errorf("when it is gone did\n%s", got)
 		}
-		if left := r.ports.known(); len(s.Report.UnexpectedNICs) > 0 || left != "" {
+		if left := knownPorts(r.ports); len(s.Report.UnexpectedNICs) > 0 || left != "" {
 			t.Errorf("reported %+v, still known %s", s.Report.UnexpectedNICs, left)
 		}
 		r.stop()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // configDataset is the dataset of keys and the last spec, below the pool.
@@ -112,4 +113,38 @@ func WriteFile(path string, data []byte) (err error) {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// consolesDataset is the dataset of what zones print, below the pool.
+const consolesDataset = "consoles"
+
+// ConsoleDir is the folder where what zones print is kept: a dataset of the system pool
+// that is made when it is not there, bounded, and no place to run programs from. Its
+// errors wrap ErrNoPool when there is no system pool.
+func (s *Storage) ConsoleDir(ctx context.Context) (string, error) {
+	pool, err := s.SystemPool(ctx)
+	if err != nil {
+		return "", err
+	}
+	name := pool + "/" + consolesDataset
+	for made := false; ; made = true {
+		sets, err := s.datasets(ctx, pool)
+		if err != nil {
+			return "", err
+		}
+		d := sets[name]
+		switch {
+		case d == nil && !made:
+			_, err = s.run(ctx, "zfs", "create", "-o", "quota=8G", "-o", "exec=off", "-o", "setuid=off", "-o", "devices=off", "-o", "compression=on", name)
+		case d != nil && d["mounted"] != "yes" && !made:
+			_, err = s.run(ctx, "zfs", "mount", name)
+		case d == nil || d["mounted"] != "yes" || !strings.HasPrefix(d["mountpoint"], "/"):
+			err = fmt.Errorf("dataset %s is not mounted; run zfs mount %s and see what it says", name, name)
+		default:
+			return s.path(d["mountpoint"]), nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("make a place for what zones print: %w", err)
+		}
+	}
 }

@@ -116,6 +116,7 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 		return err
 	}
 	defer stop()
+	defer joinZones(a, st)()
 	log.Info("starting", "version", version, "server", st.UUID, "boot", boot.BootID, "platform", boot.Platform)
 	return a.Run(ctx)
 }

@@ -11,10 +11,9 @@ import (
 	"time"
 
 	"nereid/agent/storage"
-	"nereid/api"
 )
 
-// The ports are kept in a file of the run directory and one of the pool: portRecords as
+// A set is kept in a file of the run directory and one of the pool: setRecords as
 // JSON, a line each. A line that a power cut broke off is the last one, and is not one:
 // the change that it is of is asked for again. What is added to a file costs what
 // changed; when that has become more than what was there, the file is written anew.
@@ -22,14 +21,14 @@ import (
 // minLog is how many bytes are added to a file before it is written anew.
 const minLog = 256 << 10
 
-// Times between tries to keep the ports.
+// Times between tries to keep a set.
 const (
-	portsRetry    = 2 * time.Second
-	portsRetryMax = 2 * time.Minute
+	keepRetry    = 2 * time.Second
+	keepRetryMax = 2 * time.Minute
 )
 
-// portFile is one of the files.
-type portFile struct {
+// setFile is one of the files.
+type setFile struct {
 	write func(ctx context.Context, data []byte) error // replaces it, at once and for good
 	add   func(ctx context.Context, data []byte) error // for good
 
@@ -39,7 +38,7 @@ type portFile struct {
 }
 
 // keep writes changes, or the state where that is less or the file is not ours yet.
-func (f *portFile) keep(ctx context.Context, changes []byte, whole func() []byte) (err error) {
+func (f *setFile) keep(ctx context.Context, changes []byte, whole func() []byte) (err error) {
 	if f.begun && f.added+len(changes) <= max(minLog, f.size) {
 		if len(changes) == 0 {
 			return nil
@@ -58,39 +57,40 @@ func (f *portFile) keep(ctx context.Context, changes []byte, whole func() []byte
 	return err
 }
 
-// keepPorts is the goroutine that keeps the ports, until ctx ends. It may wait for the
-// pool, and nothing waits for it: what is not kept yet is told again after a restart.
-func (a *Agent) keepPorts(ctx context.Context) error {
-	path := filepath.Join(a.Dir, portsFile)
-	run := &portFile{
+// keep is the goroutine that keeps the set, until ctx ends. It may wait for the pool,
+// and nothing waits for it: what is not kept yet is told again after a restart.
+func (p *follower[V]) keep(ctx context.Context) error {
+	a, name := p.a, p.kind.file
+	path := filepath.Join(a.Dir, name)
+	run := &setFile{
 		write: func(_ context.Context, data []byte) error { return writeFile(path, data) },
 		add:   func(_ context.Context, data []byte) error { return storage.Append(path, data) },
 	}
-	pool := &portFile{
-		write: func(ctx context.Context, data []byte) error { return a.Config.WriteConfig(ctx, portsFile, data) },
-		add:   func(ctx context.Context, data []byte) error { return a.Config.AppendConfig(ctx, portsFile, data) },
+	pool := &setFile{
+		write: func(ctx context.Context, data []byte) error { return a.Config.WriteConfig(ctx, name, data) },
+		add:   func(ctx context.Context, data []byte) error { return a.Config.AppendConfig(ctx, name, data) },
 	}
-	retry := backoff{min: portsRetry, max: portsRetryMax}
+	retry := backoff{min: keepRetry, max: keepRetryMax}
 	for ctx.Err() == nil {
-		changes, whole, at := a.ports.wanted()
+		changes, whole, at := p.wanted()
 		if whole {
 			run.begun, pool.begun = false, false
 		}
 		lines := logLines(changes...)
-		err := run.keep(ctx, lines, a.ports.file)
+		err := run.keep(ctx, lines, p.file)
 		if err == nil {
-			if err = pool.keep(ctx, lines, a.ports.file); errors.Is(err, storage.ErrNoPool) {
+			if err = pool.keep(ctx, lines, p.file); errors.Is(err, storage.ErrNoPool) {
 				pool.begun, err = false, nil // it is written whole when there is one
 			}
 		} else {
 			pool.begun = false
 		}
 		if err == nil {
-			a.ports.kept(at)
+			p.kept(at)
 			retry.reset()
-			a.board.problem("ports", "")
+			a.board.problem(name, "")
 			select {
-			case <-a.ports.news:
+			case <-p.news:
 			case <-ctx.Done():
 			}
 			continue
@@ -98,15 +98,15 @@ func (a *Agent) keepPorts(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		a.Log.Error("keep ports", "err", err)
-		a.board.problem("ports", "What the head node wants of instances' NICs could not be kept: "+err.Error()+"; a boot without the head node would not know the last changes.")
+		a.Log.Error("keep set", "file", name, "err", err)
+		a.board.problem(name, p.kind.lost+": "+err.Error()+"; a boot without the head node would not know the last changes.")
 		pause(ctx, retry.next())
 	}
 	return nil
 }
 
 // logLines are records as they are in a file.
-func logLines(records ...portRecord) []byte {
+func logLines[V any](records ...setRecord[V]) []byte {
 	var b bytes.Buffer
 	for _, r := range records {
 		line, err := json.Marshal(r)
@@ -119,11 +119,11 @@ func logLines(records ...portRecord) []byte {
 }
 
 // readLog is the state that a file leads to; nil when there is none in it.
-func readLog(data []byte) *portState {
-	var s *portState
+func readLog[V any](k kind[V], data []byte) *setState[V] {
+	var s *setState[V]
 	for len(data) > 0 {
 		line, rest, ended := bytes.Cut(data, []byte("\n"))
-		var r portRecord
+		var r setRecord[V]
 		if !ended || json.Unmarshal(line, &r) != nil {
 			return s // where the power went
 		}
@@ -131,7 +131,7 @@ func readLog(data []byte) *portState {
 			if r.State == nil {
 				return nil
 			}
-			fresh := newPortState()
+			fresh := newSetState(k)
 			s = &fresh
 		}
 		s.apply(r)
@@ -143,23 +143,26 @@ func readLog(data []byte) *portState {
 	return s
 }
 
-// keptPorts are the ports as they were kept, of this boot, else on the pool; nil: they
-// were not.
-func (a *Agent) keptPorts(ctx context.Context) *portState {
-	data, err := os.ReadFile(filepath.Join(a.Dir, portsFile))
-	if s := readLog(data); s != nil && err == nil {
+// start begins with the set as it was kept, of this boot, else on the pool, else with
+// what else is known of it.
+func (p *follower[V]) start(ctx context.Context, other *setState[V]) {
+	kept := p.read(ctx)
+	if kept == nil {
+		kept = other
+	}
+	p.begin(kept)
+}
+
+func (p *follower[V]) read(ctx context.Context) *setState[V] {
+	data, err := os.ReadFile(filepath.Join(p.a.Dir, p.kind.file))
+	if s := readLog(p.kind, data); s != nil && err == nil {
 		return s
 	}
-	if data, err = a.Config.ReadConfig(ctx, portsFile); err != nil {
+	if data, err = p.a.Config.ReadConfig(ctx, p.kind.file); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrNoPool) {
-			a.Log.Warn("read ports of the pool", "err", err)
+			p.a.Log.Warn("read set of the pool", "file", p.kind.file, "err", err)
 		}
 		return nil
 	}
-	return readLog(data)
-}
-
-// startPorts reads what was kept of the ports; last is the last spec.
-func (a *Agent) startPorts(ctx context.Context, last *api.NetworkSpec) {
-	a.ports.begin(a.keptPorts(ctx), last)
+	return readLog(p.kind, data)
 }

@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"crypto/rand"
+	"fmt"
+	"reflect"
+	"sync"
+
+	"nereid/api"
+)
+
+// instanceLog is what the head node is told of instances: each change until it has taken
+// it in. A change costs what changed. Its methods are for any goroutine.
+type instanceLog struct {
+	mu      sync.Mutex
+	life    string // of this log: names of another are not ours
+	version uint64
+	all     map[string]api.InstanceStatus
+	changed map[string]uint64 // UUIDs that the head node may not know: version of the change
+	begun   bool              // all is known
+	full    bool              // all is to be told
+	sent    uint64            // version of the report that was sent last
+	named   string            // its name; empty: none was sent
+	since   string            // name of the report that the head node took in last
+}
+
+func newInstanceLog() *instanceLog {
+	return &instanceLog{life: rand.Text(), all: map[string]api.InstanceStatus{}, changed: map[string]uint64{}, full: true}
+}
+
+// begin says that all instances are known: there may be reports.
+func (l *instanceLog) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begun = true
+}
+
+// put notes how an instance is, and reports whether that is news.
+func (l *instanceLog) put(st api.InstanceStatus) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if was, is := l.all[st.UUID]; is && reflect.DeepEqual(was, st) {
+		return false
+	}
+	l.version++
+	l.all[st.UUID] = st
+	l.changed[st.UUID] = l.version
+	return true
+}
+
+// gone notes that nothing is left of an instance, which is news.
+func (l *instanceLog) gone(uuid string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.version++
+	delete(l.all, uuid)
+	l.changed[uuid] = l.version
+	return true
+}
+
+func (l *instanceLog) name(version uint64) string { return fmt.Sprintf("%s:%d", l.life, version) }
+
+// report is what the head node is to be told; nil: nothing.
+func (l *instanceLog) report() *api.InstanceReport {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.begun || !l.full && len(l.changed) == 0 {
+		return nil
+	}
+	l.sent, l.named = l.version, l.name(l.version)
+	r := &api.InstanceReport{Since: l.since, Now: l.name(l.version), Full: l.full}
+	if l.full {
+		r.Since = ""
+		for _, st := range l.all {
+			r.Put = append(r.Put, st)
+		}
+	}
+	for uuid := range l.changed {
+		if st, is := l.all[uuid]; !is {
+			r.Gone = append(r.Gone, uuid)
+		} else if !l.full {
+			r.Put = append(r.Put, st)
+		}
+	}
+	return r
+}
+
+// heard takes in what the head node says that it took in last, and reports whether that
+// is what was sent last.
+func (l *instanceLog) heard(seen string) (took bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.named != "" && seen == l.named:
+		for uuid, version := range l.changed {
+			if version <= l.sent {
+				delete(l.changed, uuid)
+			}
+		}
+		took = l.since != seen
+		l.since, l.full = seen, false
+	case seen != l.since:
+		l.full = true
+	}
+	return took
+}
