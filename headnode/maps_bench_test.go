@@ -2,6 +2,7 @@ package headnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -113,5 +114,78 @@ func BenchmarkIdleSync(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		poll()
+	}
+}
+
+// BenchmarkFabricNIC is what the write of a NIC on a fabric with NAT costs where 1,000
+// servers do NAT: one more on a server that has some of the account, and the first there,
+// which is made and deleted.
+func BenchmarkFabricNIC(b *testing.B) {
+	const servers = 1000
+	s, _, _ := fabricServers(b, servers)
+	ctx := context.Background()
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		if _, err := networks.CreateNICTag(tx, api.NICTag{Name: "external"}); err != nil {
+			return err
+		}
+		if _, err := networks.CreateNetwork(tx, api.Network{Name: "external", NICTag: "external", Subnet: "203.0.0.0/16", Gateway: "203.0.0.1"}); err != nil {
+			return err
+		}
+		for i := range servers {
+			mac := fmt.Sprintf("52:54:00:01:%02x:%02x", i>>8, i&255)
+			if _, err := networks.SetNICTagUse(tx, benchUUID(i), api.NICTagUse{MAC: mac, NICTags: []string{"external"}}, []string{mac}, false); err != nil {
+				return err
+			}
+		}
+		settings, err := networks.GetSettings(tx)
+		if err != nil {
+			return err
+		}
+		settings.NATNetwork = "external"
+		_, err = networks.UpdateSettings(tx, settings)
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var net api.Network
+	n := 0
+	nic := func(tx store.Tx, server int) (api.NetworkNIC, error) {
+		n++
+		c, err := s.createNIC(tx, api.NetworkNIC{Owner: bob, BelongsToType: api.BelongsToZone, Server: benchUUID(server), Addresses: []api.NICAddress{{Network: net.UUID}},
+			BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", n)}, nil)
+		return s.nicChanged(tx, c, err)
+	}
+	err = s.store.Update(ctx, func(tx store.Tx) error {
+		v, err := fabric.CreateVLAN(tx, api.FabricVLAN{Owner: bob, VLAN: 2, Name: "web"}, s.now())
+		if err == nil {
+			net, err = s.createFabricNetwork(tx, args{"owner": bob, "vlan": fmt.Sprint(v.VLAN)}, api.Network{Name: "web", Subnet: "10.0.0.0/16", Gateway: "10.0.0.1", InternetNAT: true})
+		}
+		for i := range 3 {
+			if err == nil {
+				_, err = nic(tx, i)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	undo := errors.New("undo")
+	for _, c := range []struct {
+		what   string
+		server int
+	}{{"one more there", 1}, {"the first there", 500}} {
+		b.Run(c.what, func(b *testing.B) {
+			for b.Loop() { // without the commit, whose disk is another matter
+				err := s.store.Update(ctx, func(tx store.Tx) error {
+					_, err := nic(tx, c.server)
+					return errors.Join(err, undo)
+				})
+				if err != undo && err.Error() != undo.Error() {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -283,10 +283,14 @@ func (s *Server) mapTransit(tx store.Tx, owner string, servers []string, w *ways
 	return err
 }
 
-// natSpec is the NAT of an account's router on a server; nil when there is none.
+// natSpec is the NAT of an account's router on a server that has one; nil when there is
+// none.
 func natSpec(tx store.Tx, owner, server string, w *ways) (*api.NATSpec, error) {
-	here, err := w.servers(tx, owner)
-	if err != nil || len(here) == 0 {
+	if w.network == "" {
+		return nil, nil
+	}
+	has, err := hasNAT(tx, owner)
+	if err != nil || !has {
 		return nil, err
 	}
 	gateways, err := gatewaysOf(tx, owner)

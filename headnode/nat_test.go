@@ -117,6 +117,50 @@ func TestNAT(t *testing.T) {
 	}
 }
 
+// An account's gateways come with its first NIC on a server that needs them, stay with
+// each other, and go with the last, whether it is deleted or moves.
+func TestNATComesAndGoes(t *testing.T) {
+	h, ms, net := natRack(t)
+	ctx := context.Background()
+	nic := func(on *machine) api.NetworkNIC {
+		t.Helper()
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
+	}
+	via := func() int {
+		t.Helper()
+		ms[3].seen = ""
+		if spec := ms[3].mustSync().Spec.Network; len(spec.Routers) > 0 && spec.Routers[0].NAT != nil {
+			return len(spec.Routers[0].NAT.Via)
+		}
+		return 0
+	}
+	remove := func(n api.NetworkNIC) {
+		t.Helper()
+		if err := h.client.NICs().Delete(ctx, n.MAC); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(what string, n int) {
+		t.Helper()
+		if got := via(); got != n {
+			t.Errorf("%s: %d gateways, want %d", what, got, n)
+		}
+	}
+	a, b := nic(ms[3]), nic(ms[3])
+	want("two NICs", 2)
+	remove(a)
+	want("one is left", 2)
+	remove(b)
+	want("none is left", 0)
+	c := nic(ms[3])
+	want("one again", 2)
+	must[api.NetworkNIC](t)(h.client.NICs().Update(ctx, c.MAC, api.NICUpdate{Server: &ms[0].uuid}, ""))
+	want("it moved", 0)
+	must[api.NetworkNIC](t)(h.client.NICs().Update(ctx, c.MAC, api.NICUpdate{Server: &ms[3].uuid}, ""))
+	want("and back", 2)
+}
+
 // A server whose link to the external network is down does no NAT, its own
 // instances' neither, until it has the link again; when all have lost it, all stay.
 func TestNATWithoutLink(t *testing.T) {

@@ -136,7 +136,10 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 		switch {
 		case n == nil:
 		case n.VNI != 0:
-			err = s.renat(tx, n.Owner)
+			var spreads bool
+			if spreads, err = spreadsNAT(tx, c, *n); err == nil && spreads {
+				err = s.renat(tx, n.Owner)
+			}
 		case n.Underlay:
 			err = s.renatAll(tx)
 		}
@@ -146,6 +149,22 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	}
 	servers, err := respecified(tx, c)
 	return out, touched(tx, servers, err)
+}
+
+// spreadsNAT says whether a NIC of a change made its account's fabric come to a server,
+// or leave it, where that matters for NAT. Other NICs change nothing of the ways outside.
+func spreadsNAT(tx store.Tx, c networks.Change, n api.NetworkNIC) (bool, error) {
+	if n.Server == "" {
+		return false, nil
+	}
+	if b, a := c.Before, c.After; b != nil && a != nil && b.VNI != 0 && a.VNI != 0 && b.Server == a.Server && b.Owner == a.Owner {
+		return false, nil
+	}
+	settings, err := networks.GetSettings(tx)
+	if err != nil || settings.NATNetwork == "" {
+		return false, err
+	}
+	return networks.Newcomer(tx, n)
 }
 
 // respecified are the servers whose specs a change of a NIC changes: of a NIC of their

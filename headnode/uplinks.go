@@ -33,6 +33,13 @@ func natWays(tx store.Tx) (*ways, error) {
 	if w.tags, err = natTags(tx, w.network); err != nil {
 		return w, err
 	}
+	down := map[string][]string{} // of all servers, for few have any
+	for e, err := range store.Each[[]string](tx, natDownPrefix) {
+		if err != nil {
+			return w, err
+		}
+		down[e.Key[len(natDownPrefix):]] = e.Value
+	}
 	var cut []string
 	for _, tag := range w.tags {
 		servers, err := networks.ServersProviding(tx, tag)
@@ -40,16 +47,12 @@ func natWays(tx store.Tx) (*ways, error) {
 			return w, err
 		}
 		for _, server := range servers {
-			under, err := w.underlay(tx, server)
-			if err != nil {
-				return w, err
-			}
-			down, _, err := store.Lookup[[]string](tx, natDownPrefix+server)
+			reached, err := networks.HasUnderlay(tx, server)
 			switch {
 			case err != nil:
 				return w, err
-			case !under.IsValid():
-			case slices.Contains(down, tag):
+			case !reached:
+			case slices.Contains(down[server], tag):
 				cut = append(cut, server)
 			default:
 				w.can = append(w.can, server)
@@ -80,8 +83,8 @@ func (w *ways) servers(tx store.Tx, owner string) ([]string, error) {
 	if w.network == "" {
 		return nil, nil
 	}
-	nets, err := networks.FabricNetworks(tx, owner)
-	if err != nil || !slices.ContainsFunc(nets, func(n api.Network) bool { return n.InternetNAT && n.Gateway != "" }) {
+	has, err := hasNAT(tx, owner)
+	if err != nil || !has {
 		return nil, err
 	}
 	nics, _, err := networks.ListNICs(tx, networks.NICFilter{Owner: owner}, "", 0)
@@ -96,6 +99,12 @@ func (w *ways) servers(tx store.Tx, owner string) ([]string, error) {
 	}
 	slices.Sort(here)
 	return slices.Compact(here), nil
+}
+
+// hasNAT says whether an account has a network with internet_nat.
+func hasNAT(tx store.Tx, owner string) (bool, error) {
+	nets, err := networks.FabricNetworks(tx, owner)
+	return slices.ContainsFunc(nets, func(n api.Network) bool { return n.InternetNAT && n.Gateway != "" }), err
 }
 
 // noteLinks takes in which NIC tags of a server have no link. Accounts that had, or

@@ -140,7 +140,7 @@ func hostsFabric(tx store.Tx, nic api.NetworkNIC) error {
 	if nic.VNI == 0 || nic.Server == "" {
 		return nil
 	}
-	has, err := store.HasBelow(tx, underlayPrefix+nic.Server+"/")
+	has, err := HasUnderlay(tx, nic.Server)
 	if err == nil && !has {
 		err = conflict("give the server a NIC with underlay set, or choose another server", "server %s has no underlay address, so no fabric reaches it", nic.Server)
 	}

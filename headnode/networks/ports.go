@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"nereid/api"
 	"nereid/headnode/journal"
@@ -147,6 +148,18 @@ func HostsVNI(tx store.Tx, server, owner string, vni uint32) (_ bool, err error)
 func Alone(tx store.Tx, n api.NetworkNIC) (bool, error) {
 	for mac, err := range below(tx, hostsKey(n)) {
 		if err != nil || mac != n.MAC {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// Newcomer says whether no other NIC of its account is on the server of a NIC, on any
+// of the account's fabrics.
+func Newcomer(tx store.Tx, n api.NetworkNIC) (_ bool, err error) {
+	defer named(&err, "look for NICs of account %s on server %s", n.Owner, n.Server)
+	for rest, err := range below(tx, hostsPrefix+n.Server+"/"+n.Owner+"/") {
+		if _, mac, _ := strings.Cut(rest, "/"); err != nil || mac != n.MAC {
 			return false, err
 		}
 	}

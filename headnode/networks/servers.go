@@ -73,6 +73,12 @@ func UnderlayOf(tx store.Tx, server string) (_ []Underlay, err error) {
 	return underlays(tx, underlayPrefix+server+"/")
 }
 
+// HasUnderlay says whether a server has an underlay address.
+func HasUnderlay(tx store.Tx, server string) (_ bool, err error) {
+	defer named(&err, "look for underlay address of server %s", server)
+	return store.HasBelow(tx, underlayPrefix+server+"/")
+}
+
 // Underlays gives those of all servers.
 func Underlays(tx store.Tx) (_ []Underlay, err error) {
 	defer named(&err, "read underlay addresses")
