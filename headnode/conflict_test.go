@@ -102,7 +102,7 @@ func together(a, b []storetest.Trace) []string {
 // named: two NICs of one network take addresses from the same span.
 func TestTwoAtATime(t *testing.T) {
 	tr := &recorder{ops: map[any][]storetest.Trace{}}
-	h, ms := fabricRackIn(startIn(t, initDir(t, 250), tr.record), 4)
+	h, ms := fabricRackIn(startIn(t, initDir(t, 250), withImages, tr.record), 4)
 	tr.head = h
 	bg := context.Background()
 	must[api.NICTag](t)(h.client.NICTags().Create(bg, api.NICTag{Name: "external"}))
@@ -170,6 +170,20 @@ func TestTwoAtATime(t *testing.T) {
 			}
 		}
 	}
+	for _, m := range ms[:2] {
+		runner(m)
+	}
+	create := func(m *machine, owner, network string) func(context.Context) {
+		return func(ctx context.Context) {
+			t.Helper()
+			instance++
+			_, err := h.Server.createInstance(ctx, api.InstanceCreate{Owner: owner, Name: "i" + string(rune('a'+instance)), Image: "debian", Package: "sample-128M", Server: m.uuid,
+				Networks: []api.InstanceNetwork{{Addresses: []api.NICAddress{{Network: network}}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	// boot is a server's whole boot, to its first sync.
 	boot := func(m *machine) func(context.Context) {
 		return func(ctx context.Context) {
@@ -211,6 +225,8 @@ func TestTwoAtATime(t *testing.T) {
 		{"NICs of one network", nic(ms[0], alice, "n0"), nic(ms[1], bob, "n0"), []string{"networks/free/", "networks/ip/"}},
 		{"NICs of two fabrics", nic(ms[0], alice, alices), nic(ms[1], bob, bobs), nil},
 		{"a NIC made, a NIC deleted", nic(ms[0], alice, "n0"), dropNIC(ms[1], "n1"), nil},
+		{"instances of one owner on two networks", create(ms[0], alice, "n0"), create(ms[1], alice, "n1"), nil},
+		{"instances on two fabrics", create(ms[0], alice, alices), create(ms[1], bob, bobs), nil},
 		{"boots", boot(ms[0]), boot(ms[1]), []string{"token/expiry/"}}, // expired ones are pruned
 		{"a boot and a NIC", boot(ms[2]), nic(ms[3], alice, "n3"), nil},
 		{"reports", report(ms[0]), report(ms[1]), nil},
