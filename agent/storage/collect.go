@@ -16,8 +16,8 @@ type Collection struct {
 
 // Unused are the images that go, those that were unused for longest first: images
 // without a clone, that keep does not name, and that nobody used for long, or the pool
-// is under pressure. full is the share of the pool in use, 0 to 1. Under pressure they go
-// until what they free would end it.
+// is under pressure. size and used are the pool's, in bytes. Under pressure they go until
+// what they free ends it.
 func (c Collection) Unused(images []FoundImage, keep func(uuid string) bool, size, used int64, now time.Time) []FoundImage {
 	after, pressure := c.After, c.Pressure
 	if after == 0 {

@@ -46,18 +46,28 @@ func (r *Roots) importImage(ctx context.Context, spec api.ImageSpec, name string
 	if complete, err := r.clear(ctx, spec.UUID, name); complete || err != nil {
 		return err
 	}
-	partial := name + partialSuffix
-	if err := r.fill(ctx, spec, partial, from, progress); err != nil {
-		// Also when ctx ended: what was made so far is not left for the next import.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
-		defer cancel()
-		_, cleared := r.clear(ctx, spec.UUID, name)
+	err := r.fill(ctx, spec, name+partialSuffix, from, progress)
+	if err == nil {
+		err = r.finish(ctx, name)
+	}
+	if err == nil {
+		return nil
+	}
+	// Also when ctx ended: what was made so far is not left for the next import.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+	defer cancel()
+	if complete, cleared := r.clear(ctx, spec.UUID, name); !complete {
 		return errors.Join(err, cleared)
 	}
-	if err := r.zfs().Set(ctx, partial, map[string]string{"readonly": "on"}); err != nil {
+	return nil // it has its name: what failed came after
+}
+
+// finish makes an image of a partial that was verified.
+func (r *Roots) finish(ctx context.Context, name string) error {
+	if err := r.zfs().Set(ctx, name+partialSuffix, map[string]string{"readonly": "on"}); err != nil {
 		return err
 	}
-	return r.zfs().Rename(ctx, partial, name)
+	return r.zfs().Rename(ctx, name+partialSuffix, name)
 }
 
 // fill makes the partial with its @final, verified.

@@ -18,6 +18,8 @@ import (
 func TestPowerLostAtEveryStep(t *testing.T) {
 	b := testTar(t)
 	spec := specOf(b, api.FormatTar)
+	l, r := rootsLab(t)
+	stream, _ := l.stream(t)
 	story := []struct {
 		name string
 		do   func(ctx context.Context, l *lab, r *Roots) error
@@ -40,8 +42,10 @@ func TestPowerLostAtEveryStep(t *testing.T) {
 			return errors.Join(err, r.DropInstance(ctx, testInstance))
 		}, "image"},
 		{"collect", func(ctx context.Context, _ *lab, r *Roots) error { return r.DropImage(ctx, testImage) }, ""},
+		{"import a stream", func(ctx context.Context, _ *lab, r *Roots) error {
+			return r.ImportImage(ctx, specOf(stream, api.FormatZFS), bytes.NewReader(stream), nil)
+		}, "image"},
 	}
-	l, r := rootsLab(t)
 	if err := l.World.Create(t.Context(), "zones/mine", nil); err != nil {
 		t.Fatal(err)
 	}
