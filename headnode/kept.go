@@ -141,6 +141,9 @@ func (s *Server) keepMapped(tx store.Tx, server string, reported []api.Unexpecte
 	if err != nil || !change {
 		return err
 	}
+	if err := s.renatKept(tx, server, had, wanted); err != nil {
+		return err
+	}
 	return touch(tx, server) // its spec has the VNIs that kept NICs are on
 }
 
@@ -261,6 +264,9 @@ func rehomeKept(tx store.Tx, server string, under netip.Addr) error {
 		default:
 			if err = dropKept(tx, k, nil); err == nil {
 				err = tx.Delete(key)
+			}
+			if err == nil {
+				err = noteKept(tx, server, k.owner)
 			}
 			if err == nil {
 				err = tx.Delete(keptSeenPrefix + server) // looked at again with the next report

@@ -139,3 +139,61 @@ func TestKeptTakesNothing(t *testing.T) {
 		t.Errorf("spec afterwards: %+v", n)
 	}
 }
+
+// After a restore of an older head node, an account of which it knows no NIC has its
+// gateways again as soon as a server reports one of its NICs, and until none does.
+func TestKeptNICHasItsWayOut(t *testing.T) {
+	h, ms, net := natRack(t)
+	ctx := context.Background()
+	backup := filepath.Join(t.TempDir(), "backup")
+	restart := func(restore bool) {
+		h.stop()
+		from, to := filepath.Join(h.dir, storeFile), backup
+		if restore {
+			from, to = to, from
+		}
+		copyFile(t, from, to)
+		h = startIn(t, h.dir)
+		for _, m := range ms {
+			m.h = h
+		}
+	}
+	// gateways are the servers with a router for others, and away the NAT of the last server.
+	ways := func() (gateways int, away *api.NATSpec) {
+		t.Helper()
+		for i, m := range ms {
+			m.seen = ""
+			n := m.mustSync().Spec.Network
+			if len(n.Routers) == 0 || n.Routers[0].NAT == nil {
+				continue
+			}
+			if i == len(ms)-1 {
+				away = n.Routers[0].NAT
+			} else if n.Routers[0].NAT.Transit != "" {
+				gateways++
+			}
+		}
+		return gateways, away
+	}
+	restart(false)
+	on := ms[3]
+	lost := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+		BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
+	if n, away := ways(); n != 2 || away == nil || len(away.Via) != 2 {
+		t.Fatalf("before: %d gateways, %+v", n, away)
+	}
+	restart(true)
+	if n, away := ways(); n != 0 || away != nil {
+		t.Errorf("restored: %d gateways, %+v", n, away)
+	}
+	on.rep.UnexpectedNICs = []api.UnexpectedNIC{{MAC: lost.MAC, Instance: lost.BelongsTo, Owner: alice, VNI: net.VNI, Addresses: []string{lost.Addresses[0].IP + "/24"}}}
+	on.mustDrain()
+	if n, away := ways(); n != 2 || away == nil || len(away.Via) != 2 {
+		t.Errorf("reported: %d gateways, %+v", n, away)
+	}
+	on.rep.UnexpectedNICs = nil
+	on.mustDrain()
+	if n, away := ways(); n != 0 || away != nil {
+		t.Errorf("not reported any more: %d gateways, %+v", n, away)
+	}
+}

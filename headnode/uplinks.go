@@ -77,7 +77,7 @@ func (w *ways) underlay(tx store.Tx, server string) (netip.Addr, error) {
 	return a, err
 }
 
-// servers are those with NICs of an account that has a network with internet_nat;
+// servers are those with NICs, known or kept, of an account that has a network with internet_nat;
 // none when NAT is not set up.
 func (w *ways) servers(tx store.Tx, owner string) ([]string, error) {
 	if w.network == "" {
@@ -91,7 +91,10 @@ func (w *ways) servers(tx store.Tx, owner string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var here []string
+	here, err := keptServers(tx, owner)
+	if err != nil {
+		return nil, err
+	}
 	for _, n := range nics {
 		if n.VNI != 0 && n.Server != "" {
 			here = append(here, n.Server)
@@ -148,6 +151,13 @@ func (s *Server) noteLinks(tx store.Tx, server string, down []string) error {
 			if n.VNI != 0 {
 				owners[n.Owner] = true
 			}
+		}
+		kept, err := keptOn(tx, server)
+		if err != nil {
+			return err
+		}
+		for _, k := range kept {
+			owners[k.owner] = true
 		}
 	}
 	if err := s.renatEach(tx, slices.Sorted(maps.Keys(owners))...); err != nil {
