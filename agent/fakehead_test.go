@@ -54,6 +54,7 @@ type fakeHead struct {
 	told     map[string]api.InstanceStatus
 	gone     []string
 	fulls    int
+	greeted  bool // a head node answers at once when it hears of a server's instances
 	enrols   int
 	renewals int
 	requests int
@@ -380,6 +381,9 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		h.probes = nil
 	}
 	acked := h.takeInstances(in.Instances)
+	if h.sets != nil && !h.greeted { // it has not heard of the server's instances yet
+		h.greeted, acked = true, true
+	}
 	h.bump()
 	h.mu.Unlock()
 	news := func() bool {

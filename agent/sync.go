@@ -65,7 +65,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	if err != nil {
 		return l.syncFailed(ctx, err)
 	}
-	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 && told == nil || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
+	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 && l.a.instances == nil || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
 		return l.syncFailed(ctx, errors.New("sync: the head node's answer does not name one revision"))
 	}
 	l.noteFirst(report.Boot)

@@ -12,7 +12,7 @@ import (
 // modules are what a later NIC tag, bond, VLAN, VNI, rule or virtual machine needs of
 // the kernel. They are loaded before the first zone: from then on the kernel loads none
 // by itself, as a zone's root could have it do.
-var modules = strings.Fields(`veth bridge br_netfilter vxlan 8021q bonding dummy tun fuse overlay loop
+var modules = strings.Fields(`veth bridge vxlan 8021q bonding dummy tun fuse overlay loop
 	nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_redir nft_limit nft_log nft_reject nft_reject_inet
 	nft_reject_bridge nft_meta_bridge nft_numgen nft_hash nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6
 	nft_connlimit nft_quota nft_objref nft_dup_netdev nft_fwd_netdev nft_compat nft_synproxy nft_socket nft_tproxy

@@ -15,7 +15,11 @@ import (
 )
 
 // settleLimit bounds the wait for the device manager's look at a NIC.
-const settleLimit = 20 * time.Second
+const settleLimit = 40 * time.Second
+
+// settleAgain is when the device manager is asked to look again, once: it may have been
+// away. While it looks again the NIC counts as not known.
+const settleAgain = 15 * time.Second
 
 // Prepare makes ready what a start of the zone needs: what a crash left goes, and each
 // NIC's end is there and known to the device manager, without which systemd-nspawn takes
@@ -81,9 +85,10 @@ func (n NIC) ready() error {
 	}
 	seen := filepath.Join("/run/udev/data", "n"+strconv.Itoa(l.Attrs().Index))
 	event := filepath.Join("/sys/class/net", name, "uevent")
-	for begun, asked := time.Now(), time.Now(); ; {
+	for begun, asked := time.Now(), false; ; {
 		data, err := os.ReadFile(seen)
-		if err == nil && (bytes.HasPrefix(data, []byte("I:")) || bytes.Contains(data, []byte("\nI:"))) {
+		known := bytes.HasPrefix(data, []byte("I:")) || bytes.Contains(data, []byte("\nI:"))
+		if err == nil && known && !bytes.Contains(data, []byte("ID_PROCESSING=1")) {
 			return nil
 		}
 		if err != nil && !os.IsNotExist(err) {
@@ -92,8 +97,8 @@ func (n NIC) ready() error {
 		if time.Since(begun) > settleLimit {
 			return fmt.Errorf("the device manager did not look at %s within %v; is systemd-udevd there (systemctl status systemd-udevd)?", name, settleLimit)
 		}
-		if time.Since(asked) > 2*time.Second { // it may have missed it
-			asked = time.Now()
+		if !asked && time.Since(begun) > settleAgain {
+			asked = true
 			if err := os.WriteFile(event, []byte("add"), 0); err != nil {
 				return err
 			}
