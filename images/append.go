@@ -22,25 +22,33 @@ import (
 // after a restart of the process. Wrong bytes (*DigestError), too many
 // (*SizeError) and a full disk (*NoSpaceError) remove the partial.
 func (s *Store) Append(ctx context.Context, digest string, total, offset int64, r io.Reader) (have int64, complete bool, err error) {
+	return s.AppendNamed(ctx, digest, digest, total, offset, r)
+}
+
+// AppendNamed is Append to a file whose name is not its digest.
+func (s *Store) AppendNamed(ctx context.Context, name, digest string, total, offset int64, r io.Reader) (have int64, complete bool, err error) {
+	if err := s.check(name); err != nil {
+		return 0, false, err
+	}
 	if err := CheckDigest(digest); err != nil {
 		return 0, false, err
 	}
 	if total <= 0 || offset < 0 || offset > total {
-		return 0, false, fmt.Errorf("append to %s at %d: %w", digest, offset, &SizeError{Want: total, Got: offset})
+		return 0, false, fmt.Errorf("append to %s at %d: %w", name, offset, &SizeError{Want: total, Got: offset})
 	}
-	u, err := s.acquire(ctx, digest)
+	u, err := s.acquire(ctx, name)
 	if err != nil {
-		return 0, false, fmt.Errorf("append to %s: %w", digest, err)
+		return 0, false, fmt.Errorf("append to %s: %w", name, err)
 	}
-	defer s.release(digest, u)
+	defer s.release(name, u)
 
-	if fi, err := os.Lstat(s.file(digest)); err == nil {
+	if fi, err := os.Lstat(s.file(name)); err == nil {
 		if offset != fi.Size() || total != fi.Size() {
-			return fi.Size(), true, &OffsetError{Digest: digest, Have: fi.Size(), Asked: offset}
+			return fi.Size(), true, &OffsetError{Digest: name, Have: fi.Size(), Asked: offset}
 		}
 		return fi.Size(), true, nil
 	}
-	have, err = s.appendPartial(ctx, u, digest, total, offset, r)
+	have, err = s.appendPartial(ctx, u, name, total, offset, r)
 	if err != nil {
 		return have, false, err
 	}
@@ -48,9 +56,9 @@ func (s *Store) Append(ctx context.Context, digest string, total, offset int64, 
 		return have, false, nil
 	}
 	if got := hex.EncodeToString(u.sum.Sum(nil)); got != digest {
-		return 0, false, s.discard(u, digest, &DigestError{Want: digest, Got: got})
+		return 0, false, s.discard(u, name, &DigestError{Want: digest, Got: got})
 	}
-	if err := s.publish(digest); err != nil {
+	if err := s.publish(name); err != nil {
 		u.sum = nil
 		return have, false, err
 	}

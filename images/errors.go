@@ -13,12 +13,13 @@ var ErrNotFound = fmt.Errorf("no such file in the store: %w", fs.ErrNotExist)
 // ErrSignature says that a manifest was not signed with the key asked for.
 var ErrSignature = errors.New("signature does not match the manifest and this key")
 
-// NameError is a digest that is not 64 lower-case hexadecimal digits.
+// NameError is a name that no file of a store has: a digest that is not 64 lower-case
+// hexadecimal digits, or no UUID.
 type NameError struct{ Name string }
 
 // Error says what was expected.
 func (e *NameError) Error() string {
-	return fmt.Sprintf("digest %.80q: want 64 lower-case hexadecimal digits", e.Name)
+	return fmt.Sprintf("name %.80q: want 64 lower-case hexadecimal digits, or a UUID in lower case for an image", e.Name)
 }
 
 // DigestError is bytes that do not have the digest they were named by.

@@ -15,12 +15,14 @@ import (
 	"time"
 )
 
-// Store is a directory of immutable files named by their SHA-256. It is safe for
-// concurrent use within one process; one process owns the directory.
+// Store is a directory of immutable files named by their SHA-256 or, when it is opened by
+// OpenNamed, by UUIDs. It is safe for concurrent use within one process; one process owns
+// the directory.
 type Store struct {
-	dir  string
-	free func(dir string) (int64, error)
-	copy func(dst *os.File, p []byte) (int, error)
+	dir   string
+	check func(name string) error
+	free  func(dir string) (int64, error)
+	copy  func(dst *os.File, p []byte) (int, error)
 
 	mu      sync.Mutex
 	uploads map[string]*upload
@@ -37,21 +39,28 @@ type upload struct {
 
 // Entry is a complete file of the store.
 type Entry struct {
-	SHA256  string
-	Size    int64 // bytes
-	Partial bool  // still being uploaded; Size is what is there
+	SHA256  string // or UUID
+	Size    int64  // bytes
+	Partial bool   // still being uploaded; Size is what is there
 	ModTime time.Time
 }
 
 // OpenStore opens the store in dir and makes its directories when they are not there.
-func OpenStore(dir string) (*Store, error) {
+func OpenStore(dir string) (*Store, error) { return openStore(dir, 0o755, CheckDigest) }
+
+// OpenNamed opens a store whose files are named by UUIDs, as OpenStore does. None but
+// the owner of dir can read it.
+func OpenNamed(dir string) (*Store, error) { return openStore(dir, 0o700, CheckUUID) }
+
+func openStore(dir string, mode fs.FileMode, check func(string) error) (*Store, error) {
 	for _, d := range []string{dir, filepath.Join(dir, "files"), filepath.Join(dir, "partial")} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := os.MkdirAll(d, mode); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}
 	}
 	return &Store{
 		dir:     dir,
+		check:   check,
 		free:    freeBytes,
 		copy:    func(dst *os.File, p []byte) (int, error) { return dst.Write(p) },
 		uploads: make(map[string]*upload),
@@ -71,6 +80,23 @@ func CheckDigest(digest string) error {
 	return nil
 }
 
+// CheckUUID returns a *NameError unless name is a UUID in lower case.
+func CheckUUID(name string) error {
+	ok := len(name) == 36
+	for i := 0; ok && i < len(name); i++ {
+		c := name[i]
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			ok = c == '-'
+		} else {
+			ok = '0' <= c && c <= '9' || 'a' <= c && c <= 'f'
+		}
+	}
+	if !ok {
+		return &NameError{Name: name}
+	}
+	return nil
+}
+
 func (s *Store) file(digest string) string    { return filepath.Join(s.dir, "files", digest) }
 func (s *Store) partial(digest string) string { return filepath.Join(s.dir, "partial", digest) }
 
@@ -80,7 +106,7 @@ func (s *Store) Open(ctx context.Context, digest string) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := CheckDigest(digest); err != nil {
+	if err := s.check(digest); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(s.file(digest))
@@ -102,7 +128,7 @@ func (s *Store) Has(digest string) bool {
 // Stat describes a complete file or a partial upload; ErrNotFound when there is
 // neither.
 func (s *Store) Stat(digest string) (Entry, error) {
-	if err := CheckDigest(digest); err != nil {
+	if err := s.check(digest); err != nil {
 		return Entry{}, err
 	}
 	e := Entry{SHA256: digest}
@@ -134,7 +160,7 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 			return nil, fmt.Errorf("list image store: %w", err)
 		}
 		for _, de := range ents {
-			if CheckDigest(de.Name()) != nil {
+			if s.check(de.Name()) != nil {
 				continue
 			}
 			fi, err := de.Info()
@@ -153,14 +179,19 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 // Verify reads a complete file and returns a *DigestError when its bytes do not
 // have the digest they are named by. It changes nothing.
 func (s *Store) Verify(ctx context.Context, digest string) error {
-	f, err := s.Open(ctx, digest)
+	return s.VerifyNamed(ctx, digest, digest)
+}
+
+// VerifyNamed is Verify for a file whose name is not its digest.
+func (s *Store) VerifyNamed(ctx context.Context, name, digest string) error {
+	f, err := s.Open(ctx, name)
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, ctxReader{ctx, f}); err != nil {
-		return fmt.Errorf("verify %s: %w", digest, err)
+		return fmt.Errorf("verify %s: %w", name, err)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != digest {
 		return &DigestError{Want: digest, Got: got}
@@ -171,7 +202,7 @@ func (s *Store) Verify(ctx context.Context, digest string) error {
 // Remove deletes a file and its partial upload. Removing what is not there is
 // no error. Who has the file open can read it to its end.
 func (s *Store) Remove(ctx context.Context, digest string) error {
-	if err := CheckDigest(digest); err != nil {
+	if err := s.check(digest); err != nil {
 		return err
 	}
 	u, err := s.acquire(ctx, digest)

@@ -300,3 +300,44 @@ func TestStoreWaiterGivesUp(t *testing.T) {
 type readFunc func([]byte) (int, error)
 
 func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+// A store of images: a file has a UUID for a name, and its digest is compared all the
+// same. Two images may have the same bytes.
+func TestStoreNamed(t *testing.T) {
+	ctx := t.Context()
+	s, err := OpenNamed(filepath.Join(t.TempDir(), "i"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := pattern(1000)
+	d := digestOf(data)
+	const a, b = "0d9e5e6c-7c1e-4c9c-8a75-6f2f39ab9a9a", "1d9e5e6c-7c1e-4c9c-8a75-6f2f39ab9a9a"
+	var wrong *DigestError
+	if _, _, err := s.AppendNamed(ctx, a, digestOf(nil), 1000, 0, bytes.NewReader(data)); !errors.As(err, &wrong) {
+		t.Errorf("other bytes: %v", err)
+	}
+	wantEmpty(t, s)
+	for _, name := range []string{a, b} {
+		if have, done, err := s.AppendNamed(ctx, name, d, 1000, 0, bytes.NewReader(data[:400])); err != nil || done || have != 400 {
+			t.Fatalf("%d %v %v", have, done, err)
+		}
+		if _, done, err := s.AppendNamed(ctx, name, d, 1000, 400, bytes.NewReader(data[400:])); err != nil || !done {
+			t.Fatalf("%v %v", done, err)
+		}
+	}
+	if err := s.Remove(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	if s.Has(a) || s.VerifyNamed(ctx, b, d) != nil {
+		t.Error("removing one image took the other's bytes")
+	}
+	if fi, err := os.Stat(s.dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("directory: %v, %v", fi.Mode(), err)
+	}
+	for _, name := range []string{d, "", strings.ToUpper(a), a[:35] + "/", "../" + a[3:]} {
+		var ne *NameError
+		if _, _, err := s.AppendNamed(ctx, name, d, 1000, 0, bytes.NewReader(data)); !errors.As(err, &ne) {
+			t.Errorf("name %q: %v", name, err)
+		}
+	}
+}
