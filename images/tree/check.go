@@ -93,3 +93,22 @@ func (r ctxReader) Read(p []byte) (int, error) {
 	}
 	return r.r.Read(p)
 }
+
+// Sniff says by a file's beginning how it is compressed, and whether it is a tar or a ZFS
+// stream.
+func Sniff(r io.Reader) (compression, format string, err error) {
+	s, err := Decompress(r, "", DefaultLimits())
+	if err != nil {
+		return "", "", err
+	}
+	defer s.Close()
+	head := make([]byte, streamHeader)
+	n, err := io.ReadFull(s, head)
+	if err != nil && n == 0 {
+		return "", "", &FormatError{fmt.Sprintf("the file is empty, or cannot be read as %s: %v", s.Compression, err)}
+	}
+	if isStream(head[:n]) {
+		return s.Compression, api.FormatZFS, nil
+	}
+	return s.Compression, api.FormatTar, nil
+}
