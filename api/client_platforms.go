@@ -99,7 +99,11 @@ func (c *Client) DeletePlatformKey(ctx context.Context, name string) error {
 // FileOffset says how many bytes of a file the head node has, and whether that
 // is all of it.
 func (c *Client) FileOffset(ctx context.Context, sha256 string) (offset int64, complete bool, err error) {
-	res, err := c.send(ctx, request{method: http.MethodHead, path: "/v1/files/" + url.PathEscape(sha256), timeout: c.timeout()})
+	return c.fileOffset(ctx, "/v1/files/"+url.PathEscape(sha256))
+}
+
+func (c *Client) fileOffset(ctx context.Context, path string) (offset int64, complete bool, err error) {
+	res, err := c.send(ctx, request{method: http.MethodHead, path: path, timeout: c.timeout()})
 	if res != nil && res.StatusCode == http.StatusNotFound {
 		return 0, false, nil // nothing yet; whether it is wanted at all, the PUT says
 	}
@@ -112,7 +116,7 @@ func (c *Client) FileOffset(ctx context.Context, sha256 string) (offset int64, c
 		return res.ContentLength, true, nil
 	}
 	if offset, err = parseOffset(mark); err != nil {
-		return 0, false, fmt.Errorf("read upload offset of %s: %w", sha256, err)
+		return 0, false, fmt.Errorf("read upload offset of %s: %w", path, err)
 	}
 	return offset, res.ContentLength > 0 && offset == res.ContentLength, nil
 }
@@ -129,49 +133,53 @@ func parseOffset(s string) (int64, error) {
 // After a cut it asks where to go on, with growing delays, as long as there is
 // progress. The callback, when not nil, gets the bytes the head node has.
 func (c *Client) Upload(ctx context.Context, f File, src io.ReaderAt, progress func(done int64)) error {
+	return c.upload(ctx, "/v1/files/"+url.PathEscape(f.SHA256), f.Name, f.Size, src, progress)
+}
+
+func (c *Client) upload(ctx context.Context, path, name string, size int64, src io.ReaderAt, progress func(done int64)) error {
 	if progress == nil {
 		progress = func(int64) {}
 	}
 	best, tries := int64(-1), 0
 	for {
-		offset, err := c.uploadFrom(ctx, f, src, progress)
+		offset, err := c.uploadFrom(ctx, path, size, src, progress)
 		if err == nil {
-			progress(f.Size)
+			progress(size)
 			return nil
 		}
 		if !again(err) || ctx.Err() != nil {
-			return fmt.Errorf("upload %s: %w", f.Name, err)
+			return fmt.Errorf("upload %s: %w", name, err)
 		}
 		if tries++; offset > best {
 			best, tries = offset, 1
 		}
 		if tries >= uploadTries {
-			return fmt.Errorf("upload %s: no progress in %d tries: %w", f.Name, tries, err)
+			return fmt.Errorf("upload %s: no progress in %d tries: %w", name, tries, err)
 		}
 		if err := pause(ctx, c.retryDelay(tries)); err != nil {
-			return fmt.Errorf("upload %s: %w", f.Name, err)
+			return fmt.Errorf("upload %s: %w", name, err)
 		}
 	}
 }
 
 // uploadFrom asks for the offset and sends chunks until the end or a fault. The
 // offset it gives is the last one the head node is known to have.
-func (c *Client) uploadFrom(ctx context.Context, f File, src io.ReaderAt, progress func(int64)) (int64, error) {
-	offset, complete, err := c.FileOffset(ctx, f.SHA256)
+func (c *Client) uploadFrom(ctx context.Context, path string, size int64, src io.ReaderAt, progress func(int64)) (int64, error) {
+	offset, complete, err := c.fileOffset(ctx, path)
 	if err != nil || complete {
 		return offset, err
 	}
-	if offset > f.Size {
-		return offset, fmt.Errorf("the head node has %d bytes of a file of %d; delete the platform there and import it again", offset, f.Size)
+	if offset > size {
+		return offset, fmt.Errorf("the head node has %d bytes of a file of %d; delete there what it belongs to, and import it again", offset, size)
 	}
-	for progress(offset); offset < f.Size; progress(offset) {
-		n := min(uploadChunk, f.Size-offset)
+	for progress(offset); offset < size; progress(offset) {
+		n := min(uploadChunk, size-offset)
 		res, err := c.send(ctx, request{
 			method: http.MethodPut,
-			path:   "/v1/files/" + url.PathEscape(f.SHA256),
+			path:   path,
 			header: http.Header{
 				"Content-Type":  {"application/octet-stream"},
-				"Content-Range": {fmt.Sprintf("bytes %d-%d/%d", offset, offset+n-1, f.Size)},
+				"Content-Range": {fmt.Sprintf("bytes %d-%d/%d", offset, offset+n-1, size)},
 			},
 			body:    io.NewSectionReader(src, offset, n),
 			length:  n,

@@ -94,6 +94,13 @@ type ImageUpdate struct {
 	Tags        *map[string]any `json:"tags,omitempty"`
 }
 
+// CollectedImages is what a collection deleted.
+type CollectedImages struct {
+	Images     []string `json:"images" doc:"names, versions and UUIDs"`
+	Files      int      `json:"files"`
+	FreedBytes int64    `json:"freed_bytes"`
+}
+
 // ImageSet names the set of the images that a server may fetch: ImageSpecs, by UUID.
 func ImageSet(server string) string { return "server/" + server + "/images" }
 

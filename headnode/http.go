@@ -147,6 +147,7 @@ func (s *Server) handler() http.Handler {
 	s.routePackages(h)
 	s.routeInstances(h)
 	s.routeTrace(h)
+	s.routeImages(h, mux)
 	s.routeStreams(h, mux)
 	for _, unused := range []string{"ErrorModel", "ErrorDetail"} { // huma's own; errors are Problems
 		delete(h.OpenAPI().Components.Schemas.Map(), unused)

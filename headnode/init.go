@@ -17,7 +17,8 @@ import (
 const (
 	storeFile  = "headnode.db"
 	caFile     = "ca.pem"
-	imagesDir  = "images"
+	imagesDir  = "images"          // files of platforms, which the boot server hands out
+	diskImages = "instance-images" // files of images of instances
 	SocketFile = "headnode.sock"
 )
 

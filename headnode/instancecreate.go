@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"nereid/api"
+	catalog "nereid/headnode/images"
 	"nereid/headnode/instances"
 	"nereid/headnode/inventory"
 	"nereid/headnode/networks"
@@ -285,7 +286,7 @@ func (s *Server) stillTakes(tx store.Tx, p plan, uuid string, settings api.Insta
 
 // make writes an instance on a server: its NICs with their addresses, and itself.
 func (s *Server) make(tx store.Tx, by string, p plan, server string, provided []string, why api.Placement) (api.Instance, error) {
-	n := instances.New{Instance: p.instance, Run: p.image.Run, DNSDomain: s.answers.DNSDomain, Image: imageSpec(p.image), Placement: why, By: by}
+	n := instances.New{Instance: p.instance, Run: p.image.Run, DNSDomain: s.answers.DNSDomain, Image: catalog.SpecOf(p.image), Placement: why, By: by}
 	n.Instance.Server = server
 	for _, nic := range p.nics {
 		nic.Server = server
@@ -312,20 +313,6 @@ func (s *Server) make(tx store.Tx, by string, p plan, server string, provided []
 	}
 	tellInstance(tx, r, true)
 	return s.showInstance(tx, r)
-}
-
-// imageSpec is an image as a server needs it.
-func imageSpec(i api.Image) api.ImageSpec {
-	out := api.ImageSpec{UUID: i.UUID, Name: strings.TrimSpace(i.Name + " " + i.Version), Type: i.Type}
-	if len(i.Files) > 0 {
-		out.File = i.Files[0]
-	}
-	return out
-}
-
-// noImages stands for the images of a head node that has none.
-func noImages(_ store.Tx, _, id string) (api.Image, error) {
-	return api.Image{}, refuse(http.StatusNotFound, api.CodeNotFound, "check the name", "there is no image %.64q", id)
 }
 
 // How many servers a placement tells of: those that fit, and those that do not.

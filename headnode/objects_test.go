@@ -38,19 +38,21 @@ func objectRack(t *testing.T) (*head, map[string]map[string]string) {
 	size := must[api.Package](t)(h.client.Packages().Create(ctx, api.Package{Name: "small", Limits: api.Limits{MemoryMiB: 128, VCPUs: 1, QuotaMiB: 1024}}))
 	runner(m)
 	instance := must[api.Instance](t)(h.client.CreateInstance(ctx, api.InstanceCreate{Owner: alice, Name: "web0", Image: "debian", Package: "small"}))
+	image := must[api.Image](t)(h.client.Images().Create(ctx, sampleImage([]byte("x"))))
 	return h, map[string]map[string]string{
-		"/v1/instances/{id}":                                     {"id": instance.UUID},
-		"/v1/packages/{id}":                                      {"id": size.UUID},
-		"/v1/servers/{id}":                                       {"id": m.uuid},
-		"/v1/nic-tags/{id}":                                      {"id": "external"},
-		"/v1/networks/{id}":                                      {"id": net.UUID},
-		"/v1/network-pools/{id}":                                 {"id": pool.UUID},
-		"/v1/networks/{network}/ips/{id}":                        {"network": net.UUID, "id": nic.Addresses[0].IP},
-		"/v1/nics/{id}":                                          {"id": nic.MAC},
-		"/v1/servers/{server}/bonds/{id}":                        {"server": m.uuid, "id": "bond0"},
-		"/v1/firewall/rules/{id}":                                {"id": rule.UUID},
-		"/v1/fabric-settings":                                    {},
-		"/v1/accounts/{owner}/fabric/vlans/{id}":                 {"owner": alice, "id": "2"},
+		"/v1/instances/{id}":                     {"id": instance.UUID},
+		"/v1/images/{id}":                        {"id": image.UUID},
+		"/v1/packages/{id}":                      {"id": size.UUID},
+		"/v1/servers/{id}":                       {"id": m.uuid},
+		"/v1/nic-tags/{id}":                      {"id": "external"},
+		"/v1/networks/{id}":                      {"id": net.UUID},
+		"/v1/network-pools/{id}":                 {"id": pool.UUID},
+		"/v1/networks/{network}/ips/{id}":        {"network": net.UUID, "id": nic.Addresses[0].IP},
+		"/v1/nics/{id}":                          {"id": nic.MAC},
+		"/v1/servers/{server}/bonds/{id}":        {"server": m.uuid, "id": "bond0"},
+		"/v1/firewall/rules/{id}":                {"id": rule.UUID},
+		"/v1/fabric-settings":                    {},
+		"/v1/accounts/{owner}/fabric/vlans/{id}": {"owner": alice, "id": "2"},
 		"/v1/accounts/{owner}/fabric/vlans/{vlan}/networks/{id}": {"owner": alice, "vlan": "2", "id": web.UUID},
 		"/v1/accounts/{owner}/fabric/forwards/{id}":              {"owner": alice, "id": forward.UUID},
 	}
@@ -137,6 +139,7 @@ func TestImmutableIsNamed(t *testing.T) {
 	h, rack := objectRack(t)
 	objects := map[string][2]reflect.Type{
 		"/v1/instances/{id}":                     {reflect.TypeFor[api.Instance](), reflect.TypeFor[api.InstanceUpdate]()},
+		"/v1/images/{id}":                        {reflect.TypeFor[api.Image](), reflect.TypeFor[api.ImageUpdate]()},
 		"/v1/packages/{id}":                      {reflect.TypeFor[api.Package](), reflect.TypeFor[api.PackageUpdate]()},
 		"/v1/servers/{id}":                       {reflect.TypeFor[api.Server](), reflect.TypeFor[api.ServerUpdate]()},
 		"/v1/nic-tags/{id}":                      {reflect.TypeFor[api.NICTag](), reflect.TypeFor[api.NICTagUpdate]()},
@@ -193,6 +196,7 @@ func TestMadeIsNamed(t *testing.T) {
 	for _, tt := range []struct{ path, body string }{
 		{"/v1/networks", `{"name":"n2","nic_tag":"external","subnet":"10.9.0.0/24","family":"ipv6","revision":"x"}`},
 		{"/v1/packages", `{"name":"p2","created":"2026-11-30T00:00:00Z","revision":"x"}`},
+		{"/v1/images", `{"name":"i2","state":"active","error":"x","created":"2026-11-30T00:00:00Z","revision":"x"}`},
 		{"/v1/nic-tags", `{"name":"t2","revision":"x"}`},
 		{"/v1/network-pools", `{"name":"p2","networks":["external"],"family":"ipv6","nic_tags_present":["x"],"revision":"x"}`},
 		{"/v1/nics", `{"owner_uuid":"` + alice + `","belongs_to_uuid":"` + alice + `","belongs_to_type":"other","addresses":[{"network_uuid":"` + external + `"}],

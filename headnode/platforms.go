@@ -264,7 +264,8 @@ func (s *Server) verifyPlatform(ctx context.Context, in *stampPath) (*body[api.P
 const collectEvery = 24 * time.Hour
 
 // collectUnused collects on every tick until ctx ends. What it removes nobody runs, is
-// assigned or may fall back to; it can be imported again.
+// assigned or may fall back to; it can be imported again. Of images it takes those that
+// failed or whose import was given up.
 func (s *Server) collectUnused(ctx context.Context, tick <-chan time.Time) error {
 	for {
 		select {
@@ -281,6 +282,13 @@ func (s *Server) collectUnused(ctx context.Context, tick <-chan time.Time) error
 		}
 		if err := s.cleanInstances(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("forget deleted instances; tried again in a day", "err", err)
+		}
+		gone, err := s.collectImages(ctx, false)
+		switch {
+		case err != nil:
+			s.log.Error("collect images that failed or were given up; tried again in a day", "err", err)
+		case len(gone.Images)+gone.Files > 0:
+			s.log.Info("images that failed or were given up are collected", "images", gone.Images, "files", gone.Files, "freed_bytes", gone.FreedBytes)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func problemOf(err error) (p *api.Problem, expected bool) {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, images.ErrNotFound):
 		return refuse(http.StatusNotFound, api.CodeNotFound, "check the name", "%v", err), true
 	case errors.As(err, &noSpace), errors.Is(err, store.ErrNoSpace):
-		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "free space on the head node, as with nereid platform collect, and try again", "the head node's disk is full: %v", err), false
+		return refuse(http.StatusInsufficientStorage, api.CodeNoSpace, "free space on the head node, as with nereid platform collect and nereid image collect, and try again", "the head node's disk is full: %v", err), false
 	case errors.As(err, &digest):
 		return refuse(http.StatusUnprocessableEntity, api.CodeDigest, "send the file again; if it fails again, build or copy the platform anew", "%v; nothing was kept", err), true
 	case errors.As(err, &offset):

@@ -71,6 +71,8 @@ type Server struct {
 
 	store  store.Store
 	images *images.Store
+	disks  *images.Store // files of instances' images, by the image's UUID
+	checks chan struct{} // held by who reads a whole image
 	ca     *trust.CA
 
 	offers  *addresses.Offers
@@ -151,6 +153,10 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if s.images, err = images.OpenStore(filepath.Join(cfg.Dir, imagesDir)); err != nil {
 		return nil, err
 	}
+	if s.disks, err = images.OpenNamed(filepath.Join(cfg.Dir, diskImages)); err != nil {
+		return nil, err
+	}
+	s.checks = make(chan struct{}, maxChecks)
 	ad := s.answers.Admin
 	if !s.cfg.Listen.IsValid() {
 		s.cfg.Listen = netip.AddrPortFrom(ad.Address.Addr(), 8443)
@@ -169,7 +175,7 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.events = events.New(events.Kept, s.now)
 	s.sets = journal.NewHub(s.store)
 	s.sets.Also = s.setsChanged
-	s.imageOf = noImages
+	s.imageOf = usableImage
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err
 	}

@@ -20,11 +20,11 @@ var debian = api.Image{V: 2, UUID: "0000d3b1-0000-4000-8000-000000000001", Owner
 
 // withImages has a head node know the image debian.
 func withImages(s *Server) {
-	s.imageOf = func(_ store.Tx, _, id string) (api.Image, error) {
+	s.imageOf = func(tx store.Tx, owner, id string) (api.Image, error) {
 		if id == debian.UUID || id == "debian" {
 			return debian, nil
 		}
-		return noImages(nil, "", id)
+		return usableImage(tx, owner, id)
 	}
 }
 
@@ -169,7 +169,7 @@ func TestInstance(t *testing.T) {
 	if spec.Wanted != "running" || spec.Hostname != "web0" || spec.Metadata["k"] != 1.5 || spec.DNSDomain != "coal.example.com" || len(spec.NICs) != 2 || spec.MemoryMiB != 128 || spec.Made {
 		t.Errorf("spec: %+v", spec)
 	}
-	if i := z.images[debian.UUID]; i.File.Digest != debian.Files[0].Digest || i.Name != "debian 13" {
+	if i := z.images[debian.UUID]; i.File.Digest != debian.Files[0].Digest || i.Name != "debian@13" {
 		t.Errorf("image: %+v", z.images)
 	}
 	nics := slices.Collect(func(yield func(api.NetworkNIC) bool) {

@@ -44,7 +44,7 @@ func documentedCommands(text string) (string, int) {
 	const uuid = "4e455245-4944-4000-8000-000000000010"
 	n := 0
 	var s strings.Builder
-	fmt.Fprintln(&s, "platform ./platform 20261122T101500Z")
+	fmt.Fprintln(&s, "platform ./platform 20261122T101500Z\nimage ./debian.tar.zst etc/os-release")
 	if !strings.Contains(text, "nereid platform default") { // the page begins later
 		fmt.Fprintf(&s, "exec nereid platform key add mine ./platform/manifest.pub\nexec nereid platform import ./platform\n"+
 			"machine on 52:54:00:00:00:10 %s\nmachine await %s pending\n", uuid, uuid)

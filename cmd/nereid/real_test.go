@@ -35,6 +35,10 @@ func headnodeParams(t *testing.T) testscript.Params {
 			"platform": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(writePlatform(ts.MkAbs(args[0]), args[1]))
 			},
+			"image": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(writeImage(ts.MkAbs(args[0]), args[1:]...))
+			},
+			"damage": damageCommand,
 		},
 		Setup: func(env *testscript.Env) error {
 			r, err := startReal(t.Context(), filepath.Join(env.WorkDir, "data"))
