@@ -57,15 +57,21 @@ func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) {
 	n.gone = slices.DeleteFunc(n.gone, func(id string) bool {
 		return !slices.ContainsFunc(gone, func(g api.GoneNIC) bool { return g.ID == id })
 	})
-	named := make(map[string]bool, len(put))
-	for _, p := range put {
+	named := make(map[string]bool, len(gone))
+	for i := range put {
+		p := &put[i]
 		w := n.nic(p.MAC)
-		named[w.mac] = true
-		if w.want == nil || !reflect.DeepEqual(w.want, &p) {
-			w.want = &p
+		if len(gone) > 0 {
+			named[w.mac] = true
+		}
+		if w.want == nil || !samePort(w.want, p) {
+			want := *p
+			w.want = &want
 			n.changed(w.mac)
 		}
-		w.gone = slices.DeleteFunc(w.gone, func(g api.GoneNIC) bool { return is(p, g) })
+		if len(w.gone) > 0 {
+			w.gone = slices.DeleteFunc(w.gone, func(g api.GoneNIC) bool { return is(*p, g) })
+		}
 	}
 	for _, g := range gone {
 		w := n.nics[strings.ToLower(g.MAC)]
@@ -98,7 +104,7 @@ func (n *nics) touched(put []api.PortSpec, gone []api.GoneNIC) (macs, accounts m
 	for i := range put {
 		p := &put[i]
 		mac := strings.ToLower(p.MAC)
-		if w := n.nics[mac]; w == nil || w.want == nil || !reflect.DeepEqual(w.want, p) {
+		if w := n.nics[mac]; w == nil || w.want == nil || !samePort(w.want, p) {
 			touch(mac, w)
 			accounts[p.Owner] = true
 		}
@@ -108,6 +114,15 @@ func (n *nics) touched(put []api.PortSpec, gone []api.GoneNIC) (macs, accounts m
 		touch(mac, n.nics[mac])
 	}
 	return macs, accounts
+}
+
+// samePort compares what is wanted of a NIC. It is asked of all of them when one changes,
+// and those that did not have their lists from the same memory.
+func samePort(a, b *api.PortSpec) bool {
+	return a.MAC == b.MAC && a.Instance == b.Instance && a.Owner == b.Owner && a.Brand == b.Brand && a.Tag == b.Tag && a.VLAN == b.VLAN &&
+		a.VNI == b.VNI && a.MTU == b.MTU && a.Primary == b.Primary && a.Firewall == b.Firewall &&
+		a.AllowIPSpoofing == b.AllowIPSpoofing && a.AllowMACSpoofing == b.AllowMACSpoofing && a.AllowDHCPSpoofing == b.AllowDHCPSpoofing &&
+		a.AllowRestrictedTraffic == b.AllowRestrictedTraffic && slices.Equal(a.AllowedIPs, b.AllowedIPs) && reflect.DeepEqual(a.Addresses, b.Addresses)
 }
 
 // is reports whether a NIC is the one that is said to be gone.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -229,5 +230,44 @@ func TestManyProblems(t *testing.T) {
 	b.problem("pools", "The pools are wrong.")
 	if b.update(func(r *api.Report) bool { return put(&r.Hostname, "") }) != v {
 		t.Error("what was said already is a change")
+	}
+}
+
+// Each field of what is wanted of a NIC makes another one of it.
+func TestSamePort(t *testing.T) {
+	fields := 0
+	var visit func(p *api.PortSpec, v reflect.Value)
+	visit = func(p *api.PortSpec, v reflect.Value) {
+		for i := range v.NumField() {
+			f := v.Field(i)
+			was := reflect.New(f.Type()).Elem()
+			was.Set(f)
+			switch f.Kind() {
+			case reflect.Struct:
+				visit(p, f)
+				continue
+			case reflect.String:
+				f.SetString("x")
+			case reflect.Bool:
+				f.SetBool(true)
+			case reflect.Int:
+				f.SetInt(7)
+			case reflect.Uint32:
+				f.SetUint(7)
+			case reflect.Slice:
+				f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+			default:
+				t.Fatalf("field %s of a new kind", v.Type().Field(i).Name)
+			}
+			if fields++; samePort(p, &api.PortSpec{}) || samePort(&api.PortSpec{}, p) {
+				t.Errorf("another %s makes no difference", v.Type().Field(i).Name)
+			}
+			f.Set(was)
+		}
+	}
+	var p api.PortSpec
+	visit(&p, reflect.ValueOf(&p).Elem())
+	if fields < 16 || !samePort(&p, &api.PortSpec{}) {
+		t.Errorf("%d fields, or what is the same is not", fields)
 	}
 }

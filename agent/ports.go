@@ -78,7 +78,10 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec) *api.NetworkSpec
 		return nil
 	}
 	all := listPorts(s, func(string) bool { return true })
-	named := listPorts(s, func(mac string) bool { return !s.Stale[mac] })
+	named := slices.Clip(all)
+	if len(s.Stale) > 0 {
+		named = listPorts(s, func(mac string) bool { return !s.Stale[mac] })
+	}
 	at := fmt.Sprintf("%s:%d", s.Follow.Epoch, s.Follow.Since)
 	if wanted == nil {
 		n := *before

@@ -58,17 +58,14 @@ func (x *ruleIndex) same(o *ruleIndex, but map[string]bool) bool {
 			return false
 		}
 	}
-	keys := func(x *ruleIndex, mac string) (keys []string) {
-		for _, i := range x.of[mac] {
-			keys = append(keys, x.keys[i])
+	for mac, mine := range x.of {
+		if !but[mac] && !slices.EqualFunc(mine, o.of[mac], func(i, j int) bool { return x.keys[i] == o.keys[j] }) {
+			return false
 		}
-		return keys
 	}
-	for _, macs := range []map[string][]int{x.of, o.of} {
-		for mac := range macs {
-			if !but[mac] && !slices.Equal(keys(x, mac), keys(o, mac)) {
-				return false
-			}
+	for mac := range o.of {
+		if _, there := x.of[mac]; !there && !but[mac] {
+			return false
 		}
 	}
 	return true
