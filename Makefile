@@ -42,7 +42,7 @@ bench: build platform ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test bench
 	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run Bench -count=1 -p 1 -timeout 60m -v ./integration/bench
 	go test -run '^$$' -bench . ./headnode/... ./bootserver/... ./images/... ./agent/...
-	go test -tags netns -run '^$$' -bench NetNS -benchtime 1x ./agent/network ./agent/firewall
+	go test -tags netns -run '^$$' -bench NetNS -benchtime 1x ./agent ./agent/network ./agent/firewall
 	NEREID_BIN=$(CURDIR)/bin go test -tags netns -run Bench -count=1 -timeout 60m -v ./integration/bench
 
 build: ## the programs, into bin/

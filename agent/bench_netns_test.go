@@ -98,7 +98,7 @@ func benchPorts(b *testing.B, vnis int) {
 	}
 	filter := &firewall.Firewall{Stateless: true}
 	links := &network.Network{System: kernel, Dir: a.Dir, Protect: filter.Protect, Disturbed: a.Disturbed}
-	a.Net = Net{Links: links, Ports: links, Maps: links, Filter: filter}
+	a.Net = Net{Links: links, Ports: links, Filter: filter}
 	board := newBoard(api.Report{})
 	n := newNetworker(a, board)
 	a.nics.Store(n.nics)
