@@ -91,7 +91,7 @@ func benchSpec(revision string, n, vnis int) api.Spec {
 
 func benchPorts(b *testing.B, vnis int) {
 	a := &Agent{Dir: b.TempDir(), Log: slog.New(slog.DiscardHandler), health: newHealth()}
-	a.ports = newPorts(a)
+	a.ports = newFollower(a, portKind())
 	kernel, err := network.Open("")
 	if err != nil {
 		b.Fatal(err)
