@@ -45,6 +45,8 @@ type fakeHead struct {
 	maps     []api.FabricMap     // answer to every sync that follows them and does not have them
 	refused  map[uint32]bool     // maps that may not be followed
 	ports    portsOf             // the set of ports, as the spec was last
+	parts    *partsHead          // what it has of syncs; nil: it says nothing of it
+	cutSpec  *int                // the next answer with a spec breaks off after so many bytes
 	cutSync  *int                // the next answer with deltas breaks off after so many bytes
 	probes   []api.Probe         // asked for until a sync brings results
 	sets     map[string]*fakeSet // further sets, by name
@@ -384,17 +386,22 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 	if h.sets != nil && !h.greeted { // it has not heard of the server's instances yet
 		h.greeted, acked = true, true
 	}
+	var have map[string]string
+	none := true
+	if h.parts != nil {
+		have, none = h.parts.take(in)
+	}
 	h.bump()
 	h.mu.Unlock()
 	news := func() bool {
-		return acked || h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0 || len(h.refuses(in)) > 0
+		return !none || acked || h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0 || len(h.refuses(in)) > 0
 	}
 	if !ask && !h.hold(r, news) {
 		w.WriteHeader(204)
 		return
 	}
 	h.mu.Lock()
-	out := api.SyncResponse{Deltas: h.deltas(in), Refused: h.refuses(in), NeedInventory: ask, Probes: h.probes, InstancesSeen: h.seen}
+	out := api.SyncResponse{Deltas: h.deltas(in), Refused: h.refuses(in), NeedInventory: ask, Probes: h.probes, InstancesSeen: h.seen, Have: have}
 	if ask || len(h.probes) > 0 || h.spec != nil && h.spec.Revision != in.Seen {
 		spec := api.Spec{Revision: "r0"}
 		if h.spec != nil {
@@ -407,12 +414,15 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		}
 		out.Revision, out.Spec = spec.Revision, &spec
 	}
-	cut := h.cutSync
+	var cut *int
 	if len(out.Deltas) > 0 {
-		h.cutSync = nil
+		cut, h.cutSync = h.cutSync, nil
+	}
+	if out.Spec != nil && h.cutSpec != nil {
+		cut, h.cutSpec = h.cutSpec, nil
 	}
 	h.mu.Unlock()
-	if len(out.Deltas) > 0 && cut != nil {
+	if cut != nil {
 		breakOff(w, out, *cut)
 	}
 	answerJSON(w, 200, out)

@@ -59,6 +59,7 @@ type link struct {
 	states    string            // poolStates at the last sync
 	expired   time.Time         // when to reboot for a new token
 	probed    []api.ProbeResult // for the next sync
+	parts     parts
 
 	enrolBackoff, syncBackoff backoff
 }

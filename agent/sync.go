@@ -50,6 +50,9 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	if l.wantInv {
 		req.Inventory = &l.inv.info
 	}
+	if err := l.parts.leaveOut(&req); err != nil {
+		return l.syncFailed(ctx, err)
+	}
 	var resp api.SyncResponse
 	status, err := l.mutual.call(pctx, http.MethodPost, "/v1/servers/"+l.uuid+"/sync", req, &resp, func() {
 		l.board.markWritten(version)
@@ -63,9 +66,11 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		return 0
 	}
 	if err != nil {
+		l.parts.lost()
 		return l.syncFailed(ctx, err)
 	}
-	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 && l.a.instances == nil || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
+	again := l.parts.answered(req, resp.Have, status == http.StatusNoContent)
+	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 && resp.Have == nil && l.a.instances == nil || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
 		return l.syncFailed(ctx, errors.New("sync: the head node's answer does not name one revision"))
 	}
 	l.noteFirst(report.Boot)
@@ -74,7 +79,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	l.say.say("Connected to the head node at " + l.base.Host + " as server " + l.uuid + ".")
 	fresh := false
 	if status != http.StatusNoContent {
-		fresh = resp.NeedInventory && req.Inventory == nil
+		fresh = again || resp.NeedInventory && req.Inventory == nil
 		l.wantInv = resp.NeedInventory
 		if l.hear(resp) {
 			fresh = true

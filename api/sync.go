@@ -1,6 +1,8 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -113,13 +115,39 @@ type SyncRequest struct {
 	Seen            string   `json:"seen" doc:"revision of the spec the agent has"`
 	InventoryDigest string   `json:"inventory_digest" doc:"SHA-256 of Inventory as JSON"`
 	Inventory       *Sysinfo `json:"inventory,omitempty" doc:"only when the head node asked for it"`
-	Report          Report   `json:"report"`
+	Report          Report   `json:"report,omitzero" doc:"left out: what the head node has under the digest of the part report"`
 	Usage           Usage    `json:"usage"`
+
+	Digests  map[string]string `json:"digests,omitempty" doc:"DigestOf the parts report, maps, drops and gateways, but for those that are empty. A part that is left out and has a digest is what the head node has; absent: nothing is left out"`
+	TellHave bool              `json:"tell_have,omitempty" doc:"answer at once, and say what the head node has"`
 
 	Instances *InstanceReport `json:"instances,omitempty" doc:"absent: nothing changed"`
 
 	Follow []Follow      `json:"follow,omitempty" doc:"sets of the server, at most MaxFollow; an agent that follows none hears nothing of its network"`
 	Probes []ProbeResult `json:"probes,omitempty" doc:"what came of the probes of the last answer"`
+}
+
+// Parts of a sync that an agent leaves out while the head node has them. All but the
+// report are of Usage.Network.
+const (
+	PartReport   = "report"
+	PartMaps     = "maps"
+	PartDrops    = "drops"
+	PartGateways = "gateways"
+)
+
+// MaxDigest is the length of the longest digest of a part, in bytes.
+const MaxDigest = 64
+
+// DigestOf names what a part is: 16 hexadecimal digits of the SHA-256 of it as JSON. It
+// tells states of one server from another, and proves nothing.
+func DigestOf(part any) (string, error) {
+	b, err := json.Marshal(part)
+	if err != nil {
+		return "", fmt.Errorf("name a part of a sync: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8]), nil
 }
 
 // PortSet names the set of a server's ports: PortSpecs, by PortKey.
@@ -204,9 +232,10 @@ type SyncResponse struct {
 	Spec     *Spec   `json:"spec,omitempty" doc:"absent: it is the one that the agent has seen"`
 	Deltas   []Delta `json:"deltas,omitempty" doc:"of followed sets that changed, of about a megabyte together"`
 
-	Refused       []RefusedSet `json:"refused,omitempty" doc:"sets that the server may not follow, as nothing of them is on it; the others are followed"`
-	NeedInventory bool         `json:"need_inventory,omitempty"`
-	InstancesSeen string       `json:"instances_seen,omitempty" doc:"Now of the InstanceReport that the head node took in last; when it is not what the agent takes it for, the next report is full"`
+	Have          map[string]string `json:"have,omitempty" doc:"digests of the parts that the head node has now; what differs from the request is to be sent. 204: it has them all"`
+	Refused       []RefusedSet      `json:"refused,omitempty" doc:"sets that the server may not follow, as nothing of them is on it; the others are followed"`
+	NeedInventory bool              `json:"need_inventory,omitempty"`
+	InstancesSeen string            `json:"instances_seen,omitempty" doc:"Now of the InstanceReport that the head node took in last; when it is not what the agent takes it for, the next report is full"`
 
 	Probes []Probe `json:"probes,omitempty" doc:"to be done before the next sync; at most MaxProbes"`
 }

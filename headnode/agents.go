@@ -293,11 +293,19 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 		if rec, err = s.authorised(tx, c, in.UUID); err != nil {
 			return err
 		}
-		news, need, err = inventory.Look(tx, rec, req)
+		news, need, err = inventory.Look(tx, rec, &req)
 		return err
 	})
 	if err != nil {
 		return false, err
+	}
+	rep = req.Request.Report
+	in.have = s.live.fill(in.UUID, &in.Body)
+	if in.have != nil {
+		in.have[api.PartReport] = req.Has
+		if news {
+			in.have[api.PartReport] = in.Body.Digests[api.PartReport] // once it is written
+		}
 	}
 	back := s.live.touch(in.UUID, now, &in.Body.Usage)
 	if !news {

@@ -1,6 +1,7 @@
 package headnode
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -16,9 +17,10 @@ type live struct {
 type liveServer struct {
 	last  time.Time
 	usage *api.Usage
-	quiet bool // its silence was told to watchers
-	old   bool // its agent follows no sets
-	zones bool // its agent follows the set of its instances
+	parts map[string]string // digests of the parts of usage
+	quiet bool              // its silence was told to watchers
+	old   bool              // its agent follows no sets
+	zones bool              // its agent follows the set of its instances
 
 	reported string // Now of the report of instances that was taken in last; empty: none
 	asked    bool   // it was told that none was taken in
@@ -37,6 +39,46 @@ func (l *live) touch(uuid string, now time.Time, usage *api.Usage) bool {
 	}
 	l.seen[uuid] = s
 	return back
+}
+
+// fill puts what an agent left out of the usage that it sent into it, as it sent it
+// before. It gives the digests of what the head node has of it now, for the agent; nil for
+// an agent that leaves nothing out.
+func (l *live) fill(uuid string, sync *api.SyncRequest) map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[uuid]
+	if sync.Digests == nil {
+		if s.parts != nil { // they are of another usage than this one
+			s.parts = nil
+			l.seen[uuid] = s
+		}
+		return nil
+	}
+	have := map[string]string{api.PartMaps: "", api.PartDrops: "", api.PartGateways: ""}
+	if n := sync.Usage.Network; n != nil {
+		var was api.NetworkReport
+		if s.usage != nil && s.usage.Network != nil {
+			was = *s.usage.Network
+		}
+		part := func(name string, sent bool, keep func()) {
+			d := sync.Digests[name]
+			switch {
+			case d == "":
+			case sent:
+				have[name] = d
+			case s.parts[name] == d:
+				keep()
+				have[name] = d
+			}
+		}
+		part(api.PartMaps, n.Maps != nil, func() { n.Maps = was.Maps })
+		part(api.PartDrops, n.Drops != nil, func() { n.Drops = was.Drops })
+		part(api.PartGateways, n.Gateways != nil, func() { n.Gateways = was.Gateways })
+	}
+	s.parts = maps.Clone(have)
+	l.seen[uuid] = s
+	return have
 }
 
 func (l *live) get(uuid string) (time.Time, *api.Usage) {

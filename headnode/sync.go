@@ -17,6 +17,8 @@ import (
 type syncInput struct {
 	UUID string `path:"uuid"`
 	Body api.SyncRequest
+
+	have map[string]string // digests of the parts that the head node has, after takeReport
 }
 
 // sync takes in a report and holds the answer until something is wanted: the spec is
@@ -25,6 +27,9 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	c := callerOf(ctx)
 	asked := in.Body.Follow
 	if err := mayFollow(in.UUID, asked); err != nil {
+		return nil, err
+	}
+	if err := mayName(in.UUID, in.Body.Digests); err != nil {
 		return nil, err
 	}
 	watch, cancel := context.WithCancel(ctx)
@@ -51,7 +56,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
 	for look := asked; ; {
-		out := api.SyncResponse{NeedInventory: need, InstancesSeen: s.live.report(in.UUID)}
+		out := api.SyncResponse{NeedInventory: need, Have: in.have, InstancesSeen: s.live.report(in.UUID)}
 		var more <-chan struct{}
 		out.Probes, more = s.probes.pending(in.UUID)
 		err := s.store.View(ctx, func(tx store.Tx) error {
@@ -77,7 +82,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 		if err != nil {
 			return nil, err
 		}
-		if out.Spec != nil || len(out.Deltas)+len(out.Refused) > 0 || answerNow {
+		if out.Spec != nil || len(out.Deltas)+len(out.Refused) > 0 || answerNow || in.lacks() {
 			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &out}, nil
 		}
 		look = nil

@@ -49,7 +49,7 @@ func TestHardwareApart(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		news, need, err := Look(tx, r, s)
+		news, need, err := Look(tx, r, &s)
 		if err != nil || !news {
 			t.Errorf("another report is news: %t %v", news, err)
 		}

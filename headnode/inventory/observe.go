@@ -13,7 +13,14 @@ type Sync struct {
 	Request api.SyncRequest
 	Key     string    // SHA-256 of the client certificate's public key
 	Started time.Time // of the boot that syncs
+
+	// Set by Look.
+	Has   string // digest of the report that is stored
+	Lacks bool   // the report was left out, and is not the one that is stored
 }
+
+// digest is that of the report; empty: the agent names none.
+func (s *Sync) digest() string { return s.Request.Digests[api.PartReport] }
 
 // Seen says what a sync changed.
 type Seen struct {
@@ -47,7 +54,7 @@ func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 	if r.SetUp && r.Pin == "" && s.Key != "" {
 		r.Pin = s.Key
 	}
-	o.Report = &rep
+	o.Report, o.ReportDigest = &rep, s.digest()
 	if inv := s.Request.Inventory; inv != nil {
 		had, err := getHardware(tx, uuid)
 		if err != nil {
@@ -78,16 +85,27 @@ func Observe(tx store.Tx, uuid string, s Sync) (Seen, error) {
 
 // Look says whether Observe would write anything, so that a sync that brings nothing
 // new costs no write, and whether the head node lacks the hardware of the sync's
-// digest. It reads the report once, and no hardware.
-func Look(tx store.Tx, r Record, s Sync) (news, need bool, err error) {
+// digest. It reads the report once, and no hardware. A report that the agent left out is
+// filled in, or lacks: then there is nothing for Observe.
+func Look(tx store.Tx, r Record, s *Sync) (news, need bool, err error) {
 	o, err := getReport(tx, r.UUID)
 	if err != nil {
 		return false, false, err
 	}
 	need = o.Digest != s.Request.InventoryDigest
-	news = o.Report == nil || r.BootID != s.Request.Report.BootID || need && s.Request.Inventory != nil ||
-		!equalJSON(*o.Report, s.Request.Report)
-	return news, need, nil
+	s.Has, s.Lacks = o.ReportDigest, false
+	digest := s.digest()
+	same := o.Report != nil && digest == o.ReportDigest
+	if s.Request.Report.BootID == "" && digest != "" { // it was left out
+		if !same {
+			s.Lacks = true
+			return false, need, nil
+		}
+		s.Request.Report = *o.Report
+	} else if same && digest == "" {
+		same = equalJSON(*o.Report, s.Request.Report)
+	}
+	return !same || r.BootID != s.Request.Report.BootID || need && s.Request.Inventory != nil, need, nil
 }
 
 // powerDone clears a power request that a later boot shows to be over. A reset

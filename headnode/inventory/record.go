@@ -77,6 +77,8 @@ type Observed struct {
 	Report  *api.Report  `json:"report,omitempty"`
 	Sysinfo *api.Sysinfo `json:"sysinfo,omitempty"`
 	Digest  string       `json:"digest,omitempty"` // SHA-256 of Sysinfo as the agent computed it
+
+	ReportDigest string `json:"report_digest,omitempty"` // of Report, as the agent computed it; empty: it names none
 }
 
 // Owner says whose a MAC is.
