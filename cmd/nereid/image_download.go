@@ -34,12 +34,8 @@ func plainSource(from string) string {
 // download fetches a URL into a file of the user's cache, and goes on with one that is
 // there in part. done removes it.
 func (a *app) download(ctx context.Context, from string) (name string, done func(), err error) {
-	cache, err := os.UserCacheDir()
+	cache, err := imageCache()
 	if err != nil {
-		return "", nil, fmt.Errorf("find a place for the download: %w", err)
-	}
-	cache = filepath.Join(cache, "nereid", "images")
-	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return "", nil, err
 	}
 	d := &download{url: from, name: filepath.Join(cache, fmt.Sprintf("%x", sha256.Sum256([]byte(from)))), label: filepath.Base(plainSource(from)), delay: time.Second}

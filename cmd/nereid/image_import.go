@@ -55,6 +55,9 @@ func (a *app) imageImport() *cobra.Command {
          compressed by gzip, xz or zstd; --manifest is its manifest of IMGAPI
   DIR    a directory that "nereid image build" or "image export" wrote
   URL    http or https: of a FILE; this machine fetches it
+  oci:REF, oci-layout:DIR
+         an OCI image of a registry, or of a layout on disk, for linux/amd64;
+         its layers become one tar, and how it is started is kept
 
 It can be broken off and run again: downloads and uploads go on where they were. Compression is known by a file's first bytes. Without a
 manifest an image is named for its file, and its UUID follows from its bytes, owner, name and version: the same import twice is one image.
@@ -64,6 +67,7 @@ leaves device nodes out. An image without --owner is the operators', and for eve
 		Example: lines("nereid image import ./debian.tar.zst --name debian --version 13",
 			"nereid image import ./ubuntu.zfs.gz --manifest ./ubuntu.manifest",
 			"nereid image import ./debian",
+			"nereid image import oci-layout:./debian-oci --name debian-oci",
 			"nereid image import https://images.example.com/debian.tar.xz --owner 930896af-bf8c-48d4-885c-6573a94b1853"),
 		Args: wants("SOURCE"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -159,6 +163,11 @@ func (a *app) openSource(ctx context.Context, from string, fl importFlags) (s so
 		if s.file, s.done, err = a.download(ctx, from); err != nil {
 			return s, err
 		}
+	case strings.HasPrefix(from, "oci:"), strings.HasPrefix(from, "oci-layout:"):
+		if manifest != "" {
+			return s, usagef("%s has its own manifest; leave --manifest out", from)
+		}
+		return a.flatten(ctx, from)
 	default:
 		st, err := os.Stat(from)
 		if err != nil {

@@ -14,6 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	ocilayout "github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -45,6 +49,32 @@ func writeImage(name string, entries ...string) (err error) {
 		}
 	}
 	return w.Close()
+}
+
+// writeLayout is "layout DIR TAR" in the archives: an OCI image layout with one layer.
+func writeLayout(dir, layer string) error {
+	l, err := tarball.LayerFromFile(layer)
+	if err != nil {
+		return err
+	}
+	i, err := mutate.AppendLayers(empty.Image, l)
+	if err != nil {
+		return err
+	}
+	c, err := i.ConfigFile()
+	if err != nil {
+		return err
+	}
+	c = c.DeepCopy()
+	c.OS, c.Architecture, c.Config.Entrypoint = "linux", "amd64", []string{"/bin/app"}
+	if i, err = mutate.ConfigFile(i, c); err != nil {
+		return err
+	}
+	p, err := ocilayout.Write(dir, empty.Index)
+	if err != nil {
+		return err
+	}
+	return p.AppendImage(i)
 }
 
 // damageCommand is "damage UUID": a bit of an image's file on the head node's disk turns.

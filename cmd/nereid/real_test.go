@@ -38,6 +38,9 @@ func headnodeParams(t *testing.T) testscript.Params {
 			"image": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(writeImage(ts.MkAbs(args[0]), args[1:]...))
 			},
+			"layout": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(writeLayout(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
+			},
 			"damage": damageCommand,
 		},
 		Setup: func(env *testscript.Env) error {

@@ -25,7 +25,8 @@ type node struct {
 	kind   Kind // never Link: both names have the same body
 	below  map[string]*node
 	target string // of a symbolic link
-	body   *body  // Flatten has it
+	body   *body  // of Flatten; nil: of a directory that no layer names
+	layer  int    // of Flatten: the last one that has it, or something below it
 }
 
 func newDir() *node { return &node{kind: Dir} }

@@ -133,7 +133,7 @@ func (r *Reader) enter(h *tar.Header) (wrong string) {
 		r.leave(h.Name, strings.Join(parts, "/"))
 		return ""
 	}
-	e, wrong := r.entry(h)
+	e, wrong := entryOf(h)
 	if wrong != "" {
 		return wrong
 	}
@@ -222,8 +222,8 @@ func (r *Reader) leave(name, path string) {
 	}
 }
 
-// entry reads what a header says, but for where it is.
-func (r *Reader) entry(h *tar.Header) (*Entry, string) {
+// entryOf reads what a header says, but for where it is.
+func entryOf(h *tar.Header) (*Entry, string) {
 	e := &Entry{UID: h.Uid, GID: h.Gid, ModTime: h.ModTime}
 	e.Mode = h.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 	switch h.Typeflag {
