@@ -184,6 +184,9 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) (more bool, er
 	}
 	n.nics.want(s.Ports, s.Gone)
 	n.nics.gate.open(gateNetwork)
+	if i := n.a.instances; i != nil {
+		i.gate.open(gateNetwork)
+	}
 	n.follow(s)
 	if !more {
 		return false, nil
