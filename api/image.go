@@ -72,8 +72,10 @@ type ImageRequirements struct {
 	MinQuotaMiB int    `json:"min_quota_mib,omitempty"`
 }
 
-// ImageRun is how the first process of an image is started. Without Init it is the
-// first of /usr/lib/systemd/systemd, /lib/systemd/systemd and /sbin/init that is there.
+// ImageRun is how the first process of an image is started. An Init whose last part is
+// init or systemd is that process; of any other program it is the parent, which passes
+// signals on and buries what lost its own. Without Init it is the first of
+// /usr/lib/systemd/systemd, /lib/systemd/systemd and /sbin/init that is there.
 type ImageRun struct {
 	Init       []string `json:"init,omitempty" doc:"program and arguments; of an OCI image its entrypoint and command"`
 	Env        []string `json:"env,omitempty" doc:"NAME=VALUE"`

@@ -37,16 +37,20 @@ func Init() error {
 	if in.Hostname != "" {
 		say("set hostname", unix.Sethostname([]byte(in.Hostname)))
 	}
-	if len(in.Run.Init) > 0 {
+	args := in.Run.Init
+	if len(args) > 0 && !IsInit(args[0]) {
 		return in.run()
 	}
-	path, _, err := FindInit("/")
-	if err != nil {
-		return err
+	if len(args) == 0 {
+		path, _, err := FindInit("/")
+		if err != nil {
+			return err
+		}
+		args = []string{path}
 	}
 	ready()
-	if err := unix.Exec(path, []string{path}, os.Environ()); err != nil {
-		return fmt.Errorf("execute %s: %w", path, err)
+	if err := unix.Exec(args[0], args, append(os.Environ(), in.Run.Env...)); err != nil {
+		return fmt.Errorf("execute %s: %w", args[0], err)
 	}
 	return nil
 }

@@ -15,6 +15,13 @@ var inits = []string{"/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/
 // errNoInit says that an image has nothing to start.
 var errNoInit = errors.New("the image has none of " + strings.Join(inits, ", ") + " and names no program")
 
+// IsInit says whether a program that an image names is an init, which becomes a zone's
+// first process itself. Any other is that process's child.
+func IsInit(program string) bool {
+	base := filepath.Base(program)
+	return filepath.IsAbs(program) && (base == "init" || base == "systemd")
+}
+
 // FindInit finds the init of a root file system. real is what it is behind symbolic
 // links, which lead nowhere but into the root.
 func FindInit(root string) (path, real string, err error) {
