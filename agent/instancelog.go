@@ -48,6 +48,14 @@ func (l *instanceLog) put(st api.InstanceStatus) bool {
 	return true
 }
 
+// knows says whether the head node is told how an instance is.
+func (l *instanceLog) knows(uuid string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, is := l.all[uuid]
+	return is
+}
+
 // gone notes that nothing is left of an instance, which is news.
 func (l *instanceLog) gone(uuid string) bool {
 	l.mu.Lock()

@@ -144,7 +144,8 @@ func (i *instances) job(uuid string) (func(context.Context) error, func(error) b
 		if gone {
 			i.set.done([]string{id})
 		}
-		if gone && i.told.gone(uuid) || !gone && i.tell(st, w, named) {
+		// A late look, for a unit's last signal, finds one that was told of as gone already.
+		if gone && (w.Gone || i.told.knows(uuid)) && i.told.gone(uuid) || !gone && i.tell(st, w, named) {
 			i.board.nudge()
 		}
 		return err == nil

@@ -196,6 +196,14 @@ func TestInstances(t *testing.T) {
 			defer r.instances.set.mu.Unlock()
 			return len(r.instances.set.state.Gone) == 0 && s.Follow[1].Kept == 6
 		})
+		// What comes late of one that is gone is not told.
+		z.Heard(machine.Unit("a0"), "failed", time.Time{})
+		r.instances.look("a0")
+		synctest.Wait()
+		h.untilStates("a1 running, a2 stopped, a3 running")
+		if r.instances.told.knows("a0") {
+			t.Error("an instance that is gone is told of again")
+		}
 		// A restarted agent does nothing, and tells all once more.
 		z.Calls()
 		r.stop()

@@ -197,12 +197,23 @@ func (m *Machines) ImageComing(image, how string) {
 	m.coming[image] = how
 }
 
-// Saw takes in a unit's state, as of a moment. name may be any unit's.
+// Saw takes in a unit's change of state, as of a moment. name may be any unit's. The last
+// ones of a unit may come when its instance was forgotten already.
 func (m *Machines) Saw(name, state string, since time.Time) {
 	uuid, ok := uuidOf(name)
 	if !ok {
 		return
 	}
+	m.mu.Lock()
+	_, known := m.all[uuid]
+	m.mu.Unlock()
+	if known || state != unitInactive && state != unitFailed {
+		m.saw(uuid, state, since)
+	}
+}
+
+// saw takes in a unit's state.
+func (m *Machines) saw(uuid, state string, since time.Time) {
 	if state == unitInactive {
 		state = unitNone
 	}
@@ -237,10 +248,12 @@ func (m *Machines) SawAll(states map[string]State) {
 	}
 	m.mu.Unlock()
 	for name, s := range states {
-		m.Saw(name, s.Active, s.Since)
+		if uuid, ok := uuidOf(name); ok {
+			m.saw(uuid, s.Active, s.Since)
+		}
 	}
 	for _, uuid := range gone {
-		m.Saw(Unit(uuid), unitNone, time.Time{})
+		m.saw(uuid, unitNone, time.Time{})
 	}
 }
 
@@ -309,7 +322,8 @@ const maxRounds = 12
 // Set makes an instance what is wanted of it, as far as that is possible now, and says
 // how it is then. An error is of the last step, and has the step tried again; what no
 // try can change is in the status alone. Called again when all is as it should be it
-// does nothing, and asks nobody. gone says that nothing of the instance is left.
+// does nothing, and asks nobody. gone says that nothing is left of an instance that is to
+// go, or of one that nobody wants and that has no spec.
 func (m *Machines) Set(ctx context.Context, uuid string, w Wanted) (st api.InstanceStatus, gone bool, err error) {
 	if w.Spec == nil && !w.Gone {
 		w.Spec = m.Kept(uuid)
@@ -332,7 +346,7 @@ func (m *Machines) Set(ctx context.Context, uuid string, w Wanted) (st api.Insta
 		}
 		if len(steps) == 0 || wait != "" {
 			st = m.status(uuid, w, wait, nil)
-			return st, w.Gone && m.forgotten(uuid), nil
+			return st, (w.Gone || w.Spec == nil) && m.forgotten(uuid), nil
 		}
 	}
 	err = errors.New("steps are still left after the last round")
