@@ -73,6 +73,7 @@ type Agent struct {
 	Power    Power
 	Net      Net
 	Zones    Zones
+	Entry    Entry // nil: there are no instances
 	Host     Host
 	Clock    *clock.Clock                                                         // nil: the system's
 	NTP      func(ctx context.Context, servers []string) (clock.Sample, error)    // nil: clock.Best
@@ -214,11 +215,12 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 		}
 		net.put(s)
 	}
+	conversing := newSessions(a, base, trust)
 	l := &link{
-		a: a, board: a.board, box: box, net: net, say: a.say, base: base, key: key,
+		a: a, board: a.board, box: box, net: net, sessions: conversing, say: a.say, base: base, key: key,
 		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, spec: s,
 	}
-	begin(ctx, g, a.tasks(r, l, net)...)
+	begin(ctx, g, a.tasks(r, l, net, conversing)...)
 	return nil
 }
 

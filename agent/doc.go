@@ -11,6 +11,7 @@
 //	inspector         reads the hardware, when it may have changed
 //	reconciler        makes the server as the spec says, but for its network
 //	syncer            talks to the head node
+//	sessions          passes conversations with instances to the head node
 //	instance workers  make instances, each by itself, eight at once
 //	image workers     fetch the images that instances wait for, each once
 //	instance keeper   writes down which instances are wanted

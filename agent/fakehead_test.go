@@ -18,9 +18,13 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"path"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"nereid/api"
 )
@@ -56,7 +60,9 @@ type fakeHead struct {
 	told     map[string]api.InstanceStatus
 	gone     []string
 	fulls    int
-	greeted  bool // a head node answers at once when it hears of a server's instances
+	greeted  bool                               // a head node answers at once when it hears of a server's instances
+	sessions []api.SessionSpec                  // asked for until the agent comes
+	converse func(id string, c *websocket.Conn) // the head node's end of a session
 	enrols   int
 	renewals int
 	requests int
@@ -264,6 +270,8 @@ func (h *fakeHead) handle(w http.ResponseWriter, r *http.Request) {
 		h.renewals++
 		h.mu.Unlock()
 		answerJSON(w, 200, h.certify(in.CSR))
+	case "/v1/servers/" + testUUID + "/sessions/" + path.Base(r.URL.Path):
+		h.session(w, r)
 	default:
 		if h.file(w, r, cn) {
 			return
@@ -394,14 +402,14 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 	h.bump()
 	h.mu.Unlock()
 	news := func() bool {
-		return !none || acked || h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0 || len(h.refuses(in)) > 0
+		return !none || acked || len(h.sessions) > 0 || h.spec != nil && h.spec.Revision != in.Seen || len(h.probes) > 0 || len(h.deltas(in)) > 0 || len(h.refuses(in)) > 0
 	}
 	if !ask && !h.hold(r, news) {
 		w.WriteHeader(204)
 		return
 	}
 	h.mu.Lock()
-	out := api.SyncResponse{Deltas: h.deltas(in), Refused: h.refuses(in), NeedInventory: ask, Probes: h.probes, InstancesSeen: h.seen, Have: have}
+	out := api.SyncResponse{Deltas: h.deltas(in), Refused: h.refuses(in), NeedInventory: ask, Probes: h.probes, Sessions: slices.Clone(h.sessions), InstancesSeen: h.seen, Have: have}
 	if ask || len(h.probes) > 0 || h.spec != nil && h.spec.Revision != in.Seen {
 		spec := api.Spec{Revision: "r0"}
 		if h.spec != nil {
@@ -426,6 +434,21 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		breakOff(w, out, *cut)
 	}
 	answerJSON(w, 200, out)
+}
+
+// session takes the server's end of a session, which is asked for no more.
+func (h *fakeHead) session(w http.ResponseWriter, r *http.Request) {
+	id := path.Base(r.URL.Path)
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		h.t.Error(err)
+		return
+	}
+	h.set(func() {
+		h.sessions = slices.DeleteFunc(h.sessions, func(s api.SessionSpec) bool { return s.ID == id })
+	})
+	h.converse(id, c)
+	c.CloseNow()
 }
 
 // last is the newest sync.

@@ -28,14 +28,15 @@ const (
 
 // link is the syncer: the one goroutine that talks to the head node.
 type link struct {
-	a     *Agent
-	board *board
-	box   mailbox
-	net   *networker
-	say   *announcer
-	trust identity.Trust
-	base  *url.URL
-	uuid  string
+	a        *Agent
+	board    *board
+	box      mailbox
+	net      *networker
+	sessions *sessions
+	say      *announcer
+	trust    identity.Trust
+	base     *url.URL
+	uuid     string
 
 	key      *ecdsa.PrivateKey
 	cert     *identity.Certificate

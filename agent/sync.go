@@ -70,7 +70,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		return l.syncFailed(ctx, err)
 	}
 	again := l.parts.answered(req, resp.Have, status == http.StatusNoContent)
-	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused) == 0 && resp.Have == nil && l.a.instances == nil || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
+	if status != http.StatusNoContent && (resp.Spec == nil && len(resp.Deltas)+len(resp.Refused)+len(resp.Sessions) == 0 && resp.Have == nil && l.a.instances == nil || resp.Spec != nil && (resp.Revision == "" || resp.Spec.Revision != resp.Revision)) {
 		return l.syncFailed(ctx, errors.New("sync: the head node's answer does not name one revision"))
 	}
 	l.noteFirst(report.Boot)
@@ -79,7 +79,8 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	l.say.say("Connected to the head node at " + l.base.Host + " as server " + l.uuid + ".")
 	fresh := false
 	if status != http.StatusNoContent {
-		fresh = again || resp.NeedInventory && req.Inventory == nil
+		l.sessions.want(resp.Sessions)
+		fresh = again || resp.NeedInventory && req.Inventory == nil || len(resp.Sessions) > 0
 		l.wantInv = resp.NeedInventory
 		if l.hear(resp) {
 			fresh = true

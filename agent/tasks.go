@@ -34,11 +34,12 @@ func (a *Agent) feeder() task {
 }
 
 // tasks are those that begin when it is known which server this is.
-func (a *Agent) tasks(r *reconciler, l *link, n *networker) []task {
+func (a *Agent) tasks(r *reconciler, l *link, n *networker, s *sessions) []task {
 	tasks := []task{
 		{"inspector", a.hardware.run},
 		{"reconciler", r.run},
 		{"syncer", l.run},
+		{"sessions", s.run},
 	}
 	if i := a.instances; i != nil {
 		tasks = append(tasks, []task{

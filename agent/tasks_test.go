@@ -18,7 +18,7 @@ func TestTasksAreListed(t *testing.T) {
 	a.ports, a.instances = newFollower(a, portKind()), newInstances(a, nil)
 	n := newNetworker(a, nil)
 	want := []string{a.feeder().name}
-	for _, task := range a.tasks(&reconciler{}, &link{}, n) {
+	for _, task := range a.tasks(&reconciler{}, &link{}, n, &sessions{}) {
 		want = append(want, task.name)
 	}
 	doc, err := os.ReadFile("doc.go")

@@ -238,6 +238,8 @@ type SyncResponse struct {
 	InstancesSeen string            `json:"instances_seen,omitempty" doc:"Now of the InstanceReport that the head node took in last; when it is not what the agent takes it for, the next report is full"`
 
 	Probes []Probe `json:"probes,omitempty" doc:"to be done before the next sync; at most MaxProbes"`
+
+	Sessions []SessionSpec `json:"sessions,omitempty" doc:"for which the server is to come; one that it has come for already is named no more"`
 }
 
 // MaxProbes is how many probes a server is asked for at once.

@@ -104,7 +104,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	})
 	s.log.Info("head node ready", "datacenter", s.answers.Datacenter, "socket", sockets[len(sockets)-1].path, "https", s.https.String(), "ca_sha256", s.ca.SHA256())
 	close(s.ready)
-	return g.Wait()
+	err = g.Wait()
+	s.sessions.open.Wait()
+	return err
 }
 
 // stopKey holds the channel that ends long polls when the head node stops.
@@ -149,6 +151,7 @@ func (s *Server) handler() http.Handler {
 	s.routeTrace(h)
 	s.routeImages(h, mux)
 	s.routeStreams(h, mux)
+	s.routeSessions(mux)
 	for _, unused := range []string{"ErrorModel", "ErrorDetail"} { // huma's own; errors are Problems
 		delete(h.OpenAPI().Components.Schemas.Map(), unused)
 	}

@@ -18,7 +18,7 @@ import (
 
 // capabilities names what this head node can do.
 func capabilities() []string {
-	return []string{"boot", "events", "explain", "fabrics", "firewall", "networks", "platforms", "servers", "setup", "tokens"}
+	return []string{"boot", "events", "explain", "fabrics", "firewall", "networks", "platforms", "servers", "sessions", "setup", "tokens"}
 }
 
 func (s *Server) routeOperators(h huma.API) {

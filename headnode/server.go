@@ -75,18 +75,19 @@ type Server struct {
 	checks chan struct{} // held by who reads a whole image
 	ca     *trust.CA
 
-	offers  *addresses.Offers
-	pending *boots.Pending
-	live    live
-	known   atomic.Pointer[known]
-	door    *admit.Door // of HTTPS
-	waiting *admit.Door // of enrolments
-	probes  probes
-	events  *events.Log
-	watch   watchers
-	shed    shed
-	news    chan api.Event // of machines that have not enrolled; one waits to be told
-	reports buckets
+	offers   *addresses.Offers
+	pending  *boots.Pending
+	live     live
+	known    atomic.Pointer[known]
+	door     *admit.Door // of HTTPS
+	waiting  *admit.Door // of enrolments
+	probes   probes
+	sessions sessions
+	events   *events.Log
+	watch    watchers
+	shed     shed
+	news     chan api.Event // of machines that have not enrolled; one waits to be told
+	reports  buckets
 
 	drawMAC func() uint32 // networks.DrawMAC, but in tests
 

@@ -57,8 +57,9 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	defer hold.Stop()
 	for look := asked; ; {
 		out := api.SyncResponse{NeedInventory: need, Have: in.have, InstancesSeen: s.live.report(in.UUID)}
-		var more <-chan struct{}
+		var more, others <-chan struct{}
 		out.Probes, more = s.probes.pending(in.UUID)
+		out.Sessions, others = s.sessions.pending(in.UUID)
 		err := s.store.View(ctx, func(tx store.Tx) error {
 			out.Revision, out.Spec = "", nil
 			r, err := s.authorised(tx, c, in.UUID)
@@ -82,7 +83,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 		if err != nil {
 			return nil, err
 		}
-		if out.Spec != nil || len(out.Deltas)+len(out.Refused) > 0 || answerNow || in.lacks() {
+		if out.Spec != nil || len(out.Deltas)+len(out.Refused)+len(out.Sessions) > 0 || answerNow || in.lacks() {
 			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &out}, nil
 		}
 		look = nil
@@ -90,6 +91,8 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 		case <-changed:
 			continue
 		case <-more:
+			continue
+		case <-others:
 			continue
 		case <-follower.C():
 			names := follower.Changed()

@@ -44,3 +44,6 @@ func (*Systemd) Watch(context.Context, func(map[string]State), func(string, stri
 
 // Prepare is not there on this system.
 func Prepare(context.Context) error { return errHere }
+
+// Leader is not there on this system.
+func Leader(context.Context, string) (int, error) { return 0, errors.ErrUnsupported }

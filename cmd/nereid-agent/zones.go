@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 	"runtime"
 
 	"nereid/agent"
 	"nereid/agent/machine"
 	"nereid/agent/machine/zone"
 	"nereid/agent/storage"
+	"nereid/api"
 )
 
 // joinZones gives the agent the server's instances, which are zones under systemd. Where
@@ -24,6 +26,17 @@ func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
 		Datasets: roots,
 		Pool:     st.SystemPool,
 		Watch:    units.Watch,
+	}
+	a.Entry = agent.ZoneEntry{
+		Program: zone.Program,
+		Leader:  machine.Leader,
+		Log:     func(uuid string) string { return filepath.Join(zone.Consoles, zone.Logs, zone.Log(uuid)) },
+		Image: func(uuid string) api.ImageRun {
+			if spec := a.Zones.Machines.Kept(uuid); spec != nil {
+				return spec.Run
+			}
+			return api.ImageRun{}
+		},
 	}
 	return units.Close
 }

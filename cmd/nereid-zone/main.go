@@ -5,6 +5,7 @@
 //	nereid-zone enter DIR
 //	nereid-zone started DIR     with the process's id in MAINPID
 //	nereid-zone consoles
+//	nereid-zone inside          by package enter, in a zone's namespaces
 //
 // Called by the name init it is a zone's first process.
 package main
@@ -18,10 +19,14 @@ import (
 	"strconv"
 	"syscall"
 
+	"nereid/agent/machine/enter"
 	"nereid/agent/machine/zone"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "inside" {
+		os.Exit(enter.Inside())
+	}
 	if err := run(os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "nereid-zone:", err)
 		os.Exit(1)

@@ -54,6 +54,9 @@ func refusedf(format string, args ...any) error {
 
 // fail prints what is wrong, why, and what to do next, and gives the exit code.
 func (a *app) fail(err error) int {
+	if errors.Is(err, errSilent) {
+		return exitCode(err)
+	}
 	text := clean(err.Error())
 	if errors.Is(err, context.Canceled) {
 		text = "interrupted"

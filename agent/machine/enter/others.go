@@ -15,5 +15,10 @@ func Run(_ context.Context, _ string, _ int, _ Request, stdin io.ReadCloser, _, 
 	return statusFailed, fmt.Errorf("enter zone: %w", errors.ErrUnsupported)
 }
 
+// Console is not there on this system.
+func Console(context.Context, string, bool, io.Writer) error {
+	return fmt.Errorf("read console: %w", errors.ErrUnsupported)
+}
+
 // Inside is not there on this system.
 func Inside() int { return statusFailed }

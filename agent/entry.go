@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"nereid/agent/machine/enter"
+	"nereid/api"
+)
+
+// ZoneEntry is the way into zones.
+type ZoneEntry struct {
+	Program string                                                  // nereid-zone
+	Leader  func(ctx context.Context, instance string) (int, error) // a zone's first process
+	Log     func(instance string) string                            // where what it printed is kept
+	Image   func(instance string) api.ImageRun                      // what its image says of programs
+}
+
+// Enter has a session with a zone: see Entry.
+func (z ZoneEntry) Enter(ctx context.Context, instance string, r api.SessionRequest, stdin io.ReadCloser, stdout, stderr io.Writer, resize <-chan api.TerminalSize) (int, error) {
+	if r.Kind == api.SessionConsole {
+		if err := enter.Console(ctx, z.Log(instance), r.Follow, stdout); err != nil {
+			return noProgram, err
+		}
+		return 0, nil
+	}
+	leader, err := z.Leader(ctx, instance)
+	if err != nil {
+		return noProgram, fmt.Errorf("the instance does not run: %w", err)
+	}
+	image := z.Image(instance)
+	want := enter.Request{Kind: r.Kind, Command: r.Command, Env: append(image.Env[:len(image.Env):len(image.Env)], r.Env...), User: r.User, Dir: r.Dir, Path: r.Path, Mode: r.Mode}
+	if r.TTY != nil {
+		want.TTY = &enter.Size{Rows: r.TTY.Rows, Columns: r.TTY.Columns}
+	}
+	sizes := make(chan enter.Size)
+	var forwarding sync.WaitGroup
+	defer forwarding.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	forwarding.Go(func() { forward(ctx, resize, sizes) })
+	return enter.Run(ctx, z.Program, leader, want, stdin, stdout, stderr, sizes)
+}
+
+// forward hands sizes of a terminal over until ctx ends.
+func forward(ctx context.Context, from <-chan api.TerminalSize, to chan<- enter.Size) {
+	for {
+		select {
+		case s := <-from:
+			select {
+			case to <- enter.Size{Rows: s.Rows, Columns: s.Columns}:
+			case <-ctx.Done():
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
