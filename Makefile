@@ -3,6 +3,7 @@
 SHELL     := /bin/sh
 CACHE     ?= $(or $(NEREID_CACHE),$(HOME)/.cache/nereid)
 PLATFORM  := $(CACHE)/platform
+IMAGES    := $(CACHE)/images
 VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 GOFLAGS_R := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 PACKAGES  := integration/lab/packages.sh
@@ -10,7 +11,7 @@ RESULTS   := go run ./integration/results
 export CGO_ENABLED ?= 0
 export NEREID_CACHE := $(CACHE)
 
-.PHONY: help demo test unit netns vm bench build platform fuzz clean
+.PHONY: help demo test unit netns vm bench build platform images fuzz clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,9 +35,9 @@ netns: build ## tests against real kernels and foreign programs, in network name
 	NEREID_BIN=$(CURDIR)/bin $(RESULTS) run netns go test -tags netns -run 'NetNS' -count=1 -p 2 -timeout 15m \
 		./integration/fabric ./agent/router ./...
 
-vm: build platform ## tests with real firmware, ZFS and systemd in QEMU (root)
+vm: build platform images ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"
-	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) bin/nereid-rack $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m ./integration/... ./bootserver
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) NEREID_IMAGES=$(IMAGES) bin/nereid-rack $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m ./integration/... ./bootserver
 
 bench: build platform ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test bench
@@ -59,6 +60,12 @@ platform: build ## the platform image, into the cache
 	bin/nereid platform build --out $(PLATFORM) --cache $(CACHE) --key $(CACHE)/platform-key.pem
 	@cmp -s $(PLATFORM)/manifest.json $(CACHE)/measured.json || \
 		{ bin/nereid-demo --bin bin --platform $(PLATFORM) --measure && cp $(PLATFORM)/manifest.json $(CACHE)/measured.json; }
+
+images: build ## small images of zones, into the cache
+	@$(PACKAGES) build lab
+	@echo "== images of zones -> $(IMAGES)"
+	rm -rf $(IMAGES)/tiny
+	bin/nereid image build tiny --out $(IMAGES)/tiny --cache $(CACHE)
 
 fuzz: ## every fuzz target for 30 s each
 	@go list -f '{{.Dir}} {{.ImportPath}}' ./... | while read -r dir pkg; do \

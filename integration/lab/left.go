@@ -67,11 +67,23 @@ func (r *Rack) State(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		for line := range strings.Lines(out) {
-			all = append(all, m.Spec.Name+": "+strings.TrimSpace(line))
+			if line = strings.TrimSpace(line); !kept(line, out) {
+				all = append(all, m.Spec.Name+": "+line)
+			}
 		}
 	}
 	slices.Sort(all)
 	return all, nil
+}
+
+// kept says whether a server keeps what a line of its traces names for the instances to
+// come, once it has had one: images, and what keeps what zones print.
+func kept(line, traces string) bool {
+	if line == "dataset zones/consoles" || line == "unit nereid-consoles.service" {
+		return true
+	}
+	image, isSet := strings.CutPrefix(strings.TrimSuffix(line, "@final"), "dataset ")
+	return isSet && strings.Contains(traces, "dataset "+image+"@final\n")
 }
 
 // gather adds a line for each object, unless there was an error before.

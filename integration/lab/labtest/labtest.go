@@ -37,6 +37,12 @@ func env(t *testing.T, name string) string {
 	return dir
 }
 
+// Images is the directory of the small images of zones.
+func Images(t *testing.T) string {
+	t.Helper()
+	return env(t, "NEREID_IMAGES")
+}
+
 // Accel probes once per test binary's process how guests run; the platform's
 // kernel is what is tried.
 func Accel(t *testing.T) lab.Accel {
