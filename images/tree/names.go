@@ -100,10 +100,10 @@ func locate(root *node, parts []string, made func(path string)) (s spot, wrong s
 		return s, ""
 	}
 	dirs := []*node{root} // one more than s.path
-	todo, links := parts, 0
-	for len(todo) > 1 {
-		part := todo[0]
-		todo = todo[1:]
+	rest, links := parts, 0
+	for len(rest) > 1 {
+		part := rest[0]
+		rest = rest[1:]
 		switch part {
 		case "", ".":
 			continue
@@ -135,11 +135,11 @@ func locate(root *node, parts []string, made func(path string)) (s spot, wrong s
 			if strings.HasPrefix(next.target, "/") {
 				s.path, dirs = nil, dirs[:1]
 			}
-			todo = append(strings.Split(next.target, "/"), todo...)
+			rest = append(strings.Split(next.target, "/"), rest...)
 		default:
 			return s, "its parent " + strings.Join(append(s.path, part), "/") + " is " + next.kind.String() + ", not a directory"
 		}
 	}
-	s.dir, s.name = dirs[len(dirs)-1], todo[0]
+	s.dir, s.name = dirs[len(dirs)-1], rest[0]
 	return s, ""
 }
