@@ -232,7 +232,8 @@ func (s *running) ready(ours *os.File, r Request) error {
 	if n == 0 || s.pid <= 1 {
 		return errors.New("the program did not start")
 	}
-	if s.proc, err = unix.PidfdOpen(s.pid, 0); err != nil {
+	s.proc, err = unix.PidfdOpen(s.pid, 0)
+	if err != nil && !errors.Is(err, unix.ESRCH) { // one that has ended already needs no watching
 		return fmt.Errorf("watch the program: %w", err)
 	}
 	if r.TTY != nil && s.tty == nil {
