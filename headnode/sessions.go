@@ -134,8 +134,8 @@ func (s *Server) serveSession(w http.ResponseWriter, r *http.Request) {
 	}
 	defer c.CloseNow()
 	c.SetReadLimit(api.MaxMessage)
-	ctx, cancel := untilStop(r.Context())
-	defer cancel()
+	ctx, end := untilStop(r.Context())
+	defer end()
 	if err := s.converse(ctx, c, i); err != nil {
 		p, expected := problemOf(err)
 		if !expected {
@@ -149,18 +149,21 @@ func (s *Server) serveSession(w http.ResponseWriter, r *http.Request) {
 // command that cannot be executed.
 const sessionFailed = 126
 
-// untilStop ends with ctx, and when the head node stops.
-func untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+// untilStop ends with ctx, and when the head node stops. end is to be called.
+func untilStop(ctx context.Context) (_ context.Context, end func()) {
 	out, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
-	go func() {
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
 		select {
 		case <-stopOf(ctx):
 			cancel(errors.New("the head node stops"))
 		case <-out.Done():
 		}
-	}()
-	return out, func() { stop(); cancel(context.Canceled) }
+	})
+	return out, func() {
+		cancel(context.Canceled)
+		waiting.Wait()
+	}
 }
 
 // sessionTarget finds the instance that a client names, on a server that answers.
