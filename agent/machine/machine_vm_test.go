@@ -203,6 +203,8 @@ func TestRealZone(t *testing.T) {
 	w := Wanted{Spec: spec}
 	st := r.until(w, spec.UUID, "running", runs)
 	t.Logf("%+v", st)
+	// An instance runs when its init is about to be executed; what that does comes later.
+	waitFor(t, "what the init does first", func() bool { return strings.Contains(r.in(spec.UUID, "cat /booted || true"), "10.9.0.11/24") })
 	for line, want := range map[string]string{
 		"hostname": "web1", "cat /etc/hostname": "web1", "cat /etc/resolv.conf": "nameserver 10.9.0.1", "cat /etc/hosts": "10.9.0.11 web1.example.com web1",
 		"cat /root/.ssh/authorized_keys": "ssh-ed25519 AAAA test", "ip addr show net0": "10.9.0.11/24", "ip route": "default via 10.9.0.1 dev net0",

@@ -26,8 +26,8 @@ func TestVMOnRealKernel(t *testing.T) {
 	}{
 		{"network", 6, "", 20 * time.Minute},
 		{"firewall", 5, "", 20 * time.Minute},
-		{"machine", 1, "NEREID_TEST_DISKS=vdc", 20 * time.Minute},
 		{"storage", 7, "NEREID_TEST_DISKS=vda,vdb", 34 * time.Minute},
+		{"machine", 1, "NEREID_TEST_DISKS=vdc", 20 * time.Minute},
 	}
 	files := map[string]string{"/usr/lib/lab/busybox": busybox(t)}
 	for _, p := range packages {
