@@ -3,8 +3,6 @@
 package setup
 
 import (
-	"os"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -15,8 +13,8 @@ import (
 
 // TestVMOnRealKernel runs the agent's own tests for what the machine that tests may
 // lack in its kernel, in a server whose agent is stopped: bonds, VLANs, conntrack on a
-// bridge; zones in real units on real ZFS, after which the kernel loads no module by
-// itself any more; and pools, with setup, reset and refusals, cut before every single step.
+// bridge; and pools on real ZFS, with setup, reset and refusals, cut before every single
+// step.
 func TestVMOnRealKernel(t *testing.T) {
 	packages := []struct {
 		name        string
@@ -27,14 +25,13 @@ func TestVMOnRealKernel(t *testing.T) {
 		{"network", 6, "", 20 * time.Minute},
 		{"firewall", 5, "", 20 * time.Minute},
 		{"storage", 7, "NEREID_TEST_DISKS=vda,vdb", 34 * time.Minute},
-		{"machine", 1, "NEREID_TEST_DISKS=vdc", 20 * time.Minute},
 	}
-	files := map[string]string{"/usr/lib/lab/busybox": busybox(t)}
+	files := map[string]string{}
 	for _, p := range packages {
 		files["/usr/lib/lab/"+p.name+".test"] = labtest.TestProgram(t, "nereid/agent/"+p.name)
 	}
 	r := labtest.NewRack(t, files)
-	m := r.Add(1, lab.BIOS, 1<<30, 1<<30, 1<<30)
+	m := r.Add(1, lab.BIOS, 1<<30, 1<<30)
 	r.PowerOn(m)
 	r.WaitState(m, api.StatePending)
 	r.Shell(m, "systemctl stop nereid-agent")
@@ -43,18 +40,4 @@ func TestVMOnRealKernel(t *testing.T) {
 			labtest.RunTests(t, m, p.environment, "/usr/lib/lab/"+p.name+".test", p.tests, p.limit)
 		})
 	}
-}
-
-// busybox is the program that the zones of tests are made of.
-func busybox(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Fatalf("%v: run integration/lab/packages.sh lab", err)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }
