@@ -261,10 +261,15 @@ func (s *Server) noteEnrolled(tx store.Tx, b api.Boot, out inventory.Outcome, no
 // authorised reads the record of a server whose certificate may sync: the one
 // issued last, or the one with the key on its pool.
 func (s *Server) authorised(tx store.Tx, c caller, uuid string) (inventory.Record, error) {
+	return s.stillAuthorised(tx, c, uuid, &inventory.Known{})
+}
+
+// stillAuthorised is authorised for one who asks again and again.
+func (s *Server) stillAuthorised(tx store.Tx, c caller, uuid string, known *inventory.Known) (inventory.Record, error) {
 	if c.uuid != uuid {
 		return inventory.Record{}, refuse(http.StatusForbidden, api.CodeForbidden, "use the certificate of that server", "the client certificate is of server %s, not %s", c.uuid, uuid)
 	}
-	r, err := inventory.Get(tx, uuid)
+	r, err := known.Get(tx, uuid)
 	if err != nil {
 		return r, err
 	}
@@ -290,7 +295,7 @@ func (s *Server) takeReport(ctx context.Context, c caller, in *syncInput) (need 
 		rec  inventory.Record
 	)
 	err = s.store.View(ctx, func(tx store.Tx) (err error) {
-		if rec, err = s.authorised(tx, c, in.UUID); err != nil {
+		if rec, err = s.stillAuthorised(tx, c, in.UUID, &in.record); err != nil {
 			return err
 		}
 		news, need, err = inventory.Look(tx, rec, &req)

@@ -1,9 +1,16 @@
 package headnode
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"reflect"
 	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"nereid/api"
 	"nereid/headnode/fabric"
@@ -109,16 +116,18 @@ func (s *Server) acknowledge(ctx context.Context, server string, asked []api.Fol
 }
 
 // deltas are what a server lacks of some sets that it follows, about maxDeltas bytes
-// of it, and the sets that it may not follow.
-func deltas(tx store.Tx, server string, look []api.Follow) (out []api.Delta, refused []api.RefusedSet, err error) {
+// of it, and the sets that it may not follow. tx is that of a View, and ctx the one that
+// it was begun with.
+func (s *Server) deltas(ctx context.Context, tx store.Tx, server string, look []api.Follow) (out []encodedDelta, refused []api.RefusedSet, err error) {
 	left := maxDeltas
 	for _, f := range look {
 		if left <= 0 {
 			break // the follower asks again
 		}
 		var (
-			d    api.Delta
+			d    encodedDelta
 			size int
+			news bool
 		)
 		if vni, isMap := api.VNIOfMap(f.Set); isMap {
 			var why *api.Problem
@@ -127,36 +136,96 @@ func deltas(tx store.Tx, server string, look []api.Follow) (out []api.Delta, ref
 				continue
 			}
 			if err == nil {
-				d, size, err = fabric.Delta(tx, vni, followed(f), left)
+				// It is cut to the same size for all, so that it is the same for all.
+				d, size, news, err = s.encoded.Get(ctx, tx, f.Set, followed(f), func() (encodedDelta, int, error) {
+					d, _, err := fabric.Delta(tx, vni, followed(f), maxDeltas)
+					if err != nil {
+						return nil, 0, err
+					}
+					return encodeDelta(d)
+				})
 			}
 		} else {
-			d, size, err = ownDelta(tx, f, left)
+			var a api.Delta
+			if a, news, err = ownDelta(tx, f, left); err == nil && news {
+				d, size, err = encodeDelta(a)
+			}
 		}
 		if err != nil {
 			return nil, nil, err
 		}
-		left -= size
-		if d.Full || d.Toward != 0 || size > 0 || d.Epoch != f.Epoch {
-			out = append(out, d)
+		if !news {
+			continue
 		}
+		if left -= size; left < 0 && len(out) > 0 {
+			break // it comes with the next answer
+		}
+		out = append(out, d)
 	}
 	return out, refused, nil
 }
 
-// ownDelta is what a server lacks of a set of its own, with its size in bytes.
-func ownDelta(tx store.Tx, f api.Follow, limit int) (a api.Delta, size int, err error) {
+// ownDelta is what a server lacks of a set of its own; news: it lacks something.
+func ownDelta(tx store.Tx, f api.Follow, limit int) (a api.Delta, news bool, err error) {
 	d, err := journal.Changes(tx, journal.Set{Name: f.Set, Keep: true}, followed(f), limit)
 	if err != nil {
-		return a, 0, err
+		return a, false, err
 	}
 	a = api.Delta{Set: d.Set, Epoch: d.Epoch, Version: d.Version, Toward: d.Toward, Full: d.Full}
 	for _, e := range d.Entries {
-		size += len(e.Key) + len(e.Value)
 		if e.Gone {
 			a.Gone = append(a.Gone, e.Key)
 		} else {
 			a.Put = append(a.Put, e.Value)
 		}
 	}
-	return a, size, nil
+	return a, d.News() || d.Epoch != f.Epoch, nil
+}
+
+// encodedDelta is an api.Delta as JSON. Followers that lack the same share it.
+type encodedDelta []byte
+
+func encodeDelta(d api.Delta) (encodedDelta, int, error) {
+	text, err := json.Marshal(d)
+	if err != nil {
+		return nil, 0, fmt.Errorf("write a delta of set %s: %w", d.Set, err)
+	}
+	return text, len(text), nil
+}
+
+// syncAnswer is an api.SyncResponse whose deltas are JSON already.
+type syncAnswer struct {
+	api.SyncResponse
+	deltas []encodedDelta
+}
+
+// Schema describes it as what it is for who reads it.
+func (syncAnswer) Schema(r huma.Registry) *huma.Schema {
+	return r.Schema(reflect.TypeFor[api.SyncResponse](), true, "")
+}
+
+// writeJSON writes the deltas as they are, behind what else there is.
+func (a *syncAnswer) writeJSON(w io.Writer) error {
+	text, err := json.Marshal(a.SyncResponse)
+	if err != nil {
+		return err
+	}
+	out := bytes.NewBuffer(text)
+	if len(a.deltas) > 0 {
+		out.Truncate(out.Len() - len("}"))
+		if out.Len() > len("{") {
+			out.WriteByte(',')
+		}
+		out.WriteString(`"deltas":[`)
+		for i, d := range a.deltas {
+			if i > 0 {
+				out.WriteByte(',')
+			}
+			out.Write(d)
+		}
+		out.WriteString("]}")
+	}
+	out.WriteByte('\n')
+	_, err = out.WriteTo(w)
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -132,7 +133,7 @@ func (s *Server) handler() http.Handler {
 				},
 			},
 		},
-		Formats:       map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		Formats:       map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()},
 		DefaultFormat: "application/json",
 		Transformers:  []huma.Transformer{fromHuma},
 	}
@@ -171,6 +172,23 @@ func (s *Server) handler() http.Handler {
 		_, _ = w.Write(spec)
 	})
 	return s.recovered(s.authenticate(routed(mux)))
+}
+
+// ownJSON is an answer that is, in part, JSON already.
+type ownJSON interface {
+	writeJSON(io.Writer) error
+}
+
+// jsonFormat is JSON, of which answers may bring their own.
+func jsonFormat() huma.Format {
+	f := huma.DefaultJSONFormat
+	f.Marshal = func(w io.Writer, v any) error {
+		if own, is := v.(ownJSON); is {
+			return own.writeJSON(w)
+		}
+		return huma.DefaultJSONFormat.Marshal(w, v)
+	}
+	return f
 }
 
 // recovered keeps a panic in one request from ending the daemon.

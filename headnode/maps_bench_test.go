@@ -101,7 +101,7 @@ func BenchmarkIdleSync(b *testing.B) {
 		if out.Body.Spec != nil {
 			in.Body.Seen = out.Body.Revision
 		}
-		for _, d := range out.Body.Deltas {
+		for _, d := range deltasOf(b, out) {
 			for j, f := range in.Body.Follow {
 				if f.Set == d.Set {
 					in.Body.Follow[j] = f.Take(d)

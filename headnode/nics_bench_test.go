@@ -62,7 +62,7 @@ func BenchmarkNICCreate(b *testing.B) {
 			s.cfg.Hold = time.Minute
 			agent := context.WithValue(ctx, callerKey{}, caller{uuid: server, key: "k"})
 			in := &syncInput{UUID: server, Body: api.SyncRequest{Follow: []api.Follow{{Set: api.PortSet(server)}}}}
-			poll := func() (*polled[api.SyncResponse], error) {
+			poll := func() (*polled[syncAnswer], error) {
 				out, err := s.sync(agent, in)
 				if err != nil || out.Body == nil {
 					return out, err
@@ -70,7 +70,7 @@ func BenchmarkNICCreate(b *testing.B) {
 				if out.Body.Spec != nil {
 					in.Body.Seen = out.Body.Revision
 				}
-				for _, d := range out.Body.Deltas {
+				for _, d := range deltasOf(b, out) {
 					in.Body.Follow[0] = in.Body.Follow[0].Take(d)
 				}
 				return out, err
@@ -90,7 +90,7 @@ func BenchmarkNICCreate(b *testing.B) {
 						answers <- 0
 						return
 					}
-					body, err := json.Marshal(out.Body)
+					body, err := json.Marshal(deltasOf(b, out))
 					if err != nil {
 						b.Error(err)
 					}

@@ -96,6 +96,7 @@ type Server struct {
 
 	hosts    hosts
 	sets     *journal.Hub
+	encoded  *journal.Shared[encodedDelta] // of sets that many servers follow
 	resolver resolver
 	files    sync.RWMutex // read: an upload; written: a collection
 
@@ -176,6 +177,7 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.events = events.New(events.Kept, s.now)
 	s.sets = journal.NewHub(s.store)
 	s.sets.Also = s.setsChanged
+	s.encoded = journal.NewShared[encodedDelta]()
 	s.imageOf = usableImage
 	if err := fabric.TakeOver(ctx, s.store); err != nil {
 		return nil, err

@@ -18,12 +18,13 @@ type syncInput struct {
 	UUID string `path:"uuid"`
 	Body api.SyncRequest
 
-	have map[string]string // digests of the parts that the head node has, after takeReport
+	have   map[string]string // digests of the parts that the head node has, after takeReport
+	record inventory.Known   // as this poll read it last
 }
 
 // sync takes in a report and holds the answer until something is wanted: the spec is
 // another one, or a followed set changed.
-func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncResponse], error) {
+func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[syncAnswer], error) {
 	c := callerOf(ctx)
 	asked := in.Body.Follow
 	if err := mayFollow(in.UUID, asked); err != nil {
@@ -56,13 +57,13 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 	hold := time.NewTimer(s.cfg.Hold)
 	defer hold.Stop()
 	for look := asked; ; {
-		out := api.SyncResponse{NeedInventory: need, Have: in.have, InstancesSeen: s.live.report(in.UUID)}
+		out := syncAnswer{SyncResponse: api.SyncResponse{NeedInventory: need, Have: in.have, InstancesSeen: s.live.report(in.UUID)}}
 		var more, others <-chan struct{}
 		out.Probes, more = s.probes.pending(in.UUID)
 		out.Sessions, others = s.sessions.pending(in.UUID)
 		err := s.store.View(ctx, func(tx store.Tx) error {
 			out.Revision, out.Spec = "", nil
-			r, err := s.authorised(tx, c, in.UUID)
+			r, err := s.stillAuthorised(tx, c, in.UUID, &in.record)
 			if err != nil {
 				return err
 			}
@@ -77,14 +78,14 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 				out.Revision, out.Spec = sp.Revision, &sp
 				look = asked // what one change wrote comes in one answer
 			}
-			out.Deltas, out.Refused, err = deltas(tx, in.UUID, look)
+			out.deltas, out.Refused, err = s.deltas(ctx, tx, in.UUID, look)
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		if out.Spec != nil || len(out.Deltas)+len(out.Refused)+len(out.Sessions) > 0 || answerNow || in.lacks() {
-			return &polled[api.SyncResponse]{Status: http.StatusOK, Body: &out}, nil
+		if out.Spec != nil || len(out.deltas)+len(out.Refused)+len(out.Sessions) > 0 || answerNow || in.lacks() {
+			return &polled[syncAnswer]{Status: http.StatusOK, Body: &out}, nil
 		}
 		look = nil
 		select {
@@ -104,7 +105,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[api.SyncRespo
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		return &polled[api.SyncResponse]{Status: http.StatusNoContent}, nil
+		return &polled[syncAnswer]{Status: http.StatusNoContent}, nil
 	}
 }
 

@@ -101,6 +101,7 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 		arrivals = make(chan time.Time, servers)
 		bytes    atomic.Int64
 		quit     = make(chan struct{})
+		shared   = journal.NewShared[json.RawMessage]()
 	)
 	for i := range servers {
 		var mine []uint32
@@ -130,16 +131,24 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 				case <-quit:
 					return
 				}
-				var ds []api.Delta
+				var ds []json.RawMessage
 				changed := f.Changed()
 				err := w.s.View(w.ctx, func(tx store.Tx) error {
 					ds = nil
 					for _, set := range changed {
-						d, size, err := Delta(tx, known[set].vni, known[set].known(), 1<<20)
+						f := known[set].known()
+						d, _, news, err := shared.Get(w.ctx, tx, set, f, func() (json.RawMessage, int, error) {
+							d, _, err := Delta(tx, known[set].vni, f, 1<<20)
+							if err != nil {
+								return nil, 0, err
+							}
+							text, err := json.Marshal(d)
+							return text, len(text), err
+						})
 						if err != nil {
 							return err
 						}
-						if size > 0 {
+						if news {
 							ds = append(ds, d)
 						}
 					}
@@ -152,15 +161,16 @@ func benchMove(b *testing.B, vnis, entries, servers, each, told int) {
 				if len(ds) == 0 {
 					continue
 				}
-				for _, d := range ds {
+				at := time.Now()
+				for _, text := range ds {
+					var d api.Delta
+					if err := json.Unmarshal(text, &d); err != nil {
+						b.Error(err)
+					}
 					known[d.Set].Follow = known[d.Set].Take(d)
+					bytes.Add(int64(len(text)))
 				}
-				body, err := json.Marshal(ds)
-				if err != nil {
-					b.Error(err)
-				}
-				bytes.Add(int64(len(body)))
-				arrivals <- time.Now()
+				arrivals <- at
 			}
 		})
 	}

@@ -1,6 +1,8 @@
 package inventory
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -41,6 +43,35 @@ func Get(tx store.Tx, uuid string) (Record, error) {
 	if !found {
 		return r, ErrNoServer
 	}
+	return r, nil
+}
+
+// Known is a record as somebody read it last, so that one who reads it again and again
+// decodes it only when it changed. The zero Known knows nothing. Nobody changes what is
+// in a record that it gives.
+type Known struct {
+	key   string
+	value []byte
+	r     Record
+}
+
+// Get is Get for one who read the record before.
+func (k *Known) Get(tx store.Tx, uuid string) (Record, error) {
+	key := ServerPrefix + uuid
+	value, err := tx.Get(key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return Record{}, ErrNoServer
+	case err != nil:
+		return Record{}, fmt.Errorf("read server %s: %w", uuid, err)
+	case key == k.key && bytes.Equal(value, k.value):
+		return k.r, nil
+	}
+	var r Record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return Record{}, fmt.Errorf("read server %s: decode: %w", uuid, err)
+	}
+	*k = Known{key, value, r}
 	return r, nil
 }
 
