@@ -39,7 +39,7 @@ func testPool(t *testing.T) *Roots {
 	t.Helper()
 	pool := os.Getenv("NEREID_TEST_POOL")
 	if pool == "" {
-		t.Skip("this test runs in a server: integration/images starts it there")
+		t.Fatal("NEREID_TEST_POOL is not set: integration/images runs this in a server")
 	}
 	r := &Roots{Pool: func(context.Context) (string, error) { return pool, nil }}
 	return r
@@ -135,7 +135,7 @@ func gone(t *testing.T, r *Roots, uuids ...string) {
 	}
 }
 
-func TestRealRoots(t *testing.T) {
+func TestVMPoolRoots(t *testing.T) {
 	r := testPool(t)
 	ctx := t.Context()
 	pool, _ := r.Pool(ctx)
@@ -237,13 +237,13 @@ func poolBadStreams(t *testing.T, r *Roots, source string, good []byte) {
 	}
 }
 
-// TestRealRootsChild is the agent that TestRealRoots kills: it imports what comes on standard
+// TestVMPoolRootsChild is the agent that TestVMPoolRoots kills: it imports what comes on standard
 // input.
-func TestRealRootsChild(t *testing.T) {
+func TestVMPoolRootsChild(t *testing.T) {
 	r := testPool(t)
 	var spec api.ImageSpec
 	if _, err := fmt.Sscan(os.Getenv("NEREID_TEST_CHILD"), &spec.UUID, &spec.File.Format, &spec.File.Compression, &spec.File.Size, &spec.File.Digest); err != nil {
-		t.Skip("TestRealRoots starts this one")
+		t.Fatal("TestVMPoolRoots starts this one:", err)
 	}
 	err := r.ImportImage(t.Context(), spec, os.Stdin, func(n int64) {
 		if n >= spec.File.Size/2 {
@@ -262,7 +262,7 @@ func poolKilled(t *testing.T, r *Roots, image, stream []byte) {
 		bytes []byte
 	}{{poolSpec(poolBad, api.FormatTar, "gzip", image), image}, {poolSpec(poolBad, api.FormatZFS, "none", stream), stream}} {
 		half, dead := io.Pipe()
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", "^TestRealRootsChild$")
+		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", "^TestVMPoolRootsChild$")
 		f := c.spec.File
 		cmd.Env = append(os.Environ(), fmt.Sprintf("NEREID_TEST_CHILD=%s %s %s %d %s", poolBad, f.Format, f.Compression, f.Size, f.Digest))
 		in, err := cmd.StdinPipe()

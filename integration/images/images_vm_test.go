@@ -29,11 +29,11 @@ func TestVMImages(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
 	defer cancel()
-	out, err := m.Shell(ctx, "cd /run && NEREID_TEST_POOL=zones "+program+" -test.v -test.timeout 8m -test.run '^TestRealRoots$' 2>&1")
+	out, err := m.Shell(ctx, "cd /run && NEREID_TEST_POOL=zones "+program+" -test.v -test.timeout 8m -test.run '^TestVMPoolRoots$' 2>&1")
 	for line := range strings.Lines(out) {
 		t.Log(strings.TrimRight(line, "\n"))
 	}
-	if err != nil || !strings.Contains(out, "--- PASS: TestRealRoots") {
+	if err != nil || !strings.Contains(out, "--- PASS: TestVMPoolRoots") {
 		t.Errorf("the tests in the server failed: %v", err)
 	}
 }
