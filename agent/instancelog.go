@@ -16,16 +16,17 @@ type instanceLog struct {
 	life    string // of this log: names of another are not ours
 	version uint64
 	all     map[string]api.InstanceStatus
-	changed map[string]uint64 // UUIDs that the head node may not know: version of the change
-	begun   bool              // all is known
-	full    bool              // all is to be told
-	sent    uint64            // version of the report that was sent last
-	named   string            // its name; empty: none was sent
-	since   string            // name of the report that the head node took in last
+	changed map[string]uint64             // UUIDs that the head node may not know: version of the change
+	steps   map[string][]api.InstanceStep // of creates, until the head node has taken them in
+	begun   bool                          // all is known
+	full    bool                          // all is to be told
+	sent    uint64                        // version of the report that was sent last
+	named   string                        // its name; empty: none was sent
+	since   string                        // name of the report that the head node took in last
 }
 
 func newInstanceLog() *instanceLog {
-	return &instanceLog{life: rand.Text(), all: map[string]api.InstanceStatus{}, changed: map[string]uint64{}, full: true}
+	return &instanceLog{life: rand.Text(), all: map[string]api.InstanceStatus{}, changed: map[string]uint64{}, steps: map[string][]api.InstanceStep{}, full: true}
 }
 
 // begin says that all instances are known: there may be reports.
@@ -39,8 +40,13 @@ func (l *instanceLog) begin() {
 func (l *instanceLog) put(st api.InstanceStatus) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if was, is := l.all[st.UUID]; is && reflect.DeepEqual(was, st) {
+	steps := st.Steps
+	st.Steps = nil
+	if was, is := l.all[st.UUID]; is && len(steps) == 0 && reflect.DeepEqual(was, st) {
 		return false
+	}
+	if len(steps) > 0 {
+		l.steps[st.UUID] = steps
 	}
 	l.version++
 	l.all[st.UUID] = st
@@ -62,6 +68,7 @@ func (l *instanceLog) gone(uuid string) bool {
 	defer l.mu.Unlock()
 	l.version++
 	delete(l.all, uuid)
+	delete(l.steps, uuid)
 	l.changed[uuid] = l.version
 	return true
 }
@@ -79,18 +86,25 @@ func (l *instanceLog) report() *api.InstanceReport {
 	r := &api.InstanceReport{Since: l.since, Now: l.name(l.version), Full: l.full}
 	if l.full {
 		r.Since = ""
-		for _, st := range l.all {
-			r.Put = append(r.Put, st)
+		for uuid := range l.all {
+			r.Put = append(r.Put, l.status(uuid))
 		}
 	}
 	for uuid := range l.changed {
-		if st, is := l.all[uuid]; !is {
+		if _, is := l.all[uuid]; !is {
 			r.Gone = append(r.Gone, uuid)
 		} else if !l.full {
-			r.Put = append(r.Put, st)
+			r.Put = append(r.Put, l.status(uuid))
 		}
 	}
 	return r
+}
+
+// status is what is told of an instance. l.mu is held.
+func (l *instanceLog) status(uuid string) api.InstanceStatus {
+	st := l.all[uuid]
+	st.Steps = l.steps[uuid]
+	return st
 }
 
 // heard takes in what the head node says that it took in last, and reports whether that
@@ -103,6 +117,7 @@ func (l *instanceLog) heard(seen string) (took bool) {
 		for uuid, version := range l.changed {
 			if version <= l.sent {
 				delete(l.changed, uuid)
+				delete(l.steps, uuid)
 			}
 		}
 		took = l.since != seen

@@ -80,6 +80,13 @@ func (c *Client) InstancePlacement(ctx context.Context, id string) (Placement, e
 	return out, err
 }
 
+// InstanceTimeline says where the time of an instance's create went.
+func (c *Client) InstanceTimeline(ctx context.Context, id string) (InstanceTimeline, error) {
+	var out InstanceTimeline
+	err := c.call(ctx, http.MethodGet, instancePath(id, "/timeline"), nil, &out)
+	return out, err
+}
+
 // InstanceAudit lists what was asked of an instance, the newest first.
 func (c *Client) InstanceAudit(ctx context.Context, id string) ([]InstanceAudit, error) {
 	var out list[InstanceAudit]

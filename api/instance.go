@@ -94,14 +94,15 @@ type SignalSpec struct {
 
 // InstanceStatus is what an agent observed of an instance.
 type InstanceStatus struct {
-	UUID    string        `json:"uuid"`
-	State   string        `json:"state" enum:"provisioning,running,stopping,stopped,failed"`
-	Reason  string        `json:"reason,omitempty"`
-	Until   time.Time     `json:"until,omitzero"`
-	Started time.Time     `json:"started,omitzero"`
-	Done    []string      `json:"done,omitempty" doc:"ids of requests (reboot, force, signal) that were carried out, or failed"`
-	Made    bool          `json:"made,omitempty" doc:"its dataset is there"`
-	Spec    *InstanceSpec `json:"spec,omitempty" doc:"of one that the set does not name: what is kept with its dataset"`
+	UUID    string         `json:"uuid"`
+	State   string         `json:"state" enum:"provisioning,running,stopping,stopped,failed"`
+	Reason  string         `json:"reason,omitempty"`
+	Until   time.Time      `json:"until,omitzero"`
+	Started time.Time      `json:"started,omitzero"`
+	Done    []string       `json:"done,omitempty" doc:"ids of requests (reboot, force, signal) that were carried out, or failed"`
+	Made    bool           `json:"made,omitempty" doc:"its dataset is there"`
+	Spec    *InstanceSpec  `json:"spec,omitempty" doc:"of one that the set does not name: what is kept with its dataset"`
+	Steps   []InstanceStep `json:"steps,omitempty" doc:"where the time of its create went on its server; told once, when it is for the first time what was asked for"`
 }
 
 // InstanceReport is what changed of the instances of a server since the head node

@@ -11,6 +11,7 @@ type Placement struct {
 	Affinity []string          `json:"affinity,omitempty"`
 	Servers  []PlacementServer `json:"servers" doc:"the best ones first, then those that do not fit; at most 60"`
 	More     int               `json:"more,omitempty" doc:"servers that are not listed"`
+	Steps    []InstanceStep    `json:"steps,omitempty" doc:"where the time of the decision went"`
 }
 
 // PlacementServer is what was found of one server.

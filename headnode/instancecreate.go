@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"nereid/api"
 	catalog "nereid/headnode/images"
@@ -39,6 +40,7 @@ type plan struct {
 	image    api.Image
 	nics     []api.NetworkNIC
 	want     placement.Want
+	checked  time.Time // that was done; zero: not known
 }
 
 // createInstance places an instance and makes it.
@@ -46,8 +48,10 @@ func (s *Server) createInstance(ctx context.Context, in api.InstanceCreate) (api
 	if in.UUID == "" {
 		in.UUID = instances.NewUUID()
 	}
+	begun := s.now()
 	for again := range decideAgain {
 		p, d, err := s.choose(ctx, in)
+		spent := steps(begun, p.checked, s.now())
 		if err == nil && len(d.Best) == 0 {
 			if again == 0 { // what is in memory may be old
 				s.hosts.forget()
@@ -61,7 +65,7 @@ func (s *Server) createInstance(ctx context.Context, in api.InstanceCreate) (api
 		var out api.Instance
 		err = s.update(ctx, func(tx store.Tx) error {
 			return quietly(tx, func(tx store.Tx) (err error) {
-				out, err = s.commit(tx, callerOf(ctx).operator, in, p, d)
+				out, err = s.commit(tx, callerOf(ctx).operator, in, p, d, spent)
 				return err
 			})
 		})
@@ -117,7 +121,16 @@ func (s *Server) choose(ctx context.Context, in api.InstanceCreate) (plan, place
 	if err != nil {
 		return p, placement.Decision{}, err
 	}
+	p.checked = s.now()
 	return p, placement.Decide(p.want, s.nowOf(all...), near, settings), nil
+}
+
+// steps is where the time of a decision went.
+func steps(begun, checked, decided time.Time) []api.InstanceStep {
+	return []api.InstanceStep{
+		{Name: "validate", Start: begun.UTC(), Seconds: checked.Sub(begun).Seconds()},
+		{Name: "place", Start: checked.UTC(), Seconds: decided.Sub(checked).Seconds()},
+	}
 }
 
 func neighbour(r instances.Record) placement.Neighbour {
@@ -235,7 +248,7 @@ func suits(in api.InstanceCreate, image api.Image, size api.Package) error {
 }
 
 // commit makes an instance on the first of the best servers that still takes it.
-func (s *Server) commit(tx store.Tx, by string, in api.InstanceCreate, before plan, d placement.Decision) (api.Instance, error) {
+func (s *Server) commit(tx store.Tx, by string, in api.InstanceCreate, before plan, d placement.Decision, spent []api.InstanceStep) (api.Instance, error) {
 	p, err := s.plan(tx, in) // what it names may be gone
 	if err != nil {
 		return api.Instance{}, err
@@ -253,7 +266,9 @@ func (s *Server) commit(tx store.Tx, by string, in api.InstanceCreate, before pl
 		if !takes {
 			continue
 		}
-		return s.make(tx, by, p, uuid, provided, told(d, p, uuid))
+		why := told(d, p, uuid)
+		why.Time, why.Steps = s.now().UTC(), spent
+		return s.make(tx, by, p, uuid, provided, why)
 	}
 	return api.Instance{}, errMoved
 }

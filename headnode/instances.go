@@ -104,6 +104,17 @@ func (s *Server) routeInstanceReads(h huma.API) {
 		})
 		return answer(out), err
 	})
+	route(s, h, operators, http.MethodGet, "/v1/instances/{id}/timeline", "Show where the time of an instance's create went", func(ctx context.Context, in *instanceID) (*body[api.InstanceTimeline], error) {
+		var out api.InstanceTimeline
+		err := s.store.View(ctx, func(tx store.Tx) error {
+			r, err := instances.Find(tx, "", in.ID)
+			if err == nil {
+				out, err = instances.Timeline(tx, r)
+			}
+			return err
+		})
+		return answer(out), err
+	})
 	route(s, h, operators, http.MethodGet, "/v1/instances/{id}/audit", "List what was asked of an instance, the newest first", func(ctx context.Context, in *instanceID) (*body[list[api.InstanceAudit]], error) {
 		var out []api.InstanceAudit
 		err := s.store.View(ctx, func(tx store.Tx) error {

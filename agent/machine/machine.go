@@ -88,6 +88,7 @@ type instance struct {
 	seen
 	since time.Time // it runs
 	until time.Time // it stops
+	way   way
 }
 
 // Unit is the name of an instance's unit.
@@ -333,11 +334,15 @@ func (m *Machines) Set(ctx context.Context, uuid string, w Wanted) (st api.Insta
 		s := m.look(uuid, w.Spec)
 		var steps []step
 		steps, wait, err = plan(w, s)
+		m.note(uuid, func(i *instance) { i.way.wait(w, wait, time.Now()) })
 		if err != nil {
 			return m.status(uuid, w, wait, err), false, nil
 		}
 		for _, step := range steps {
-			if err := m.do(ctx, uuid, w.Spec, step); err != nil {
+			begun := time.Now()
+			err := m.do(ctx, uuid, w.Spec, step)
+			m.note(uuid, func(i *instance) { i.way.did(w, step, begun, zone.Entered(m.dir(uuid)), time.Now(), err) })
+			if err != nil {
 				err = fmt.Errorf("%s: %w", step, err)
 				m.log().Error("instance", "uuid", uuid, "err", err)
 				return m.status(uuid, w, wait, err), false, err
@@ -346,6 +351,9 @@ func (m *Machines) Set(ctx context.Context, uuid string, w Wanted) (st api.Insta
 		}
 		if len(steps) == 0 || wait != "" {
 			st = m.status(uuid, w, wait, nil)
+			if wait == "" {
+				m.note(uuid, func(i *instance) { st.Steps = i.way.end() })
+			}
 			return st, (w.Gone || w.Spec == nil) && m.forgotten(uuid), nil
 		}
 	}

@@ -23,7 +23,7 @@ func (a *app) instanceCommand() *cobra.Command {
 		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(),
 		a.instanceExec(), a.instanceShell(), a.instanceConsole("console", "Watch what an instance writes to its console", true, "nereid instance console web0"),
 		a.instanceConsole("logs", "Show what an instance wrote to its console", false, "nereid instance logs web0 --follow"), a.instancePush(), a.instancePull(),
-		a.instanceExplain(), a.instanceAudit(), a.instanceSettings())
+		a.instanceExplain(), a.instanceTimeline(), a.instanceAudit(), a.instanceSettings())
 }
 
 const instanceIDs = "INSTANCE is a UUID, or a name that one account's instance has."

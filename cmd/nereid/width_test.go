@@ -133,7 +133,7 @@ func serveLong(t *testing.T) string {
 		"GET /v1/platforms": list(api.Platform{}), "GET /v1/platforms/{stamp}": long(api.Platform{}), "GET /v1/platform-keys": list(api.PlatformKey{}),
 		"GET /v1/datacenter": long(api.Datacenter{}), "GET /v1/tokens": list(api.Token{}), "POST /v1/explain": long(api.Explanation{}),
 		"GET /v1/instances": list(api.Instance{}), "GET /v1/instances/{id}": long(api.Instance{}), "GET /v1/unexpected-instances": list(api.UnexpectedInstance{}),
-		"GET /v1/instances/{id}/placement": long(api.Placement{}), "GET /v1/instances/{id}/audit": list(api.InstanceAudit{}), "GET /v1/instance-settings": long(api.InstanceSettings{}),
+		"GET /v1/instances/{id}/placement": long(api.Placement{}), "GET /v1/instances/{id}/timeline": long(api.InstanceTimeline{}), "GET /v1/instances/{id}/audit": list(api.InstanceAudit{}), "GET /v1/instance-settings": long(api.InstanceSettings{}),
 		"GET /v1/images": list(api.Image{}), "GET /v1/images/{id}": long(api.Image{}),
 		"GET /v1/packages": list(api.Package{}), "GET /v1/packages/{id}": long(api.Package{}),
 		"GET /v1/nic-tags": list(api.NICTag{}), "GET /v1/nic-tags/{id}": long(api.NICTag{}),

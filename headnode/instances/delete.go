@@ -79,7 +79,7 @@ func Clean(tx store.Tx, before time.Time, n int) (count int, err error) {
 			break
 		}
 		count++
-		keys = append(keys, it.Key, deletedPrefix+uuid, placementPrefix+uuid)
+		keys = append(keys, it.Key, deletedPrefix+uuid, placementPrefix+uuid, stepsPrefix+uuid)
 		for a, err := range tx.Scan(auditPrefix+uuid+"/", "") {
 			if err != nil {
 				return 0, err

@@ -18,6 +18,7 @@
 //     image/IMAGE/SERVER/UUID: instances that are there, by what they are found by
 //   - use/SERVER: the sums of the limits of its instances
 //   - placement/UUID: why it is on its server
+//   - steps/UUID: where the time of its create went on its server
 //   - audit/UUID/TIME-ID: what was asked of it, the oldest first
 //   - expiry/TIME/UUID: deleted ones, by when they are forgotten
 //   - unexpected/SERVER/UUID: what a server has and was not told of

@@ -27,6 +27,7 @@ const (
 	serverPrefix     = "instances/server/"
 	imagePrefix      = "instances/image/"
 	placementPrefix  = "instances/placement/"
+	stepsPrefix      = "instances/steps/"
 	auditPrefix      = "instances/audit/"
 	expiryPrefix     = "instances/expiry/"
 	unexpectedPrefix = "instances/unexpected/"

@@ -64,7 +64,7 @@ func isNews(tx store.Tx, server string, st api.InstanceStatus, there, reported, 
 		return false, err
 	}
 	o, err := observed(tx, st.UUID)
-	return err != nil || r.Server != server || o != of(st) || len(st.Done) > 0 || unexpected || len(r.Open) > 0, err
+	return err != nil || r.Server != server || o != of(st) || len(st.Done)+len(st.Steps) > 0 || unexpected || len(r.Open) > 0, err
 }
 
 // of is what is stored of a status.
@@ -150,6 +150,11 @@ func observe(tx store.Tx, now time.Time, r *Record, st api.InstanceStatus) (bool
 			return false, err
 		}
 	}
+	if len(st.Steps) > 0 {
+		if err := store.Put(tx, stepsPrefix+r.UUID, boundedSteps(st.Steps)); err != nil {
+			return false, err
+		}
+	}
 	ended, err := ends(tx, now, r, o, st.Done)
 	if err != nil {
 		return false, err
@@ -205,7 +210,7 @@ func ends(tx store.Tx, now time.Time, r *Record, o Observed, done []string) (boo
 
 // bounded is a status of an unexpected instance as it is kept.
 func bounded(st api.InstanceStatus) api.InstanceStatus {
-	st.Reason, st.Done = text(st.Reason), nil
+	st.Reason, st.Done, st.Steps = text(st.Reason), nil, nil
 	if st.Spec != nil {
 		spec := *st.Spec
 		n := 0

@@ -67,6 +67,9 @@ func enter(dir string) error {
 	if err := openConsole(h.UUID); err != nil {
 		return fmt.Errorf("enter zone: %w", err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, enteredFile), nil, 0o600); err != nil {
+		return fmt.Errorf("enter zone: %w", err)
+	}
 	argv := append([]string{nspawn}, Arguments(h, dir, root, signal)...)
 	if err := unix.Exec(nspawn, argv, Environment(os.Environ())); err != nil {
 		return fmt.Errorf("enter zone: execute %s: %w", nspawn, err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"nereid/api"
 )
@@ -27,6 +28,7 @@ const (
 	initFile    = "init"    // below insideDir: where Program is in the zone
 	startedFile = "started" // it ran since the agent left its files
 	errorFile   = "error"   // why the last start did not work
+	enteredFile = "entered" // its time is when the unit became systemd-nspawn last
 )
 
 // Inner is the folder in a zone that has insideDir, read-only.
@@ -178,6 +180,16 @@ func ForgetConsole(uuid string) error {
 func Started(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, startedFile))
 	return err == nil
+}
+
+// Entered is when the zone's unit became systemd-nspawn last; the zero time where that
+// is not known.
+func Entered(dir string) time.Time {
+	st, err := os.Stat(filepath.Join(dir, enteredFile))
+	if err != nil {
+		return time.Time{}
+	}
+	return st.ModTime()
 }
 
 // Unmark removes the mark that a zone ran: what ends it from here on is not itself.
