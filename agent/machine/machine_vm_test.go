@@ -17,8 +17,12 @@ import (
 	"nereid/api"
 )
 
-// pool is the tests' own, on the disk that NEREID_TEST_DISKS names.
-const pool = "zonetest"
+// pool is the tests' own dataset, below which instances' are. It is in the pool that
+// NEREID_TEST_POOL names, whose agent does not run meanwhile.
+var pool = os.Getenv("NEREID_TEST_POOL") + "/zonetest"
+
+// testDir has the files of the tests' zones.
+const testDir = "/run/nereid/zonetest"
 
 func sh(t *testing.T, line string) string {
 	t.Helper()
@@ -72,44 +76,38 @@ type real struct {
 
 const testImage = "image-busybox"
 
-// makeImage makes a root file system of the server's busybox and its libraries.
+// makeImage makes an image's dataset of the file in NEREID_TEST_IMAGE, and sets it up with
+// a script, whose $r is its root.
 func makeImage(t *testing.T, name, setup string) {
 	t.Helper()
 	sh(t, "zfs create -o mountpoint=legacy -o xattr=sa -o acltype=posixacl "+pool+"/"+name)
 	dir := t.TempDir()
 	sh(t, "mount -t zfs "+pool+"/"+name+" "+dir)
-	sh(t, `set -e; r=`+dir+`/root; mkdir -p $r/{bin,sbin,etc,proc,sys,dev,run,tmp,root,lib64,usr/lib,var}; cp /usr/lib/lab/busybox $r/bin/busybox
-for l in $(ldd /usr/lib/lab/busybox | grep -oE '/[^ ]+'); do mkdir -p $r$(dirname $l); cp -L $l $r$l; done
-for p in $($r/bin/busybox --list); do ln -s busybox $r/bin/$p; done
-ln -s ../bin/busybox $r/sbin/init; echo 'root:x:0:0::/root:/bin/sh
-app:x:1000:1000::/home:/bin/sh' > $r/etc/passwd; echo 'root:x:0:
-app:x:1000:
-more:x:1001:app' > $r/etc/group
-`+setup)
+	sh(t, "set -e; r="+dir+"/root; mkdir $r; zstd -dc "+os.Getenv("NEREID_TEST_IMAGE")+" | tar -x -C $r\n"+setup)
 	sh(t, "umount "+dir+" && zfs snapshot "+pool+"/"+name+"@final")
 }
 
 func newReal(t *testing.T) *real {
 	t.Helper()
-	disk := os.Getenv("NEREID_TEST_DISKS")
-	if disk == "" {
-		t.Fatal("NEREID_TEST_DISKS is not set: integration/setup runs this in a server")
+	for _, name := range []string{"NEREID_TEST_POOL", "NEREID_TEST_IMAGE"} {
+		if os.Getenv(name) == "" {
+			t.Fatal(name + " is not set: integration/instance runs this in a server")
+		}
 	}
-	if exec.Command("zpool", "list", pool).Run() != nil {
-		sh(t, "zpool create -f -O mountpoint=none -O canmount=off "+pool+" /dev/"+strings.Split(disk, ",")[0])
-		makeImage(t, testImage, `cp $(readlink -f /proc/$PPID/exe) $r/bin/probe; echo '::sysinit:/bin/sh /etc/rc
-::respawn:/bin/sh /etc/serve
-::shutdown:/bin/true' > $r/etc/inittab; echo 'echo the zone $(hostname) began; ip -o addr > /booted' > $r/etc/rc
-echo 'while :; do if [ -f /cmd ]; then mv /cmd /cmd.now; sh /cmd.now > /out.tmp 2>&1 < /dev/null; echo "rc=$?" >> /out.tmp; mv /out.tmp /out; fi; sleep 0.1; done' > $r/etc/serve`)
-	}
-	t.Cleanup(func() {
-		for _, u := range strings.Fields(sh(t, "systemctl list-units --all --plain --no-legend 'nereid-zone-*' | awk '{print $1}'")) {
+	clean := func() {
+		for _, u := range strings.Fields(sh(t, "systemctl list-units --all --plain --no-legend 'nereid-zone-11111111-*' | awk '{print $1}'")) {
 			exec.Command("systemctl", "kill", "-s", "KILL", u).Run()
 			exec.Command("systemctl", "stop", u).Run()
 			exec.Command("systemctl", "reset-failed", u).Run()
 		}
-		os.RemoveAll(zone.Dir)
-	})
+		sh(t, "for l in $(ls /sys/class/net | grep ^np02aa000000); do ip link del $l; done; rm -rf "+testDir+"; ! zfs list "+pool+" 2> /dev/null || zfs destroy -r "+pool)
+	}
+	clean()
+	t.Cleanup(clean)
+	sh(t, "zfs create -o mountpoint=none -o canmount=off "+pool)
+	makeImage(t, testImage, `echo '::sysinit:/bin/sh /etc/rc
+::respawn:/bin/sleep 86400
+::shutdown:/bin/true' > $r/etc/inittab; echo 'echo the zone $(hostname) began; ip -o addr > /booted' > $r/etc/rc`)
 	r := &real{t: t}
 	r.start()
 	return r
@@ -121,7 +119,7 @@ func (r *real) start() {
 	r.units = &Systemd{}
 	r.changed = make(chan string, 1000)
 	changed := r.changed
-	r.Machines = &Machines{Store: testStore{}, Units: r.units, Pool: pool, Prepare: Prepare,
+	r.Machines = &Machines{Store: testStore{}, Units: r.units, Dir: testDir, Pool: pool, Prepare: Prepare,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Changed: func(uuid string) {
 			select {
@@ -156,6 +154,8 @@ func (r *real) until(w Wanted, uuid, what string, is func(api.InstanceStatus, bo
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 4*time.Minute)
 	defer cancel()
+	begun := time.Now()
+	defer func() { r.t.Logf("%-32s %6.2f s", what, time.Since(begun).Seconds()) }()
 	var err error
 	for {
 		var st api.InstanceStatus
@@ -215,8 +215,11 @@ func TestRealZone(t *testing.T) {
 			t.Errorf("%s: %q, want %q", line, out, want)
 		}
 	}
-	if n := sh(t, "grep -c zonetest/1111 /proc/mounts || true"); n != "0" {
+	if n := sh(t, "grep -c zonetest /proc/mounts || true"); n != "0" {
 		t.Errorf("%s mounts of datasets on the server", n)
+	}
+	if owner := sh(t, "unshare -m sh -c 'mount -t zfs "+pool+"/"+spec.UUID+" /mnt && stat -c %u:%g /mnt/root/booted'"); owner != "0:0" {
+		t.Errorf("on the disk a file of the zone's root is %s's", owner)
 	}
 	if adj := sh(t, "cat /proc/$(systemctl show -p MainPID --value "+Unit(spec.UUID)+")/oom_score_adj"); adj != "-1000" {
 		t.Errorf("nspawn's oom_score_adj is %s", adj)
@@ -256,8 +259,13 @@ func TestRealZone(t *testing.T) {
 	if len(st.Done) != 1 || st.Done[0] != "r1" {
 		t.Errorf("done %q", st.Done)
 	}
-	// A kill of nspawn takes the pair along, and leaves a mount: it is started again.
+	// A kill of nspawn takes the pair along. The mounts that it would leave went with its
+	// mount namespace: it is started again.
 	sh(t, "kill -9 $(systemctl show -p MainPID --value "+Unit(spec.UUID)+")")
+	waitFor(t, "the end of the unit", func() bool { return sh(t, "systemctl is-active "+Unit(spec.UUID)+" || true") != "active" })
+	if n := sh(t, "grep -c "+spec.UUID+" /proc/mounts || true"); n != "0" {
+		t.Errorf("nspawn's end left %s mounts on the server", n)
+	}
 	before := st.Started
 	st = r.until(w, spec.UUID, "running after a crash", func(st api.InstanceStatus, _ bool) bool {
 		return st.State == api.InstanceRunning && st.Started.After(before)
@@ -270,7 +278,7 @@ func TestRealZone(t *testing.T) {
 	st = r.until(w, spec.UUID, "killed", stops)
 	w.Gone = true
 	r.until(w, spec.UUID, "gone", gone)
-	if left := sh(t, "zfs list -H -o name; ls "+zone.Dir+" "+zone.Consoles+"; systemctl list-units --all --no-legend 'nereid-zone-*'"); strings.Contains(left, spec.UUID) {
+	if left := sh(t, "zfs list -H -o name; ls "+testDir+" "+zone.Consoles+"; systemctl list-units --all --no-legend 'nereid-zone-*'"); strings.Contains(left, spec.UUID) {
 		t.Errorf("left is\n%s", left)
 	}
 }
