@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,9 @@ type Zones struct {
 	Pool func(ctx context.Context) (string, error)
 	// Watch tells of all units, and then of each change; *machine.Systemd does.
 	Watch func(ctx context.Context, all func(map[string]machine.State), one func(name, state string, since time.Time)) error
+	// FitCache bounds ZFS's cache to what instances leave that may use so many bytes of
+	// memory together; *storage.Storage does. Nil: it is as the system has it.
+	FitCache func(sold int64) error
 }
 
 // Datasets are those of instances and images; *storage.Roots has them.
@@ -69,6 +73,7 @@ type instances struct {
 	set    *follower[api.InstanceSpec]
 	images *imageCrew
 	told   *instanceLog
+	sold   *sold
 	ended  chan struct{} // one slot: one may have ended
 	load   chan struct{} // one slot: the pool may be another
 	loaded bool
@@ -77,7 +82,7 @@ type instances struct {
 
 func newInstances(a *Agent, b *board) *instances {
 	i := &instances{crew: newCrew(instanceSlots, instanceRetry, gatePool, gateUnits, gateNetwork), a: a, board: b, m: a.Zones.Machines,
-		set: newFollower(a, instanceKind()), told: newInstanceLog(), ended: make(chan struct{}, 1), load: make(chan struct{}, 1)}
+		set: newFollower(a, instanceKind()), told: newInstanceLog(), sold: newSold(), ended: make(chan struct{}, 1), load: make(chan struct{}, 1)}
 	i.images = newImages(a, i)
 	i.crew.begin = i.job
 	i.m.Changed = i.look
@@ -130,6 +135,9 @@ func (i *instances) wanted(uuid string) (w machine.Wanted, named bool, id string
 func (i *instances) job(uuid string) (func(context.Context) error, func(error) bool) {
 	w, named, id := i.wanted(uuid)
 	w.Down = i.down
+	if w.Spec != nil {
+		i.sold.put(uuid, w.Spec.MemoryMiB)
+	}
 	var st api.InstanceStatus
 	var gone bool
 	try := func(ctx context.Context) (err error) {
@@ -142,6 +150,7 @@ func (i *instances) job(uuid string) (func(context.Context) error, func(error) b
 	return try, func(err error) bool {
 		poke(i.ended)
 		if gone {
+			i.sold.put(uuid, 0)
 			i.set.done([]string{id})
 		}
 		// A late look, for a unit's last signal, finds one that was told of as gone already.
@@ -253,8 +262,12 @@ func (i *instances) loadPool(ctx context.Context) error {
 	i.set.mu.Unlock()
 	for _, uuid := range i.m.All() {
 		w, named, _ := i.wanted(uuid)
+		if spec := cmp.Or(w.Spec, i.m.Kept(uuid)); spec != nil {
+			i.sold.put(uuid, spec.MemoryMiB)
+		}
 		i.tell(i.m.Status(uuid, w), w, named)
 	}
+	poke(i.sold.news) // with no instance too
 	i.told.begin()
 	i.board.nudge()
 	for _, uuid := range all {

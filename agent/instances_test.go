@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,8 @@ import (
 type zoneWorld struct {
 	*agenttest.Zones
 	w *world
+
+	sold atomic.Int64 // what ZFS's cache leaves to instances
 
 	mu       sync.Mutex
 	images   map[string]string // bytes, by UUID
@@ -96,7 +99,8 @@ func (z *zoneWorld) watch(ctx context.Context, all func(map[string]machine.State
 // zones gives an agent the world's instances.
 func (z *zoneWorld) zones(dir string) func(*Agent) {
 	return func(a *Agent) {
-		a.Zones = Zones{Machines: &machine.Machines{Store: z, Units: z, Dir: dir + "/zones"}, Datasets: z, Pool: z.pool, Watch: z.watch}
+		a.Zones = Zones{Machines: &machine.Machines{Store: z, Units: z, Dir: dir + "/zones"}, Datasets: z, Pool: z.pool, Watch: z.watch,
+			FitCache: func(sold int64) error { z.sold.Store(sold); return nil }}
 	}
 }
 
@@ -204,12 +208,18 @@ func TestInstances(t *testing.T) {
 		if r.instances.told.knows("a0") {
 			t.Error("an instance that is gone is told of again")
 		}
+		if got := z.sold.Load(); got != 3*64<<20 {
+			t.Errorf("ZFS's cache leaves %d MiB to instances", got>>20)
+		}
 		// A restarted agent does nothing, and tells all once more.
 		z.Calls()
 		r.stop()
 		h.set(func() { h.told, h.fulls = nil, 0 })
 		r = start(t, w, h, dir, z.zones(dir))
 		h.untilStates("a1 running, a2 stopped, a3 running")
+		if got := z.sold.Load(); got != 3*64<<20 {
+			t.Errorf("after a restart ZFS's cache leaves %d MiB to instances", got>>20)
+		}
 		if calls := z.Calls(); len(calls) > 0 || h.fulls != 1 {
 			t.Errorf("a restarted agent did %q, and told all %d times", calls, h.fulls)
 		}

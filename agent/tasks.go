@@ -48,6 +48,7 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker, s *sessions) []task 
 			{"instance keeper", i.set.keep},
 			{"image keeper", i.images.set.keep},
 			{"pool loader", i.loader},
+			{"cache fitter", i.fitCache},
 			{"unit watcher", a.missed("Instances are not started, stopped or watched", i.watch)},
 		}...)
 	}

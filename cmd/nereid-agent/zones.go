@@ -26,6 +26,7 @@ func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
 		Datasets: roots,
 		Pool:     st.SystemPool,
 		Watch:    units.Watch,
+		FitCache: st.FitCache,
 	}
 	a.Entry = agent.ZoneEntry{
 		Program: zone.Program,

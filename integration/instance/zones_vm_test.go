@@ -98,6 +98,14 @@ func TestVMZones(t *testing.T) {
 			t.Errorf("the host name inside is %q: want z1", got)
 		}
 	})
+	t.Run("ZFS's cache", func(t *testing.T) { // leaves 128 MiB to the zone, and 512 to the platform
+		on := zones["z1"].on
+		var kib int64
+		if _, err := fmt.Sscan(strings.TrimPrefix(r.Shell(on, "grep MemTotal: /proc/meminfo"), "MemTotal:"), &kib); err != nil {
+			t.Fatal(err)
+		}
+		o.until(on, fmt.Sprintf(`grep -Eq "^c_max .* %d$" /proc/spl/kstat/zfs/arcstats`, min(kib<<10-640<<20, kib<<10/4*3)))
+	})
 	t.Run("agent killed", func(t *testing.T) {
 		m := zones["z1"].on
 		before := leader(o, zones["z1"])
