@@ -110,7 +110,10 @@ func TestVMZones(t *testing.T) {
 		m := zones["z1"].on
 		before := leader(o, zones["z1"])
 		o.Shell(m, "systemctl kill -s KILL nereid-agent")
-		o.Wait(m, "running with its new agent", func(s api.Server) bool { return s.State == api.StateRunning })
+		killed := time.Now()
+		o.Wait(m, "running with its new agent", func(s api.Server) bool {
+			return s.State == api.StateRunning && s.LastSeen != nil && s.LastSeen.After(killed)
+		})
 		if after := leader(o, zones["z1"]); after != before {
 			t.Errorf("the zone's first process was %s and is %s: an agent that starts restarted it", before, after)
 		}
