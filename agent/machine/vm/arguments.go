@@ -1,0 +1,172 @@
+package vm
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// Names of the sockets and files in a machine's folder.
+const (
+	Monitor      = "qmp.sock"     // the agent's
+	SideMonitor  = "qmp2.sock"    // for programs that look beside it: a monitor serves one client at a time
+	Console      = "console.sock" // the first serial port
+	ConsoleLog   = "console.log"  // all that it printed; QEMU appends
+	Metadata     = "mdata.sock"   // the second serial port
+	GuestAgent   = "qga.sock"
+	Screen       = "vnc.sock"
+	FirmwareVars = "vars.fd" // a machine's own variables, of UEFI
+)
+
+// Slots is how many disks and NICs a machine may have together: a PCI Express root port
+// each, which is there from the start, so that one can be added while it runs.
+const Slots = 16
+
+// Machine is all that a QEMU is started with.
+type Machine struct {
+	UUID      string
+	Dir       string // folder of its sockets and files
+	Type      string // with its version, such as pc-q35-10.0: what a guest sees has to stay
+	KVM       bool   // else it is emulated (TCG), some twenty times slower
+	CPU       string // a model of QEMU's
+	VCPUs     int
+	MaxVCPUs  int // up to which they can be added while it runs; 0: VCPUs
+	MemoryMiB int
+	MaxMiB    int    // up to which memory can be added; 0: MemoryMiB
+	Firmware  string // file of OVMF's code; empty: SeaBIOS
+	Disks     []Disk // the machine boots from the first one
+	NICs      []NIC
+	SmartOS   bool // the SMBIOS product is Joyent's, by which cloud-init looks for metadata on the second serial port
+}
+
+// Disk is a block device or file, of raw bytes.
+type Disk struct {
+	Name     string // up to 20 letters, digits and hyphens, a letter first: what the guest sees as its serial number
+	Path     string
+	Slot     int // 0 to Slots-1
+	ReadOnly bool
+	Block    bool // Path is a device
+}
+
+// NIC is one that has a tap.
+type NIC struct {
+	MAC   string
+	Tap   string
+	MTU   int // which the guest is told; 0: nothing is told
+	Slot  int
+	Vhost bool // the kernel carries its packets (vhost-net)
+}
+
+// Arguments are those of qemu-system-x86_64. An error names every fault of m.
+func (m Machine) Arguments() ([]string, error) {
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	accel := "tcg"
+	if m.KVM {
+		accel = "kvm"
+	}
+	cpus, memory := max(m.MaxVCPUs, m.VCPUs), fmt.Sprintf("size=%dM", m.MemoryMiB)
+	if m.MaxMiB > m.MemoryMiB {
+		memory += fmt.Sprintf(",slots=8,maxmem=%dM", m.MaxMiB)
+	}
+	var a arguments
+	a.add("-name", "guest="+m.UUID+",debug-threads=on", "-uuid", m.UUID)
+	a.add("-nodefaults", "-no-user-config", "-display", "none")
+	a.add("-machine", m.Type+",accel="+accel+",usb=off,vmport=off,hpet=off,smm=off,memory-backend=ram0")
+	a.add("-cpu", m.CPU, "-smp", fmt.Sprintf("cpus=%d,maxcpus=%d,sockets=1,cores=%d,threads=1", m.VCPUs, cpus, cpus))
+	// Pages are not shared between machines: one could tell what another has in memory.
+	a.add("-object", fmt.Sprintf("memory-backend-memfd,id=ram0,size=%dM,share=on,merge=off,dump=off", m.MemoryMiB), "-m", memory)
+	a.add("-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1") // no sleep: nothing would wake it
+	a.add("-rtc", "base=utc,driftfix=slew", "-boot", "menu=off,strict=on", "-msg", "timestamp=on")
+	a.add("-action", "panic=pause,reboot=reset,shutdown=poweroff,watchdog=reset")
+	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	a.add("-smbios", m.smbios())
+	if m.Firmware != "" {
+		a.add("-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+value(m.Firmware))
+		a.add("-drive", "if=pflash,unit=1,format=raw,file="+m.file(FirmwareVars))
+	}
+	for i, socket := range []string{Monitor, SideMonitor} {
+		a.add("-chardev", m.socket(fmt.Sprint("mon", i), socket), "-mon", fmt.Sprintf("chardev=mon%d,mode=control", i))
+	}
+	a.add("-chardev", m.socket("con0", Console)+",logfile="+m.file(ConsoleLog)+",logappend=on", "-device", "isa-serial,chardev=con0,index=0")
+	a.add("-chardev", m.socket("mdata0", Metadata), "-device", "isa-serial,chardev=mdata0,index=1")
+	a.add("-device", "VGA,vgamem_mb=16", "-vnc", "unix:"+m.file(Screen))
+	a.add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0,max-bytes=1024,period=1000")
+	a.add("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on,deflate-on-oom=on")
+	a.add("-device", "virtio-serial-pci,id=serial0", "-chardev", m.socket("qga0", GuestAgent), "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+	a.add("-object", "iothread,id=io0")
+	for n := range Slots {
+		a.add("-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d,slot=%d,bus=pcie.0,multifunction=on,addr=0x%x.0x%x", n, n+1, n+1, 0x10+n/8, n%8))
+	}
+	for i, d := range m.Disks {
+		a.add("-blockdev", d.blockdev(), "-device", fmt.Sprintf("%s,bootindex=%d", d.device(), i+1))
+	}
+	for _, n := range m.NICs {
+		a.add("-netdev", n.netdev(), "-device", n.device())
+	}
+	return a, nil
+}
+
+type arguments []string
+
+func (a *arguments) add(more ...string) { *a = append(*a, more...) }
+
+// value is a text as the value of one of QEMU's keys: a comma ends one, two are one.
+func value(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+func (m Machine) file(name string) string { return value(filepath.Join(m.Dir, name)) }
+
+// socket is one that QEMU listens at. While nobody is connected what a guest sends there
+// is dropped, and a guest is never held up.
+func (m Machine) socket(id, name string) string {
+	return "socket,id=" + id + ",path=" + m.file(name) + ",server=on,wait=off"
+}
+
+func (m Machine) smbios() string {
+	if m.SmartOS { // cloud-init, DataSourceSmartOS: "SmartDC" begins the product's name
+		return "type=1,manufacturer=Joyent,product=SmartDC HVM,version=nereid,uuid=" + m.UUID
+	}
+	return "type=1,manufacturer=Nereid,product=Virtual Machine,version=1,uuid=" + m.UUID
+}
+
+// blockdev opens a disk past the host's page cache, which ZFS has its own for.
+func (d Disk) blockdev() string {
+	driver := "file"
+	if d.Block {
+		driver = "host_device"
+	}
+	s := "driver=raw,node-name=" + d.Name + ",file.driver=" + driver + ",file.filename=" + value(d.Path) + ",file.cache.direct=on,cache.direct=on"
+	if d.ReadOnly {
+		return s + ",file.read-only=on,read-only=on"
+	}
+	return s + ",file.discard=unmap,discard=unmap"
+}
+
+// device is what the guest sees of a disk. A write that fails, as it does in a full pool,
+// stops the machine, and not its file system.
+func (d Disk) device() string {
+	s := fmt.Sprintf("virtio-blk-pci,id=dev-%s,drive=%s,bus=slot%d,iothread=io0,serial=%s", d.Name, d.Name, d.Slot, d.Name)
+	if !d.ReadOnly {
+		s += ",werror=stop,rerror=report,discard=on,write-zeroes=on,physical_block_size=4096"
+	}
+	return s
+}
+
+func (n NIC) id() string { return "nic" + strings.ReplaceAll(n.MAC, ":", "") }
+
+func (n NIC) netdev() string {
+	vhost := "off"
+	if n.Vhost {
+		vhost = "on"
+	}
+	return "tap,id=" + n.id() + ",ifname=" + value(n.Tap) + ",script=no,downscript=no,vhost=" + vhost
+}
+
+func (n NIC) device() string {
+	s := fmt.Sprintf("virtio-net-pci,id=dev-%s,netdev=%s,mac=%s,bus=slot%d,romfile=", n.id(), n.id(), n.MAC, n.Slot)
+	if n.MTU > 0 {
+		s += fmt.Sprintf(",host_mtu=%d", n.MTU)
+	}
+	return s
+}

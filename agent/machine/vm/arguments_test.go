@@ -1,0 +1,76 @@
+package vm
+
+import (
+	"strings"
+	"testing"
+)
+
+// small is a machine with a disk and a NIC.
+func small(dir string) Machine {
+	return Machine{
+		UUID: "6a1c1a2e-1d2b-4c3d-8e4f-5a6b7c8d9e0f", Dir: dir, Type: "pc-q35-7.2", CPU: "qemu64", VCPUs: 1, MaxVCPUs: 2, MemoryMiB: 64, MaxMiB: 128,
+		Disks: []Disk{{Name: "disk0", Path: dir + "/disk,0"}},
+		NICs:  []NIC{{MAC: "90:b8:d0:00:00:01", Tap: "np90b8d0000001", MTU: 1400, Slot: 15}},
+	}
+}
+
+// TestArguments: what is in a machine is in its command line, and nothing that is in a
+// value ends it.
+func TestArguments(t *testing.T) {
+	m := small("/run/a,b")
+	m.Disks = append(m.Disks, Disk{Name: "seed", Path: "/dev/zvol/seed", Slot: 3, ReadOnly: true, Block: true})
+	m.Firmware = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	a, err := m.Arguments()
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Join(a, " ")
+	for _, want := range []string{
+		"-machine pc-q35-7.2,accel=tcg,",
+		"-smp cpus=1,maxcpus=2,sockets=1,cores=2,threads=1",
+		"-m size=64M,slots=8,maxmem=128M",
+		"-chardev socket,id=mon0,path=/run/a,,b/qmp.sock,server=on,wait=off -mon chardev=mon0,mode=control",
+		"logfile=/run/a,,b/console.log,logappend=on",
+		"-drive if=pflash,unit=1,format=raw,file=/run/a,,b/vars.fd",
+		"file.driver=file,file.filename=/run/a,,b/disk,,0,file.cache.direct=on,cache.direct=on,file.discard=unmap,discard=unmap",
+		"virtio-blk-pci,id=dev-disk0,drive=disk0,bus=slot0,iothread=io0,serial=disk0,werror=stop",
+		"file.driver=host_device,file.filename=/dev/zvol/seed,file.cache.direct=on,cache.direct=on,file.read-only=on,read-only=on",
+		"virtio-blk-pci,id=dev-seed,drive=seed,bus=slot3,iothread=io0,serial=seed,bootindex=2",
+		"tap,id=nic90b8d0000001,ifname=np90b8d0000001,script=no,downscript=no,vhost=off",
+		"virtio-net-pci,id=dev-nic90b8d0000001,netdev=nic90b8d0000001,mac=90:b8:d0:00:00:01,bus=slot15,romfile=,host_mtu=1400",
+		"manufacturer=Nereid,product=Virtual Machine",
+	} {
+		if !strings.Contains(line, want) {
+			t.Errorf("%s\nis not in\n%s", want, line)
+		}
+	}
+	m.KVM, m.SmartOS, m.NICs[0].Vhost = true, true, true
+	a, err = m.Arguments()
+	line = strings.Join(a, " ")
+	for _, want := range []string{"accel=kvm", "product=SmartDC HVM", "vhost=on"} {
+		if err != nil || !strings.Contains(line, want) {
+			t.Errorf("%s is not in\n%s (%v)", want, line, err)
+		}
+	}
+}
+
+// TestRefused: what QEMU would take for something else is refused, all of it at once.
+func TestRefused(t *testing.T) {
+	m := Machine{
+		UUID: "x", Dir: "run", Type: "q35,accel=kvm", CPU: "host,-vmx", VCPUs: 3, MaxVCPUs: 2, MemoryMiB: 0, MaxMiB: maxMiB + 1, Firmware: "code.fd",
+		Disks: []Disk{{Name: "0", Path: "disk", Slot: Slots}, {Name: "a,b", Path: "/d"}, {Name: "c", Path: "/d"}},
+		NICs:  []NIC{{MAC: "90:B8:d0:00:00:01", Tap: "t0,script=/bin/sh", MTU: 1, Slot: -1}},
+	}
+	_, err := m.Arguments()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		`UUID "x"`, `folder "run"`, "machine type", "CPU model", "up to 2 vcpus: want 3 to 512", "0 MiB of memory", "up to 16777217 MiB", `firmware "code.fd"`,
+		`name "0"`, `path "disk"`, "slot 16 of disk 0", `name "a,b"`, "slot 0 is that of disk a,b and of disk c", "MAC", "tap", "MTU 1", "slot -1",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not in: %v", want, err)
+		}
+	}
+}
