@@ -16,8 +16,11 @@ export NEREID_CACHE := $(CACHE)
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: build platform ## a head node and two blank servers, from power-on to running (KEEP=1 leaves them on)
-	bin/nereid-demo --bin bin --platform $(PLATFORM) $(if $(KEEP),--keep)
+demo: build platform ## a head node, two blank servers and two zones, from power-on to a ping (KEEP=1 leaves them on)
+	@echo "== image debian -> $(IMAGES)"
+	rm -rf $(IMAGES)/debian
+	bin/nereid image build debian --out $(IMAGES)/debian --cache $(CACHE)
+	bin/nereid-demo --bin bin --platform $(PLATFORM) --image $(IMAGES)/debian $(if $(KEEP),--keep)
 
 test: unit netns vm ## all three tiers, and the ten slowest tests
 	@$(RESULTS) slowest unit netns vm

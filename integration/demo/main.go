@@ -1,7 +1,8 @@
-// Command nereid-demo shows Nereid from power-on to running: a head node in a
+// Command nereid-demo shows Nereid from power-on to running zones: a head node in a
 // network namespace of its own, and two blank QEMU servers, one with a BIOS and
 // one with UEFI, that boot from it, are approved, set up, and one of them
-// rebooted.
+// rebooted; then two zones of an account, one on each, that reach each other over
+// its fabric and what is outside by NAT.
 package main
 
 import (
@@ -41,6 +42,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("nereid-demo", flag.ContinueOnError)
 	bin := flags.String("bin", "bin", "directory with the programs")
 	platform := flags.String("platform", "", "directory of a built platform image")
+	image := flags.String("image", "", "directory of a built image of zones, whose name is debian")
 	dir := flags.String("dir", "", "state directory, kept when given (a new temporary one)")
 	keep := flags.Bool("keep", false, "leave everything running until Ctrl-C")
 	measure := flags.Bool("measure", false, "only boot the platform once and print the RAM it uses")
@@ -68,7 +70,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer d.rack.Close()
-	play := d.story
+	play := func(ctx context.Context, platform string) error { return d.story(ctx, platform, *image) }
 	if *measure {
 		play = d.measure
 	}
@@ -77,14 +79,14 @@ func run(ctx context.Context, args []string) error {
 	}
 	if *keep {
 		d.say("left running; Ctrl-C ends it. To look around from another terminal:")
-		fmt.Printf("  export NEREID_SERVER=%s\n  %s server list\n  %s server get cn-uefi\n  tail -f %s/cn-bios.console\n  ip netns exec %s bash\n",
+		fmt.Printf("  export NEREID_SERVER=%s\n  %s server list\n  %s instance shell web-1\n  tail -f %s/cn-bios.console\n  ip netns exec %s bash\n",
 			d.rack.Socket(), filepath.Join(binDir, "nereid"), filepath.Join(binDir, "nereid"), *dir, d.rack.Namespace)
 		<-ctx.Done()
 	}
 	return nil
 }
 
-func (d *demo) story(ctx context.Context, platform string) error {
+func (d *demo) story(ctx context.Context, platform, image string) error {
 	d.say("head node starts in network namespace %s", d.rack.Namespace)
 	if err := d.rack.StartHeadnode(ctx); err != nil {
 		return err
@@ -94,6 +96,9 @@ func (d *demo) story(ctx context.Context, platform string) error {
 		return err
 	}
 	d.say("platform %s is the default", stamp)
+	if err := d.rack.AddBridge(ctx, "ext0", gateway+"/24", outside+"/32"); err != nil {
+		return err
+	}
 
 	machines := []*lab.Machine{}
 	for i, fw := range []lab.Firmware{lab.BIOS, lab.UEFI} {
@@ -101,6 +106,9 @@ func (d *demo) story(ctx context.Context, platform string) error {
 			Name: "cn-" + string(fw), Firmware: fw, Disks: []int64{8 << 30, 8 << 30},
 			MAC:  fmt.Sprintf("52:54:00:00:00:%02x", 0x10+i),
 			UUID: fmt.Sprintf("4e455245-4944-4000-8000-0000000000%02x", 0x10+i),
+			// Behind the one it boots from: the underlay's, and the one to the outside.
+			DataMACs: []string{fmt.Sprintf("52:54:00:00:00:%02x", 0x20+i), fmt.Sprintf("52:54:00:00:00:%02x", 0x30+i)},
+			Bridges:  []string{"data0", "ext0"},
 		})
 		if err != nil {
 			return err
@@ -162,6 +170,9 @@ func (d *demo) story(ctx context.Context, platform string) error {
 	if err := d.nereid(ctx, "server", "list"); err != nil {
 		return err
 	}
+	if err := d.zones(ctx, image, machines); err != nil {
+		return err
+	}
 	d.say("done")
 	return nil
 }
@@ -187,7 +198,7 @@ func (d *demo) waitState(ctx context.Context, uuid string, want api.ServerState,
 
 // nereid runs the operator's program and shows the command as typed.
 func (d *demo) nereid(ctx context.Context, args ...string) error {
-	fmt.Printf("\n$ nereid %s\n", strings.Join(args, " "))
+	fmt.Printf("\n$ nereid %s\n", typed(args))
 	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "nereid"), args...)
 	cmd.Env = append(os.Environ(), "NEREID_SERVER="+d.rack.Socket())
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
