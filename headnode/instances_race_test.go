@@ -111,6 +111,77 @@ func TestLastMegabyte(t *testing.T) {
 	counted()
 }
 
+// TestOneName: of 100 creates of one name at once exactly one makes an instance, and the
+// others leave nothing: no address, no NIC, nothing given out of a server. Of 20 changes
+// that are meant for one revision exactly one is made.
+func TestOneName(t *testing.T) {
+	h, zs := zoneRack(t, 2)
+	ctx := context.Background()
+	free := func() int {
+		t.Helper()
+		n := 0
+		for _, err := range h.client.IPs("ext").All(ctx, nil) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		return n
+	}
+	before := free()
+	race := func(n int, do func() error, lost api.Code) (won int) {
+		t.Helper()
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range n {
+			wg.Go(func() {
+				err := do()
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					won++
+					return
+				}
+				wantCode(t, "one that lost", err, lost)
+			})
+		}
+		wg.Wait()
+		return won
+	}
+	if won := race(100, func() error {
+		_, err := h.client.CreateInstance(ctx, web("web0"))
+		return err
+	}, api.CodeConflict); won != 1 {
+		t.Fatalf("%d of 100 creates of one name were made", won)
+	}
+	if now := free(); now != before+1 {
+		t.Errorf("%d addresses more than before are in use: want 1", now-before)
+	}
+	instances := 0
+	for _, z := range zs {
+		s := must[api.Server](t)(h.client.Server(ctx, z.uuid))
+		if s.Use != nil {
+			instances += s.Use.Instances
+		}
+	}
+	if instances != 1 {
+		t.Errorf("the servers have given out what %d instances use: want 1", instances)
+	}
+	revision := h.instance("web0").Revision
+	n := 0
+	var mu sync.Mutex
+	if won := race(20, func() error {
+		mu.Lock()
+		n++
+		tags := map[string]any{"n": n}
+		mu.Unlock()
+		_, err := h.client.Instances().Update(ctx, "web0", api.InstanceUpdate{Tags: &tags}, revision)
+		return err
+	}, api.CodeStale); won != 1 {
+		t.Errorf("%d of 20 changes of one revision were made", won)
+	}
+}
+
 // TestUnexpectedInstance: a status of another server's instance changes nothing, and what
 // the head node does not know is shown, until it is gone.
 func TestUnexpectedInstance(t *testing.T) {
