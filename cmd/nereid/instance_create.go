@@ -40,7 +40,7 @@ or have {{shortId}} where NAME has it.
 --affinity is a rule about the account's other instances, or about racks: instance==web* near those of that name, role!=db away from those with
 that tag, rack==r1; with ==~ and !=~ it is a wish. Why a server was chosen shows: nereid instance explain.`,
 		Example: lines("nereid instance create web0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-512M --network external --wait",
-			"nereid instance create db --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-2G --network web=192.168.128.9 --count 3 --affinity 'instance!=db*'",
+			"nereid instance create db --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-2G --network web --count 3 --affinity 'instance!=db*'",
 			"nereid instance create --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-128M --network external --tag role=web --user-data cloud.yaml --ssh-key id.pub"),
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {

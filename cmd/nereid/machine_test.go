@@ -176,10 +176,10 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 	req.Report = api.Report{BootID: cfg.BootID, Platform: cfg.Platform, Hostname: cfg.Hostname, AgentVersion: "v0.1.0",
 		Boot: api.BootTimings{Stub: 1.5, SwitchRoot: 4.1, Systemd: 4.2, Agent: 7, FirstSync: 7.5}}
 	m.observe(&req.Report)
-	ports := api.Follow{Set: api.PortSet(m.uuid)}
+	ports, zones := api.Follow{Set: api.PortSet(m.uuid)}, newZones(m.uuid)
 	for {
 		var res api.SyncResponse
-		req.Follow = []api.Follow{ports}
+		req.Follow, req.Instances = []api.Follow{ports, zones.follow}, zones.report()
 		status, err := post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/servers/"+m.uuid+"/sync", req, &res)
 		if status == http.StatusNotFound {
 			return false, nil // forgotten
@@ -190,8 +190,13 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 		if status != http.StatusOK {
 			continue
 		}
+		zones.heard(res.InstancesSeen)
 		for _, d := range res.Deltas {
-			ports = ports.Take(d)
+			if d.Set == ports.Set {
+				ports = ports.Take(d)
+			} else if err := zones.take(d); err != nil {
+				return false, err
+			}
 		}
 		if res.Spec == nil {
 			continue

@@ -99,7 +99,7 @@ func list[T, U any](a *app, k kind[T, U], filters ...filter) *cobra.Command {
 // get makes the command that shows one object.
 func get[T, U any](a *app, k kind[T, U]) *cobra.Command {
 	return &cobra.Command{
-		Use: k.usage("get", k.id), Short: "Show a " + k.thing,
+		Use: k.usage("get", k.id), Short: "Show " + article(k.thing),
 		Example:           lines("nereid "+k.noun+" get "+strings.Join(k.example, " "), "nereid "+k.noun+" get "+strings.Join(k.example, " ")+" -o json"),
 		Args:              wants(append(slices.Clone(k.parents), k.id)...),
 		ValidArgsFunction: completeObjects(a, k),
@@ -282,4 +282,12 @@ func routesFlag(list []string) (map[string]string, error) {
 		out[to] = via
 	}
 	return out, nil
+}
+
+// article puts a or an before a thing.
+func article(thing string) string {
+	if strings.ContainsAny(thing[:1], "aeiou") {
+		return "an " + thing
+	}
+	return "a " + thing
 }

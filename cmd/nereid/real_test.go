@@ -42,6 +42,9 @@ func headnodeParams(t *testing.T) testscript.Params {
 				ts.Check(writeLayout(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
 			},
 			"damage": damageCommand,
+			"mac":    macCommand,
+			"on":     onCommand,
+			"uuid":   uuidCommand,
 		},
 		Setup: func(env *testscript.Env) error {
 			r, err := startReal(t.Context(), filepath.Join(env.WorkDir, "data"))
