@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -226,11 +227,12 @@ func pass(ctx context.Context, client, agent *websocket.Conn) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(passOn(ctx, agent, client, false)) })
-	wg.Go(func() { cancel(passOn(ctx, client, agent, true)) })
+	var ended atomic.Bool
+	wg.Go(func() { cancel(passOn(ctx, agent, client, nil)) })
+	wg.Go(func() { cancel(passOn(ctx, client, agent, &ended)) })
 	<-ctx.Done()
 	err := context.Cause(ctx)
-	if errors.Is(err, errExit) {
+	if ended.Load() { // whichever end closed its connection first
 		err = nil
 	}
 	_, _ = client.CloseNow(), agent.CloseNow()
@@ -238,12 +240,10 @@ func pass(ctx context.Context, client, agent *websocket.Conn) error {
 	return err
 }
 
-// errExit says that a session had its last message.
-var errExit = errors.New("session: it has ended")
-
 // passOn copies messages one way. A reader that does not keep up holds up the writer, and
-// nobody else.
-func passOn(ctx context.Context, to, from *websocket.Conn, last bool) error {
+// nobody else. ended is set when the session's last message came, which comes from the
+// server's end only; nil: this is the other way.
+func passOn(ctx context.Context, to, from *websocket.Conn, ended *atomic.Bool) error {
 	for {
 		kind, message, err := from.Read(ctx)
 		if err != nil {
@@ -252,9 +252,10 @@ func passOn(ctx context.Context, to, from *websocket.Conn, last bool) error {
 		if err := to.Write(ctx, kind, message); err != nil {
 			return fmt.Errorf("session: %w", err)
 		}
-		if last && len(message) > 0 && message[0] == api.MessageExit {
+		if ended != nil && len(message) > 0 && message[0] == api.MessageExit {
+			ended.Store(true)
 			_ = to.Close(websocket.StatusNormalClosure, "") // it has all that there is
-			return errExit
+			return nil
 		}
 	}
 }

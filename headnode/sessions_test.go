@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -159,4 +160,50 @@ func TestSession(t *testing.T) {
 	h.advance(2 * api.SilentAfter)
 	_, err = open(h.client, "web0")
 	wantCode(t, "of a silent server", err, api.CodeUnavailable)
+}
+
+// TestPass ends without an error when the last message was passed on, whichever end closes
+// its connection first.
+func TestPass(t *testing.T) {
+	ends := make(chan *websocket.Conn)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		ends <- c
+	}))
+	defer srv.Close()
+	dial := func() (ours, theirs *websocket.Conn) {
+		theirs, _, err := websocket.Dial(t.Context(), srv.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return <-ends, theirs
+	}
+	for _, first := range []string{"client", "agent", "neither"} {
+		ours, client := dial()
+		ours2, agent := dial()
+		done := make(chan error)
+		go func() { done <- pass(t.Context(), ours, ours2) }()
+		if err := agent.Write(t.Context(), websocket.MessageBinary, api.ExitMessage(api.SessionExit{Code: 3})); err != nil {
+			t.Fatal(err)
+		}
+		if first == "agent" {
+			agent.CloseNow()
+		}
+		if _, m, err := client.Read(t.Context()); err != nil || m[0] != api.MessageExit {
+			t.Fatalf("%s closes first: %q, %v", first, m, err)
+		}
+		if first == "client" {
+			client.CloseNow()
+		} else {
+			_, _, _ = client.Read(t.Context()) // answers the close
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%s closes first: %v", first, err)
+		}
+		client.CloseNow()
+		agent.CloseNow()
+	}
 }
