@@ -161,7 +161,11 @@ func start(program string, z *zone, r Request, stdout, stderr io.Writer) (_ *run
 	for i, ns := range namespaces {
 		args = append(args, fmt.Sprintf("--%s=/proc/self/fd/%d", ns, 5+i))
 	}
-	cmd := exec.Command("nsenter", append(args, "--", program, "inside")...)
+	// The agent is spared when memory is short, and a zone's program is not, nor may it say
+	// so itself: choom sets the lowest score that it can give itself along with its score,
+	// which is done with the server's own capabilities alone (proc_pid_oom_score_adj(5)).
+	args = append([]string{"-n", "0", "--", "nsenter"}, args...)
+	cmd := exec.Command("choom", append(args, "--", program, "inside")...)
 	cmd.ExtraFiles = append([]*os.File{theirs, z.mount}, z.others...) // 3, 4, 5 ...
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(z.cgroup.Fd()), Setsid: true}
 	cmd.Env, cmd.Dir, cmd.WaitDelay = []string{}, "/", tail
