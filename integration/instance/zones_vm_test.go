@@ -3,9 +3,13 @@
 package instance
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,10 +24,21 @@ const alice = "a11ce000-0000-4000-8000-00000000000a"
 // operator operates the rack with the operator's program.
 type operator struct{ *labtest.Rack }
 
+// of is the operator in a test of a test.
+func (o operator) of(t *testing.T) operator {
+	r := *o.Rack
+	r.T = t
+	return operator{&r}
+}
+
+// command is one of the operator's program.
+func (o operator) command(ctx context.Context, args ...string) *exec.Cmd {
+	return o.Exec(ctx, filepath.Join(o.Bin, "nereid"), append([]string{"--server", o.Socket()}, args...)...)
+}
+
 func (o operator) nereid(args ...string) string {
 	o.T.Helper()
-	cmd := o.Exec(o.T.Context(), filepath.Join(o.Bin, "nereid"), append([]string{"--server", o.Socket()}, args...)...)
-	out, err := cmd.CombinedOutput()
+	out, err := o.command(o.T.Context(), args...).CombinedOutput()
 	if err != nil {
 		o.T.Fatalf("nereid %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
@@ -32,8 +47,7 @@ func (o operator) nereid(args ...string) string {
 
 func (o operator) read(into any, args ...string) {
 	o.T.Helper()
-	cmd := o.Exec(o.T.Context(), filepath.Join(o.Bin, "nereid"), append([]string{"--server", o.Socket(), "-o", "json"}, args...)...)
-	out, err := cmd.Output() // what is told of progress is beside it
+	out, err := o.command(o.T.Context(), append([]string{"-o", "json"}, args...)...).Output() // what is told of progress is beside it
 	if err == nil {
 		err = json.Unmarshal(out, into)
 	}
@@ -61,30 +75,48 @@ func (o operator) inside(z zone, line string) string {
 	return o.nereid("instance", "exec", z.Name, "--", "/bin/sh", "-c", line)
 }
 
-// TestVMZones takes an image to two running zones on two servers, which reach each other
-// on their fabric addresses, also after the agent was killed, after a reboot from inside
-// and a stop; deleted zones leave nothing.
-func TestVMZones(t *testing.T) {
-	r := labtest.Standard(t)
-	o := operator{r}
+// prepare imports the tiny image, whose UUID it gives, and makes a fabric network, web.
+func (o operator) prepare() string {
+	o.T.Helper()
 	var img api.Image
-	o.read(&img, "image", "import", filepath.Join(labtest.Images(t), "tiny"))
+	o.read(&img, "image", "import", filepath.Join(labtest.Images(o.T), "tiny"))
 	o.Undo("image", "delete", img.UUID, "--yes")
-	o.nereid("package", "create", "small", "--memory-mib", "128", "--vcpus", "1", "--quota-mib", "512")
-	o.Undo("package", "disable", "small")
+	o.network()
+	return img.UUID
+}
+
+// network makes a fabric network, web.
+func (o operator) network() {
+	o.T.Helper()
 	o.nereid("fabric", "vlan", "create", alice, "2", "--name", "web")
 	o.Undo("fabric", "vlan", "delete", alice, "2", "--yes")
 	o.nereid("fabric", "network", "create", alice, "2", "web", "--subnet", "192.168.7.0/24", "--gateway", "192.168.7.1")
 	o.Undo("fabric", "network", "delete", alice, "2", "web", "--yes")
+}
 
+// create makes zones on servers and waits until they run: their addresses are 192.168.7.10
+// and what follows, in the order of their names.
+func (o operator) create(image, pkg string, on map[string]*lab.Machine) map[string]zone {
+	o.T.Helper()
 	zones := map[string]zone{}
-	for i, m := range r.Machines() {
-		name := fmt.Sprintf("z%d", i+1)
-		o.nereid("instance", "create", name, "--owner", alice, "--image", img.UUID, "--package", "small",
-			"--network", fmt.Sprintf("web=192.168.7.1%d", i), "--on", m.Spec.Name, "--wait")
+	for i, name := range slices.Sorted(maps.Keys(on)) {
+		o.nereid("instance", "create", name, "--owner", alice, "--image", image, "--package", pkg,
+			"--network", fmt.Sprintf("web=192.168.7.1%d", i), "--on", on[name].Spec.Name, "--wait")
 		o.Undo("instance", "delete", name, "--yes", "--wait")
-		zones[name] = zone{o.instance(name), m}
+		zones[name] = zone{o.instance(name), on[name]}
 	}
+	return zones
+}
+
+// TestVMZones takes an image to two running zones on two servers, which reach each other
+// on their fabric addresses, also after the agent was killed, after a reboot from inside
+// and a stop; deleted zones leave nothing.
+func TestVMZones(t *testing.T) {
+	o := operator{labtest.Standard(t)}
+	img := o.prepare()
+	o.nereid("package", "create", "small", "--memory-mib", "128", "--vcpus", "1", "--quota-mib", "512")
+	o.Undo("package", "disable", "small")
+	zones := o.create(img, "small", map[string]*lab.Machine{"z1": o.Machines()[0], "z2": o.Machines()[1]})
 	reach := func(t *testing.T) {
 		t.Helper()
 		// A NIC that was made anew is in its bridge once the agent has seen it.
@@ -101,7 +133,7 @@ func TestVMZones(t *testing.T) {
 	t.Run("ZFS's cache", func(t *testing.T) { // leaves 128 MiB to the zone, and 512 to the platform
 		on := zones["z1"].on
 		var kib int64
-		if _, err := fmt.Sscan(strings.TrimPrefix(r.Shell(on, "grep MemTotal: /proc/meminfo"), "MemTotal:"), &kib); err != nil {
+		if _, err := fmt.Sscan(strings.TrimPrefix(o.Shell(on, "grep MemTotal: /proc/meminfo"), "MemTotal:"), &kib); err != nil {
 			t.Fatal(err)
 		}
 		o.until(on, fmt.Sprintf(`grep -Eq "^c_max .* %d$" /proc/spl/kstat/zfs/arcstats`, min(kib<<10-640<<20, kib<<10/4*3)))

@@ -1,0 +1,187 @@
+//go:build vm
+
+package instance
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"nereid/integration/lab"
+	"nereid/integration/lab/labtest"
+)
+
+// Limits of the walled zones.
+const (
+	walledMemory    = 96 // MiB
+	walledQuota     = 96 // MiB
+	walledProcesses = 100
+)
+
+// TestVMBarrier is root in a zone and tries to get at its server and at other zones: by
+// devices, mounts, files, system calls, modules and frames, as a child of the zone's
+// first process and as a program that was entered. Afterwards the server is as it was.
+func TestVMBarrier(t *testing.T) {
+	o := operator{labtest.Standard(t)}
+	img := o.prepare()
+	o.nereid("package", "create", "walled", "--memory-mib", fmt.Sprint(walledMemory), "--vcpus", "1", "--quota-mib", fmt.Sprint(walledQuota),
+		"--processes", fmt.Sprint(walledProcesses))
+	o.Undo("package", "disable", "walled")
+	m1, m2 := o.Machines()[0], o.Machines()[1]
+	zones := o.create(img, "walled", map[string]*lab.Machine{"in": m1, "beside": m1, "afar": m2})
+	in, beside, afar := zones["in"], zones["beside"], zones["afar"]
+	attempts := program(t, "attempts")
+	for _, z := range zones {
+		o.nereid("instance", "push", attempts, z.Name+":/bin/attempts", "--mode", "0755")
+	}
+
+	before := o.state(in, beside)
+	own := "zones/" + in.UUID
+	try := " try zones zones/config " + own + " zones/" + beside.UUID + " zones/" + img
+	t.Run("as a child of its init", func(t *testing.T) {
+		o := o.of(t)
+		o.inside(in, `printf '%s\n' '[ -e /tried ] || { /bin/attempts`+try+` > /trying 2>&1; mv /trying /tried; }; exec sleep 86400' > /etc/attempt
+echo '::respawn:/bin/sh /etc/attempt' >> /etc/inittab; kill -HUP 1`)
+		refused(t, o.inside(in, "until [ -e /tried ]; do sleep 0.2; done; cat /tried"), 300)
+	})
+	t.Run("entered", func(t *testing.T) { refused(t, o.of(t).inside(in, "/bin/attempts"+try), 300) })
+	t.Run("frames", func(t *testing.T) { o.of(t).frames(in, beside, afar); o.of(t).frames(in, afar, beside) })
+	t.Run("a setuid file", func(t *testing.T) {
+		o := o.of(t)
+		o.inside(in, "cp /bin/busybox /suid; chmod 4755 /suid")
+		out := o.Shell(m1, "setpriv --reuid 65534 --regid 65534 --clear-groups /proc/"+leader(o, in)+"/root/suid id -u 2>&1 || true")
+		if strings.TrimSpace(out) == "0" {
+			t.Error("a setuid file of a zone makes root of a user of the server's")
+		}
+	})
+	t.Run("ranges of users", func(t *testing.T) {
+		o := o.of(t)
+		a, b := o.Shell(m1, "cat /proc/"+leader(o, in)+"/uid_map"), o.Shell(m1, "cat /proc/"+leader(o, beside)+"/uid_map")
+		if a == b || !strings.HasSuffix(strings.TrimSpace(a), "65536") {
+			t.Errorf("users of two zones: %s, %s", a, b)
+		}
+	})
+	if after := o.state(in, beside); after != before {
+		t.Errorf("the server was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// program builds a program of this folder.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", path, "./"+name)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	return path
+}
+
+// refused checks what attempts printed.
+func refused(t *testing.T, out string, want int) {
+	t.Helper()
+	n := 0
+	for line := range strings.Lines(out) {
+		line = strings.TrimRight(line, "\n")
+		switch f := strings.SplitN(line, "\t", 3); {
+		case strings.HasPrefix(line, "# "):
+			t.Log(line)
+		case len(f) == 3 && f[1] == "refused":
+			n++
+		case line != "end of attempts":
+			t.Error(line)
+		}
+	}
+	if n < want || !strings.Contains(out, "end of attempts") {
+		t.Errorf("%d attempts were refused: want %d, and all made", n, want)
+	}
+	t.Logf("%d attempts were refused", n)
+}
+
+// state is what zones must not change of their server, and their own limits.
+func (o operator) state(zones ...zone) string {
+	o.T.Helper()
+	line := `cat /proc/sys/kernel/core_pattern /proc/sys/kernel/panic /proc/sys/kernel/modprobe /proc/sys/kernel/sysrq /proc/sys/kernel/kptr_restrict
+cat /sys/module/zfs/parameters/zfs_txg_timeout /sys/kernel/mm/transparent_hugepage/enabled /sys/block/vda/queue/read_ahead_kb; hostname
+lsmod | awk '{print $1}' | sort | tr '\n' ' '; echo; ls /lib/modules; systemctl list-units --plain --no-legend --failed; md5sum /usr/lib/nereid/nereid-zone`
+	for _, z := range zones {
+		line += "\ncd " + cgroup(z) + " && cat memory.max memory.swap.max pids.max cpu.max"
+	}
+	return o.Shell(zones[0].on, line)
+}
+
+// cgroup is a zone's, on its server.
+func cgroup(z zone) string {
+	return "/sys/fs/cgroup/machine.slice/nereid-zone-" + z.UUID + ".service"
+}
+
+// frames has a zone send what it must not to another, pretending to be a third; to gets
+// its honest frames and none of those, and so does nobody else.
+func (o operator) frames(from, to, other zone) {
+	t := o.T
+	t.Helper()
+	type ear struct {
+		cmd *exec.Cmd
+		out *bufio.Reader
+	}
+	ears := map[string]ear{}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for _, z := range []zone{to, other} {
+		cmd := o.command(ctx, "instance", "exec", z.Name, "--", "/bin/attempts", "listen", "net0")
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := ear{cmd, bufio.NewReader(out)}
+		if line, err := e.out.ReadString('\n'); line != "listening\n" {
+			t.Fatalf("%s listens: %q, %v", z.Name, line, err)
+		}
+		ears[z.Name] = e
+	}
+	sent := o.inside(from, fmt.Sprintf("/bin/attempts send net0 %s %s %s %s", to.NICs[0].MAC, ip(to), other.NICs[0].MAC, ip(other)))
+	if n := strings.Count(sent, "sent\t"); n < 20 {
+		t.Errorf("%d kinds of frames were sent:\n%s", n, sent)
+	}
+	came := func(name string) (all []string) {
+		for {
+			line, err := ears[name].out.ReadString('\n')
+			if what, is := strings.CutPrefix(line, "came\t"); is {
+				all = append(all, strings.TrimSpace(what))
+			}
+			if err != nil || slices.Contains(all, "end") {
+				return all
+			}
+		}
+	}
+	if got := came(to.Name); !slices.Equal(got, []string{"begin", "end"}) {
+		t.Errorf("from %s to %s came %q: want only what is honest", from.Name, to.Name, got)
+	}
+	if err := ears[to.Name].cmd.Wait(); err != nil {
+		t.Errorf("%s listens: %v", to.Name, err)
+	}
+	// The third hears the end of it by an honest frame of its own.
+	o.inside(from, fmt.Sprintf("/bin/attempts end net0 %s %s", other.NICs[0].MAC, ip(other)))
+	if got := came(other.Name); !slices.Equal(got, []string{"end"}) {
+		t.Errorf("what %s sent to %s came to %s: %q", from.Name, to.Name, other.Name, got)
+	}
+	if err := ears[other.Name].cmd.Wait(); err != nil {
+		t.Errorf("%s listens: %v", other.Name, err)
+	}
+}
+
+func ip(z zone) string {
+	address, _, _ := strings.Cut(z.NICs[0].Addresses[0].Address, "/")
+	return address
+}
