@@ -3,6 +3,7 @@ package headnode
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 
 	"nereid/admit"
 	"nereid/api"
+	"nereid/headnode/instances"
 )
 
 // Limits of the HTTP servers.
@@ -216,6 +218,43 @@ type none struct{}
 type list[T any] struct {
 	Items []T    `json:"items"`
 	Next  string `json:"next,omitempty" doc:"what to pass as after for the page that follows"`
+}
+
+// rows is a list[T] whose items are JSON already.
+type rows[T any] struct {
+	items []instances.Row
+	next  string
+}
+
+// Schema describes it as what it is for who reads it.
+func (rows[T]) Schema(r huma.Registry) *huma.Schema {
+	return r.Schema(reflect.TypeFor[list[T]](), true, "")
+}
+
+func (l rows[T]) writeJSON(w io.Writer) (err error) {
+	size := 64
+	for _, row := range l.items {
+		size += row.Size()
+	}
+	out := append(make([]byte, 0, size), `{"items":[`...)
+	for i, row := range l.items {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		if out, err = row.AppendJSON(out); err != nil {
+			return err
+		}
+	}
+	out = append(out, ']')
+	if l.next != "" {
+		next, err := json.Marshal(l.next)
+		if err != nil {
+			return err
+		}
+		out = append(append(out, `,"next":`...), next...)
+	}
+	_, err = w.Write(append(out, "}\n"...))
+	return err
 }
 
 type body[T any] struct{ Body T }

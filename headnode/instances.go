@@ -27,7 +27,7 @@ type instanceBody[T any] struct {
 func (s *Server) routeInstances(h huma.API) {
 	routeObjects(s, h, objects[api.Instance, api.InstanceUpdate]{
 		path: "/v1/instances", thing: "instance", filters: []string{"owner", "server", "image", "package", "name", "state", "tag"}, fixed: instanceFixed(),
-		list: s.listInstances,
+		rows: s.listInstances,
 		get: func(tx store.Tx, a args) (api.Instance, error) {
 			r, err := instances.Find(tx, "", a["id"])
 			if err != nil {
@@ -200,25 +200,27 @@ func tellInstance(tx store.Tx, r instances.Record, isNew bool) {
 // showInstance is an instance as it is now: unknown while its server is silent.
 func (s *Server) showInstance(tx store.Tx, r instances.Record) (api.Instance, error) {
 	out, err := instances.Load(tx, r)
-	s.withSilence(&out, s.now())
+	out.State, out.Reason = s.withSilence(out.Server, out.State, out.Reason, s.now())
 	return out, err
 }
 
-func (s *Server) withSilence(i *api.Instance, now time.Time) {
-	if i.State == api.InstanceDeleted {
-		return
+// withSilence is the state of an instance on a server as it is now, and the reason.
+func (s *Server) withSilence(server, state, reason string, now time.Time) (string, string) {
+	if state == api.InstanceDeleted {
+		return state, reason
 	}
-	if silence := s.silence(i.Server, now); silence != "" {
-		was := i.State
-		if i.Reason != "" {
-			was += ", " + i.Reason
-		}
-		i.State, i.Reason = api.InstanceUnknown, "its server is "+silence+"; before that it was "+was
+	silence := s.silence(server, now)
+	if silence == "" {
+		return state, reason
 	}
+	if reason != "" {
+		state += ", " + reason
+	}
+	return api.InstanceUnknown, "its server is " + silence + "; before that it was " + state
 }
 
 // listInstances lists those that are not deleted, or with the state deleted only those.
-func (s *Server) listInstances(tx store.Tx, q listing) ([]api.Instance, string, error) {
+func (s *Server) listInstances(tx store.Tx, q listing) ([]instances.Row, string, error) {
 	f := instances.Filter{Owner: strings.ToLower(q.filter["owner"]), Image: strings.ToLower(q.filter["image"]), Name: q.filter["name"]}
 	if id := q.filter["server"]; id != "" {
 		r, err := inventory.Find(tx, id)
@@ -249,9 +251,9 @@ func (s *Server) listInstances(tx store.Tx, q listing) ([]api.Instance, string, 
 	}
 	f.Deleted = state == api.InstanceDeleted
 	now := s.now()
-	f.Keep = func(i *api.Instance) bool {
-		s.withSilence(i, now)
-		return state == "" || i.State == state
+	f.Keep = func(r *instances.Row) bool {
+		r.State, r.Reason = s.withSilence(r.Server, r.State, r.Reason, now)
+		return state == "" || r.State == state
 	}
 	return instances.List(tx, f, q.after, q.limit)
 }

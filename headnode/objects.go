@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"nereid/api"
+	"nereid/headnode/instances"
 	"nereid/headnode/store"
 )
 
@@ -23,6 +24,7 @@ type objects[T, U any] struct {
 	filters []string // parts of the query that list looks at
 
 	list   func(tx store.Tx, q listing) ([]T, string, error)
+	rows   func(tx store.Tx, q listing) ([]instances.Row, string, error) // in place of list: JSON of T already
 	get    func(tx store.Tx, args args) (T, error)
 	create func(tx store.Tx, args args, v T) (T, error) // nil: made by what uses it
 	update func(tx store.Tx, args args, u U) (T, error) // nil: never changes
@@ -126,7 +128,7 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 		}
 		return out
 	}
-	route(s, h, operators, http.MethodGet, o.path, "List "+o.thing+"s", func(ctx context.Context, in *objectQuery) (*body[list[T]], error) {
+	asked := func(in *objectQuery) listing {
 		q := listing{args: of(o.path, *in), filter: map[string]string{}, after: in.After, limit: in.Limit}
 		if q.limit == 0 {
 			q.limit = maxPage
@@ -136,16 +138,30 @@ func routeObjects[T, U any](s *Server, h huma.API, o objects[T, U]) {
 				q.filter[f] = v
 			}
 		}
-		out := list[T]{}
-		err := s.store.View(ctx, func(tx store.Tx) (err error) {
-			out.Items, out.Next, err = o.list(tx, q)
-			if out.Items == nil {
-				out.Items = []T{}
-			}
-			return err
-		})
-		return answer(out), err
-	}, described(o.path, o.filters))
+		return q
+	}
+	if o.rows != nil {
+		route(s, h, operators, http.MethodGet, o.path, "List "+o.thing+"s", func(ctx context.Context, in *objectQuery) (*body[rows[T]], error) {
+			var out rows[T]
+			err := s.store.View(ctx, func(tx store.Tx) (err error) {
+				out.items, out.next, err = o.rows(tx, asked(in))
+				return err
+			})
+			return answer(out), err
+		}, described(o.path, o.filters))
+	} else {
+		route(s, h, operators, http.MethodGet, o.path, "List "+o.thing+"s", func(ctx context.Context, in *objectQuery) (*body[list[T]], error) {
+			out := list[T]{}
+			err := s.store.View(ctx, func(tx store.Tx) (err error) {
+				out.Items, out.Next, err = o.list(tx, asked(in))
+				if out.Items == nil {
+					out.Items = []T{}
+				}
+				return err
+			})
+			return answer(out), err
+		}, described(o.path, o.filters))
+	}
 	route(s, h, operators, http.MethodGet, one, "Show a "+o.thing, func(ctx context.Context, in *objectQuery) (*tagged[T], error) {
 		var out T
 		err := s.store.View(ctx, func(tx store.Tx) (err error) {

@@ -59,7 +59,7 @@ func Finish(tx store.Tx, now time.Time, r Record) (_ Record, err error) {
 	}
 	r.State, r.Reason, r.Open, r.Segments = api.InstanceDeleted, "", nil, nil
 	r.Deleted, r.Revision = now.UTC(), newID()
-	if err := store.Put(tx, deletedPrefix+r.UUID, r); err != nil {
+	if err := putRecord(tx, deletedPrefix+r.UUID, r); err != nil {
 		return r, err
 	}
 	return r, tx.Put(expiryPrefix+timeKey(now)+"/"+r.UUID, nil)

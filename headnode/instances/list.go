@@ -1,11 +1,9 @@
 package instances
 
 import (
-	"encoding/json"
 	"fmt"
 	"iter"
 
-	"nereid/api"
 	"nereid/headnode/store"
 )
 
@@ -14,24 +12,19 @@ type Filter struct {
 	Owner, Server, Image, Package, Name string
 
 	Tags    map[string]string
-	Deleted bool                     // deleted ones, and no others
-	Keep    func(*api.Instance) bool // nil: all; it may change what is shown
+	Deleted bool            // deleted ones, and no others
+	Keep    func(*Row) bool // nil: all; it may change their states
 }
 
 // keeps says whether an instance is one that a filter chooses.
-func (f Filter) keeps(i *api.Instance) bool {
-	for _, c := range [][2]string{{f.Owner, i.Owner}, {f.Server, i.Server}, {f.Image, i.Image}, {f.Package, i.Package}, {f.Name, i.Name}} {
+func (f Filter) keeps(r *Row) (bool, error) {
+	for _, c := range [][2]string{{f.Owner, r.Owner}, {f.Server, r.Server}, {f.Image, r.Image}, {f.Package, r.Package}, {f.Name, r.Name}} {
 		if c[0] != "" && c[0] != c[1] {
-			return false
+			return false, nil
 		}
 	}
-	for k, want := range f.Tags {
-		v, has := i.Tags[k]
-		if text, _ := scalar(v); !has || text != want {
-			return false
-		}
-	}
-	return f.Keep == nil || f.Keep(i)
+	has, err := r.tagged(f.Tags)
+	return has && (f.Keep == nil || f.Keep(r)), err
 }
 
 // batch is how many records are read together.
@@ -40,7 +33,7 @@ const batch = 512
 // List gives a page of instances without their metadata: at most limit (0: all) behind
 // after. next is what to pass as after for the page that follows; empty on the last.
 // It reads an index where the filter names an owner or a server, or else all.
-func List(tx store.Tx, f Filter, after string, limit int) (out []api.Instance, next string, err error) {
+func List(tx store.Tx, f Filter, after string, limit int) (out []Row, next string, err error) {
 	defer named(&err, "list instances")
 	prefix, indexed := recordPrefix, false
 	switch {
@@ -57,18 +50,17 @@ func List(tx store.Tx, f Filter, after string, limit int) (out []api.Instance, n
 			return nil, "", err
 		}
 		for _, c := range chunk {
-			i := c.record.Instance
-			if !f.Deleted {
-				i = shown(c.record, c.observed)
+			keeps, err := f.keeps(&c.row)
+			if err != nil {
+				return nil, "", err
 			}
-			i.Metadata = nil
-			if !f.keeps(&i) {
+			if !keeps {
 				continue
 			}
 			if limit > 0 && len(out) == limit {
 				return out, last, nil
 			}
-			out, last = append(out, i), c.tail
+			out, last = append(out, c.row), c.tail
 		}
 	}
 	return out, "", nil
@@ -76,9 +68,8 @@ func List(tx store.Tx, f Filter, after string, limit int) (out []api.Instance, n
 
 // chunk is an instance as a list reads it; tail is its key behind the prefix.
 type chunk struct {
-	tail     string
-	record   Record
-	observed Observed
+	tail string
+	row  Row
 }
 
 // chunks ranges over instances, many at a time, since what is read together costs less.
@@ -111,40 +102,41 @@ func chunks(tx store.Tx, prefix, after string, indexed, deleted bool) iter.Seq2[
 
 func readChunk(tx store.Tx, prefix string, items []store.Item, indexed, deleted bool) ([]chunk, error) {
 	out := make([]chunk, len(items))
-	keys := make([]string, len(items))
+	records, states := make([]string, len(items)), make([]string, len(items))
 	for i, it := range items {
 		out[i].tail = it.Key[len(prefix):]
 		uuid := it.Key[len(it.Key)-36:]
-		keys[i] = recordPrefix + uuid
-		if indexed {
-			continue
-		}
-		if err := json.Unmarshal(it.Value, &out[i].record); err != nil {
-			return nil, fmt.Errorf("decode %q: %w", it.Key, err)
-		}
+		records[i], states[i] = recordPrefix+uuid, statePrefix+uuid
 	}
 	if indexed {
-		records, err := store.GetAll[Record](tx, keys...)
+		values, err := tx.GetAll(records...)
 		if err != nil {
 			return nil, err
 		}
-		for i, r := range records {
-			out[i].record = r
+		for i := range items {
+			if items[i].Value = values[i]; values[i] == nil {
+				return nil, fmt.Errorf("get %q: %w", records[i], store.ErrNotFound)
+			}
 		}
 	}
-	if deleted {
-		return out, nil
-	}
-	for i := range keys {
-		keys[i] = statePrefix + out[i].record.UUID
-	}
-	states, err := store.LookupAll[Observed](tx, keys...)
-	for i, o := range states {
-		if o != nil {
-			out[i].observed = *o
+	observed := make([]*Observed, len(items))
+	if !deleted {
+		var err error
+		if observed, err = store.LookupAll[Observed](tx, states...); err != nil {
+			return nil, err
 		}
 	}
-	return out, err
+	for i, it := range items {
+		o := observed[i]
+		if o == nil && !deleted {
+			o = &Observed{}
+		}
+		var err error
+		if out[i].row, err = rowOf(it.Value, o); err != nil {
+			return nil, fmt.Errorf("read %q: %w", it.Key, err)
+		}
+	}
+	return out, nil
 }
 
 // onServer ranges over the records of a server's instances, by owner and UUID.

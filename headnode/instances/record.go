@@ -120,7 +120,7 @@ func put(tx store.Tx, r *Record) error {
 	if r.Wanted != WantDeleted {
 		stored.Metadata = nil // it is in the spec
 	}
-	return store.Put(tx, recordPrefix+r.UUID, stored)
+	return putRecord(tx, recordPrefix+r.UUID, stored)
 }
 
 // Spec reads what is wanted of an instance that is there.
@@ -189,21 +189,27 @@ func Load(tx store.Tx, r Record) (_ api.Instance, err error) {
 
 // shown is an instance with what its server reported.
 func shown(r Record, o Observed) api.Instance {
+	o = told(r.Wanted, o)
 	out := r.Instance
 	out.State, out.Reason, out.Until, out.Started = o.State, o.Reason, o.Until, o.Started
-	switch {
-	case r.Wanted == WantDeleted:
-		out.State = api.InstanceStopping
-		if out.Reason == "" {
-			out.Reason = "it is to be deleted, and waits for its server to say that nothing of it is left"
-		}
-	case r.Wanted == WantStopped && o.State == api.InstanceRunning:
-		out.State = api.InstanceStopping
-		if out.Reason == "" {
-			out.Reason = "it is to stop, and its server has not answered yet"
-		}
-	case r.Wanted == WantRunning && o.State == api.InstanceStopped && out.Reason == "":
-		out.Reason = "it is to run, and its server has not started it yet"
-	}
 	return out
+}
+
+// told is what a server reported of an instance, beside what is wanted of it.
+func told(wanted string, o Observed) Observed {
+	switch {
+	case wanted == WantDeleted:
+		o.State = api.InstanceStopping
+		if o.Reason == "" {
+			o.Reason = "it is to be deleted, and waits for its server to say that nothing of it is left"
+		}
+	case wanted == WantStopped && o.State == api.InstanceRunning:
+		o.State = api.InstanceStopping
+		if o.Reason == "" {
+			o.Reason = "it is to stop, and its server has not answered yet"
+		}
+	case wanted == WantRunning && o.State == api.InstanceStopped && o.Reason == "":
+		o.Reason = "it is to run, and its server has not started it yet"
+	}
+	return o
 }

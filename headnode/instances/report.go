@@ -184,8 +184,7 @@ func observe(tx store.Tx, now time.Time, r *Record, st api.InstanceStatus) (bool
 		}
 	}
 	if ended { // the revision stays: what is wanted is the same
-		stored := *r
-		if err := store.Put(tx, recordPrefix+r.UUID, stored); err != nil {
+		if err := putRecord(tx, recordPrefix+r.UUID, *r); err != nil {
 			return false, err
 		}
 	}
