@@ -3,7 +3,6 @@ package headnode
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -19,20 +18,43 @@ import (
 
 // hosts keeps in memory what placement looks at of each server, so that a create does
 // not read the inventory. It may be behind what is stored: who commits a choice reads
-// that one server again.
+// what that one server has given out again.
 type hosts struct {
-	feeds map[string]*store.Feed // by prefix, behind which a key has a server's UUID
+	feeds []hostFeed
 
 	mu     sync.Mutex
 	loaded bool
-	byUUID map[string]placement.Server
+	list   []placement.Server
+	at     map[string]int // of a server in list
 }
+
+// hostFeed is of keys in which a server's UUID follows a prefix.
+type hostFeed struct {
+	prefix string
+	depth  depth // what is to be read of a server again
+	feed   *store.Feed
+}
+
+// depth is how much of a server is to be read: what its instances use, also what is
+// decided of it, or also what was observed of it, which is much and changes seldom.
+type depth int
+
+const (
+	use depth = iota + 1
+	decided
+	everything
+)
 
 // follow begins to note which servers change. It ends with ctx.
 func (h *hosts) follow(ctx context.Context, st store.Store) {
-	h.feeds = map[string]*store.Feed{}
-	for _, p := range slices.Concat(inventory.ServerPrefixes(), networks.ServerPrefixes(), []string{instances.UsePrefix}) {
-		h.feeds[p] = st.Feed(ctx, p)
+	for depth, prefixes := range map[depth][]string{
+		use:        {instances.UsePrefix},
+		decided:    append(networks.ServerPrefixes(), inventory.ServerPrefix),
+		everything: inventory.ObservedPrefixes(),
+	} {
+		for _, p := range prefixes {
+			h.feeds = append(h.feeds, hostFeed{p, depth, st.Feed(ctx, p)})
+		}
 	}
 }
 
@@ -47,35 +69,27 @@ func (h *hosts) forget() {
 func (h *hosts) all(ctx context.Context, st store.Store) ([]placement.Server, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	changed := map[string]bool{}
-	for prefix, f := range h.feeds {
-		for _, key := range f.Take() {
-			uuid, _, _ := strings.Cut(key[len(prefix):], "/")
-			changed[uuid] = true
+	changed := map[string]depth{}
+	for _, f := range h.feeds {
+		for _, key := range f.feed.Take() {
+			uuid, _, _ := strings.Cut(key[len(f.prefix):], "/")
+			changed[uuid] = max(changed[uuid], f.depth)
 		}
 	}
 	whole := !h.loaded
 	h.loaded = false // until it is read in full
 	err := st.View(ctx, func(tx store.Tx) error {
 		if whole {
-			h.byUUID, changed = map[string]placement.Server{}, map[string]bool{}
+			h.list, h.at, changed = nil, map[string]int{}, map[string]depth{}
 			for e, err := range inventory.All(tx) {
 				if err != nil {
 					return err
 				}
-				changed[e.Value.UUID] = true
+				changed[e.Value.UUID] = everything
 			}
 		}
-		for uuid := range changed {
-			r, err := inventory.Get(tx, uuid)
-			if isNotFound(err) {
-				delete(h.byUUID, uuid)
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if h.byUUID[uuid], err = host(tx, r); err != nil {
+		for uuid, deep := range changed {
+			if err := h.renew(tx, uuid, deep); err != nil {
 				return err
 			}
 		}
@@ -85,19 +99,72 @@ func (h *hosts) all(ctx context.Context, st store.Store) ([]placement.Server, er
 		return nil, fmt.Errorf("read servers for placement: %w", err)
 	}
 	h.loaded = true
-	return slices.Collect(maps.Values(h.byUUID)), nil
+	return slices.Clone(h.list), nil
 }
 
-// host is what is stored of a server and matters to placement.
-func host(tx store.Tx, r inventory.Record) (placement.Server, error) {
-	out := placement.Server{UUID: r.UUID, Hostname: r.Hostname, SetUp: r.Approved && r.SetUp, Reserved: r.Reserved, Rack: r.Rack, Traits: r.Traits}
-	if r.Power != nil {
-		out.Going = r.Power.Action
+// renew reads a server again. It is called with h.mu held.
+func (h *hosts) renew(tx store.Tx, uuid string, deep depth) error {
+	i, is := h.at[uuid]
+	before := placement.Server{}
+	if is {
+		before = h.list[i]
+	} else {
+		deep = everything
 	}
-	o, err := inventory.GetObserved(tx, r.UUID)
+	now, err := host(tx, uuid, before, deep)
+	switch {
+	case isNotFound(err) && is:
+		last := len(h.list) - 1
+		h.list[i] = h.list[last]
+		h.at[h.list[i].UUID] = i
+		h.list = h.list[:last]
+		delete(h.at, uuid)
+		return nil
+	case isNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	case is:
+		h.list[i] = now
+	default:
+		h.at[uuid] = len(h.list)
+		h.list = append(h.list, now)
+	}
+	return nil
+}
+
+// host is what is stored of a server and matters to placement. What is not so deep is
+// as it was before.
+func host(tx store.Tx, uuid string, before placement.Server, deep depth) (placement.Server, error) {
+	out := before
+	var err error
+	if out.Used, err = instances.Use(tx, uuid); err != nil || deep == use {
+		return out, err
+	}
+	r, err := inventory.Get(tx, uuid)
 	if err != nil {
 		return out, err
 	}
+	out.UUID, out.Hostname, out.SetUp, out.Reserved, out.Rack, out.Traits = r.UUID, r.Hostname, r.Approved && r.SetUp, r.Reserved, r.Rack, r.Traits
+	out.Going = ""
+	if r.Power != nil {
+		out.Going = r.Power.Action
+	}
+	if out.Tags, err = networks.ProvidedTags(tx, uuid); err != nil {
+		return out, err
+	}
+	under, err := underlay(tx, uuid)
+	if err != nil {
+		return out, err
+	}
+	if out.Underlay = under.IsValid(); deep == decided {
+		return out, nil
+	}
+	o, err := inventory.GetObserved(tx, uuid)
+	if err != nil {
+		return out, err
+	}
+	out.MemoryMiB, out.CPUs, out.Platform, out.DiskMiB, out.Pool = 0, 0, "", 0, ""
 	if o.Sysinfo != nil {
 		out.MemoryMiB, out.CPUs = int(o.Sysinfo.MemoryBytes>>20), o.Sysinfo.CPU.Threads
 	}
@@ -105,16 +172,7 @@ func host(tx store.Tx, r inventory.Record) (placement.Server, error) {
 		out.Platform = o.Report.Platform
 		out.DiskMiB, out.Pool = pool(*o.Report)
 	}
-	if out.Tags, err = networks.ProvidedTags(tx, r.UUID); err != nil {
-		return out, err
-	}
-	under, err := underlay(tx, r.UUID)
-	if err != nil {
-		return out, err
-	}
-	out.Underlay = under.IsValid()
-	out.Used, err = instances.Use(tx, r.UUID)
-	return out, err
+	return out, nil
 }
 
 // fullPool is the part of a pool in use, in percent, from which on it takes no new

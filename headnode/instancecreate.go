@@ -40,7 +40,8 @@ type plan struct {
 	image    api.Image
 	nics     []api.NetworkNIC
 	want     placement.Want
-	checked  time.Time // that was done; zero: not known
+	checked  time.Time          // that was done; zero: not known
+	best     []placement.Server // that a transaction tries, the best first
 }
 
 // createInstance places an instance and makes it.
@@ -122,7 +123,11 @@ func (s *Server) choose(ctx context.Context, in api.InstanceCreate) (plan, place
 		return p, placement.Decision{}, err
 	}
 	p.checked = s.now()
-	return p, placement.Decide(p.want, s.nowOf(all...), near, settings), nil
+	d := placement.Decide(p.want, s.nowOf(all...), near, settings)
+	for _, uuid := range d.Best[:min(tryServers, len(d.Best))] {
+		p.best = append(p.best, all[slices.IndexFunc(all, func(h placement.Server) bool { return h.UUID == uuid })])
+	}
+	return p, d, nil
 }
 
 // steps is where the time of a decision went.
@@ -258,38 +263,35 @@ func (s *Server) commit(tx store.Tx, by string, in api.InstanceCreate, before pl
 	if err != nil {
 		return api.Instance{}, err
 	}
-	for _, uuid := range d.Best[:min(tryServers, len(d.Best))] {
-		takes, provided, err := s.stillTakes(tx, p, uuid, settings)
+	for _, h := range before.best {
+		takes, provided, err := s.stillTakes(tx, p, h, settings)
 		if err != nil {
 			return api.Instance{}, err
 		}
 		if !takes {
 			continue
 		}
-		why := told(d, p, uuid)
+		why := told(d, p, h.UUID)
 		why.Time, why.Steps = s.now().UTC(), spent
-		return s.make(tx, by, p, uuid, provided, why)
+		return s.make(tx, by, p, h.UUID, provided, why)
 	}
 	return api.Instance{}, errMoved
 }
 
-// stillTakes reads what a server has given out, and says whether it takes an instance.
-func (s *Server) stillTakes(tx store.Tx, p plan, uuid string, settings api.InstanceSettings) (bool, []string, error) {
-	r, err := inventory.Get(tx, uuid)
+// stillTakes reads what a server has given out and what was decided of it, and says
+// whether it takes an instance. What was observed of it may be a moment old.
+func (s *Server) stillTakes(tx store.Tx, p plan, before placement.Server, settings api.InstanceSettings) (bool, []string, error) {
+	h, err := host(tx, before.UUID, before, decided)
 	if isNotFound(err) {
 		return false, nil, nil
 	}
 	if err != nil {
 		return false, nil, err
 	}
-	h, err := host(tx, r)
-	if err != nil {
-		return false, nil, err
-	}
 	h = s.nowOf(h)[0]
 	var near []placement.Neighbour
 	if len(p.want.Rules) > 0 {
-		for r, err := range instances.OfServer(tx, uuid, p.instance.Owner) {
+		for r, err := range instances.OfServer(tx, h.UUID, p.instance.Owner) {
 			if err != nil {
 				return false, nil, err
 			}
@@ -332,7 +334,7 @@ func (s *Server) make(tx store.Tx, by string, p plan, server string, provided []
 
 // How many servers a placement tells of: those that fit, and those that do not.
 const (
-	toldBest  = 10
+	toldBest  = placement.Explained
 	toldUnfit = 50
 )
 

@@ -101,7 +101,7 @@ func (s *Server) addNIC(tx store.Tx, a instances.Asked, r instances.Record, nic 
 	if err != nil {
 		return nic, r, err
 	}
-	h, err := host(tx, rec)
+	h, err := host(tx, rec.UUID, placement.Server{}, decided)
 	if err != nil {
 		return nic, r, err
 	}

@@ -31,6 +31,9 @@ const (
 // UUID follows.
 func ServerPrefixes() []string { return []string{ServerPrefix, observedPrefix, hardwarePrefix} }
 
+// ObservedPrefixes are those of these keys that change with what was observed of a server.
+func ObservedPrefixes() []string { return []string{observedPrefix, hardwarePrefix} }
+
 // ErrNoServer is a server that is not known. It is store.ErrNotFound too.
 var ErrNoServer = fmt.Errorf("no such server: %w", store.ErrNotFound)
 

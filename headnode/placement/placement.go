@@ -64,6 +64,10 @@ type Neighbour struct {
 	Tags               map[string]any
 }
 
+// Explained is of how many servers that fit, the best ones, a decision tells the scores
+// one by one. Of the others it has the sum.
+const Explained = 10
+
 // Decision is what Decide says of all servers.
 type Decision struct {
 	Best    []string              // UUIDs of those that fit, the best first
@@ -94,45 +98,56 @@ func Decide(w Want, servers []Server, near []Neighbour, policy api.InstanceSetti
 			inRack[r] = append(inRack[r], n)
 		}
 	}
-	var d Decision
-	for _, s := range servers {
+	d := Decision{Servers: make([]api.PlacementServer, 0, len(servers))}
+	at := make(map[string]int, len(servers))
+	for i, s := range servers {
+		at[s.UUID] = i
 		v := api.PlacementServer{UUID: s.UUID, Hostname: s.Hostname, Why: Unfit(w, s, by[s.UUID], len(near) > 0, policy)}
 		if len(v.Why) == 0 {
-			v.Scores = scores(w, s, by[s.UUID], inRack[s.Rack], policy)
-			for _, x := range v.Scores {
-				v.Score += x
-			}
+			eachScore(w, s, by[s.UUID], inRack[s.Rack], policy, func(_ string, x float64) { v.Score += x })
 		}
 		d.Servers = append(d.Servers, v)
 	}
-	slices.SortFunc(d.Servers, func(a, b api.PlacementServer) int {
-		return cmp.Or(cmp.Compare(min(len(a.Why), 1), min(len(b.Why), 1)), cmp.Compare(b.Score, a.Score),
-			cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.UUID, b.UUID))
-	})
-	for _, v := range d.Servers {
-		if len(v.Why) == 0 {
-			d.Best = append(d.Best, v.UUID)
+	slices.SortFunc(d.Servers, compare)
+	for i := range d.Servers {
+		v := &d.Servers[i]
+		if len(v.Why) > 0 {
+			break
+		}
+		d.Best = append(d.Best, v.UUID)
+		if i < Explained {
+			s := servers[at[v.UUID]]
+			v.Scores = map[string]float64{}
+			eachScore(w, s, by[s.UUID], inRack[s.Rack], policy, func(what string, x float64) { v.Scores[what] += x })
 		}
 	}
 	return d
 }
 
-// scores weighs a server that fits, by what its scores are for.
-func scores(w Want, s Server, near, rack []Neighbour, policy api.InstanceSettings) map[string]float64 {
-	out := map[string]float64{
-		"free memory": weightMemory * part(MemoryLeft(s, policy)-w.MemoryMiB, memory(s, policy)),
-		"free disk":   weightDisk * part(DiskLeft(s, policy)-w.QuotaMiB, disk(s, policy)),
-		"spread":      weightSpread * chance(w.UUID, s.UUID),
+// compare orders those that fit by score, before those that do not by hostname.
+func compare(a, b api.PlacementServer) int {
+	if c := cmp.Compare(min(len(a.Why), 1), min(len(b.Why), 1)); c != 0 {
+		return c
 	}
+	if c := cmp.Compare(b.Score, a.Score); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.UUID, b.UUID))
+}
+
+// eachScore weighs a server that fits, and calls fn with each score and what it is for.
+func eachScore(w Want, s Server, near, rack []Neighbour, policy api.InstanceSettings, fn func(what string, score float64)) {
+	fn("free memory", weightMemory*part(MemoryLeft(s, policy)-w.MemoryMiB, memory(s, policy)))
+	fn("free disk", weightDisk*part(DiskLeft(s, policy)-w.QuotaMiB, disk(s, policy)))
+	fn("spread", weightSpread*chance(w.UUID, s.UUID))
 	if w.Platform != "" && s.Platform == w.Platform {
-		out["current platform"] = weightPlatform
+		fn("current platform", weightPlatform)
 	}
 	for _, r := range w.Rules {
 		if r.Soft {
-			out["affinity "+r.Text] = weightAffinity * r.wish(s, near, rack)
+			fn("affinity "+r.Text, weightAffinity*r.wish(s, near, rack))
 		}
 	}
-	return out
 }
 
 // part is how much of a whole something is, from 0 to 1.
