@@ -289,6 +289,9 @@ func (w *World) Clone(ctx context.Context, full, name string, props map[string]s
 			if old.origin != full {
 				return fmt.Errorf("'%s' is there and is no clone of '%s': %w", name, full, fs.ErrExist)
 			}
+			if old.props["mountpoint"] != props["mountpoint"] {
+				maps.Copy(old.props, props)
+			}
 			return nil
 		}
 		from, snap, _ := strings.Cut(full, "@")

@@ -34,8 +34,9 @@ type Snapshots interface {
 	// Snapshot takes a snapshot; recursive: of all datasets below too, at one moment.
 	Snapshot(ctx context.Context, dataset, snapshot string, recursive bool) error
 	// Clone makes a dataset from a snapshot, and its parents where they are missing;
-	// a clone of it that has the name already is left as it is, and anything else that
-	// has it is fs.ErrExist.
+	// a clone of it that has the name already is left as it is, but for the properties
+	// of one that power went from before it had them, which shows by another mount point
+	// than the wanted one. Anything else that has the name is fs.ErrExist.
 	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
 	// Rollback makes a dataset what it was; newer destroys snapshots taken since,
 	// and without it their presence is an error.

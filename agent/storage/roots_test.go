@@ -291,6 +291,32 @@ func TestInstances(t *testing.T) {
 }
 
 // TestSpecProperties: what is kept is what was given, in properties that ZFS takes.
+// TestHalfMadeClone: power went between the transaction that made a clone and the one that
+// set its properties. The next try makes it an instance, with its quota; it was seen.
+func TestHalfMadeClone(t *testing.T) {
+	l, r := rootsLab(t)
+	ctx := t.Context()
+	b := testTar(t)
+	if err := r.ImportImage(ctx, specOf(b, api.FormatTar), bytes.NewReader(b), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.World.Clone(ctx, "zones/"+testImage+"@"+finalSnapshot, "zones/"+testInstance, map[string]string{}); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := r.Look(ctx); err != nil || len(f.Instances) > 0 {
+		t.Fatalf("a clone without properties counts as an instance: %+v, %v", f, err)
+	}
+	for range 2 {
+		if err := r.CloneImage(ctx, testImage, testInstance, 100); err != nil {
+			t.Fatal(err)
+		}
+		f, err := r.Look(ctx)
+		if err != nil || len(f.Instances) != 1 || f.Instances[0].QuotaMiB != 100 || len(f.Foreign) > 0 {
+			t.Errorf("%+v, %v", f, err)
+		}
+	}
+}
+
 func TestSpecProperties(t *testing.T) {
 	for _, n := range []int{0, 1, 5999, 20_000, MaxSpec - 100} {
 		spec := make([]byte, n)

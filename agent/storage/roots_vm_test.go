@@ -313,6 +313,10 @@ func poolInstances(t *testing.T, r *Roots) {
 	ctx := t.Context()
 	pool, _ := r.Pool(ctx)
 	name := pool + "/" + poolInstance
+	// Power went before the clone had its properties.
+	if out, err := exec.CommandContext(ctx, "zfs", "clone", pool+"/"+poolTar+"@final", name).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	for range 2 {
 		poolStep(t, "clone", func() error { return r.CloneImage(ctx, poolTar, poolInstance, 16) })
 	}

@@ -120,15 +120,31 @@ func (ZFS) Snapshot(ctx context.Context, dataset, snapshot string, recursive boo
 	})
 }
 
-// Clone implements Snapshots.
-func (ZFS) Clone(ctx context.Context, snapshot, name string, props map[string]string) error {
-	return call(ctx, "clone", snapshot, func() error {
+// Clone implements Snapshots. The kernel makes a clone in one transaction, sets its quota
+// in a later one and all other properties together in the last: power that goes between
+// them leaves a clone without them, whose mount point tells.
+func (z ZFS) Clone(ctx context.Context, snapshot, name string, props map[string]string) error {
+	whole := true
+	err := call(ctx, "clone", snapshot, func() error {
 		d, err := snapshotOf(snapshot).Clone(name, props)
 		if err == nil && d.Origin != snapshot {
 			err = fmt.Errorf("%w: %s is there and is no clone of it", fs.ErrExist, name)
 		}
+		if err == nil && props["mountpoint"] != "" {
+			whole = d.Mountpoint == props["mountpoint"]
+		}
 		return err
 	})
+	if err != nil || whole {
+		return err
+	}
+	last := map[string]string{"mountpoint": props["mountpoint"]} // it tells that all others are there
+	props = maps.Clone(props)
+	delete(props, "mountpoint")
+	if err := z.Set(ctx, name, props); err != nil {
+		return err
+	}
+	return z.Set(ctx, name, last)
 }
 
 // Rollback implements Snapshots.
