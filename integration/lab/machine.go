@@ -298,6 +298,11 @@ func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "syst
 func (m *Machine) Pause(ctx context.Context) error  { return m.command(ctx, "stop") }
 func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
 
+// AdminLink takes the cable out of the NIC that the machine boots from, or puts it in.
+func (m *Machine) AdminLink(ctx context.Context, up bool) error {
+	return m.command(ctx, "set_link", "name", "net0", "up", up)
+}
+
 // CableLink takes a cable's end out of its NIC, or puts it in.
 func (m *Machine) CableLink(ctx context.Context, cable int, up bool) error {
 	return m.command(ctx, "set_link", "name", fmt.Sprintf("cable%d", cable), "up", up)
