@@ -13,6 +13,7 @@ import (
 	"nereid/api"
 	"nereid/headnode/instances"
 	"nereid/headnode/store"
+	"nereid/headnode/store/storetest"
 )
 
 // TestLastMegabyte: of many creates at once exactly as many are made as fit, and each
@@ -233,49 +234,6 @@ func TestUnexpectedInstance(t *testing.T) {
 	}
 }
 
-var errInjected = errors.New("injected")
-
-// failing is a store whose Updates fail at a write, or behind all of them.
-type failing struct {
-	store.Store
-	left int // writes that succeed
-}
-
-func (f failing) Update(ctx context.Context, fn func(store.Tx) error) error {
-	return f.Store.Update(ctx, func(tx store.Tx) error {
-		if err := fn(&failingTx{tx, f.left}); err != nil {
-			return err
-		}
-		return errInjected
-	})
-}
-
-type failingTx struct {
-	store.Tx
-	left int
-}
-
-func (t *failingTx) write() error {
-	if t.left--; t.left == -1 {
-		return errInjected
-	}
-	return nil
-}
-
-func (t *failingTx) Put(key string, v []byte) error {
-	if err := t.write(); err != nil {
-		return err
-	}
-	return t.Tx.Put(key, v)
-}
-
-func (t *failingTx) Delete(key string) error {
-	if err := t.write(); err != nil {
-		return err
-	}
-	return t.Tx.Delete(key)
-}
-
 // TestInstanceFailsAtEveryWrite: a create, a change, a deletion and an end that fail at
 // any of their writes leave nothing behind, and succeed when they are asked again.
 func TestInstanceFailsAtEveryWrite(t *testing.T) {
@@ -318,8 +276,8 @@ func TestInstanceFailsAtEveryWrite(t *testing.T) {
 	} {
 		before := dumpStore(t, real)
 		for left := range 60 {
-			s.store = failing{real, left}
-			if err := op.do(); !errors.Is(err, errInjected) {
+			s.store = storetest.Failing(real, func() int { return left })
+			if err := op.do(); !errors.Is(err, storetest.ErrInjected) {
 				t.Fatalf("%s, failing at write %d: %v", op.name, left, err)
 			}
 			if got := dumpStore(t, real); got != before {

@@ -10,6 +10,7 @@ import (
 
 	"nereid/api"
 	"nereid/headnode/store"
+	"nereid/headnode/store/storetest"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -298,7 +299,7 @@ func TestAdminCost(t *testing.T) {
 	})
 	w.must(func(tx store.Tx) error {
 		c := &countingTx{Tx: tx}
-		f := &failingTx{Tx: c, left: 2} // the third write fails
+		f := storetest.FailingTx(c, 2) // the third write fails
 		ip, _, _, err := a.Next(f, func(netip.Addr) bool { return false })
 		if err == nil {
 			err = a.Take(f, ip, "00:16:3e:01:00:00", "")

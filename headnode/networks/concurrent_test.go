@@ -1,7 +1,6 @@
 package networks
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,55 +10,8 @@ import (
 
 	"nereid/api"
 	"nereid/headnode/store"
+	"nereid/headnode/store/storetest"
 )
-
-// failing is a store whose Updates fail at times: in the middle of their writes, or
-// after all of them.
-type failing struct {
-	store.Store
-	fail func() int // writes that succeed; less than 0: all
-}
-
-var errInjected = errors.New("injected")
-
-func (s failing) Update(ctx context.Context, fn func(store.Tx) error) error {
-	return s.Store.Update(ctx, func(tx store.Tx) error {
-		left := s.fail()
-		if err := fn(&failingTx{tx, left}); err != nil {
-			return err
-		}
-		if left >= 0 {
-			return errInjected
-		}
-		return nil
-	})
-}
-
-type failingTx struct {
-	store.Tx
-	left int
-}
-
-func (t *failingTx) write() error {
-	if t.left--; t.left == -1 {
-		return errInjected
-	}
-	return nil
-}
-
-func (t *failingTx) Put(key string, v []byte) error {
-	if err := t.write(); err != nil {
-		return err
-	}
-	return t.Tx.Put(key, v)
-}
-
-func (t *failingTx) Delete(key string) error {
-	if err := t.write(); err != nil {
-		return err
-	}
-	return t.Tx.Delete(key)
-}
 
 // TestConcurrent: 64 writers fill a /24 and more, while a third of their
 // transactions fails at any write. Nobody shares an address, none is lost.
@@ -71,14 +23,14 @@ func TestConcurrent(t *testing.T) {
 	w.network(api.Network{Name: "n6", NICTag: external, Subnet: "fd09::/64", Gateway: "fd09::1"})
 	var mu sync.Mutex
 	r := rand.New(rand.NewPCG(1, 2))
-	s := failing{b, func() int {
+	s := storetest.Failing(b, func() int {
 		mu.Lock()
 		defer mu.Unlock()
 		if r.IntN(3) > 0 {
 			return -1
 		}
 		return r.IntN(14)
-	}}
+	})
 	held := map[string]string{}
 	injected, refused, given := 0, 0, 0
 	var wg sync.WaitGroup
@@ -98,7 +50,7 @@ func TestConcurrent(t *testing.T) {
 				mu.Lock()
 				p := (*api.Problem)(nil)
 				switch {
-				case errors.Is(err, errInjected):
+				case errors.Is(err, storetest.ErrInjected):
 					injected++
 				case errors.As(err, &p):
 					refused++
@@ -174,8 +126,8 @@ func TestFailAtEveryWrite(t *testing.T) {
 		}},
 	} {
 		for left := range 40 {
-			err := failing{real, func() int { return left }}.Update(t.Context(), op.fn)
-			if !errors.Is(err, errInjected) {
+			err := storetest.Failing(real, func() int { return left }).Update(t.Context(), op.fn)
+			if !errors.Is(err, storetest.ErrInjected) {
 				t.Fatalf("%s, failing at write %d: %v", op.name, left, err)
 			}
 			if got := dump(w); got != before {
