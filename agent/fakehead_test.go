@@ -59,6 +59,8 @@ type fakeHead struct {
 	seen     string              // Now of the report of instances that was taken in last
 	told     map[string]api.InstanceStatus
 	gone     []string
+	written  []api.MetadataChange // by instances, once each
+	deaf     bool                 // it takes a report in, and its answer is lost
 	fulls    int
 	greeted  bool                               // a head node answers at once when it hears of a server's instances
 	sessions []api.SessionSpec                  // asked for until the agent comes
@@ -391,6 +393,11 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		h.probes = nil
 	}
 	acked := h.takeInstances(in.Instances)
+	if h.deaf && in.Instances != nil {
+		h.bump()
+		h.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
 	if h.sets != nil && !h.greeted { // it has not heard of the server's instances yet
 		h.greeted, acked = true, true
 	}

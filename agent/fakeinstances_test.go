@@ -69,6 +69,16 @@ func (h *fakeHead) takeInstances(r *api.InstanceReport) bool {
 		delete(h.told, uuid)
 		h.gone = append(h.gone, uuid)
 	}
+	for _, c := range r.Written {
+		if !slices.ContainsFunc(h.written, func(x api.MetadataChange) bool { return x.ID == c.ID }) {
+			h.written = append(h.written, c)
+		}
+		if set := h.sets[api.InstanceSet(testUUID)]; c.Value != nil {
+			spec := instanceSpec(c.Instance)
+			spec.Metadata = map[string]any{c.Key: *c.Value}
+			set.put(c.Instance, spec)
+		}
+	}
 	h.seen = r.Now
 	return true
 }

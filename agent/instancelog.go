@@ -75,15 +75,18 @@ func (l *instanceLog) gone(uuid string) bool {
 
 func (l *instanceLog) name(version uint64) string { return fmt.Sprintf("%s:%d", l.life, version) }
 
-// report is what the head node is to be told; nil: nothing.
-func (l *instanceLog) report() *api.InstanceReport {
+// report is what the head node is to be told, with what instances wrote; nil: nothing.
+func (l *instanceLog) report(written []api.MetadataChange) *api.InstanceReport {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.begun || !l.full && len(l.changed) == 0 {
+	if !l.begun || !l.full && len(l.changed)+len(written) == 0 {
 		return nil
 	}
+	if len(written) > 0 {
+		l.version++ // it has a name of its own
+	}
 	l.sent, l.named = l.version, l.name(l.version)
-	r := &api.InstanceReport{Since: l.since, Now: l.name(l.version), Full: l.full}
+	r := &api.InstanceReport{Since: l.since, Now: l.name(l.version), Full: l.full, Written: written}
 	if l.full {
 		r.Since = ""
 		for uuid := range l.all {

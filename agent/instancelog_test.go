@@ -15,7 +15,7 @@ func TestStepsAreToldUntilHeard(t *testing.T) {
 	l.put(api.InstanceStatus{UUID: "a", State: api.InstanceRunning, Steps: steps})
 	told := func(want int) *api.InstanceReport {
 		t.Helper()
-		r := l.report()
+		r := l.report(nil)
 		if r == nil || len(r.Put) != 1 || len(r.Put[0].Steps) != want {
 			t.Fatalf("report %+v, want %d steps", r, want)
 		}
@@ -28,7 +28,7 @@ func TestStepsAreToldUntilHeard(t *testing.T) {
 	l.put(api.InstanceStatus{UUID: "a", State: api.InstanceStopped})
 	r := told(1) // the first report was lost
 	l.heard(r.Now)
-	if r := l.report(); r != nil {
+	if r := l.report(nil); r != nil {
 		t.Fatalf("after it was heard: %+v", r)
 	}
 	l.put(api.InstanceStatus{UUID: "a", State: api.InstanceRunning})

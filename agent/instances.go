@@ -41,6 +41,8 @@ type Zones struct {
 	// FitCache bounds ZFS's cache to what instances leave that may use so many bytes of
 	// memory together; *storage.Storage does. Nil: it is as the system has it.
 	FitCache func(sold int64) error
+	// Written are what instances changed of their metadata. Nil: they cannot.
+	Written Written
 }
 
 // Datasets are those of instances and images; *storage.Roots has them.
@@ -67,17 +69,18 @@ func instanceKind() kind[api.InstanceSpec] {
 // the set; one that the set does not name is as it was wanted last.
 type instances struct {
 	*crew
-	a      *Agent
-	board  *board
-	m      *machine.Machines
-	set    *follower[api.InstanceSpec]
-	images *imageCrew
-	told   *instanceLog
-	sold   *sold
-	ended  chan struct{} // one slot: one may have ended
-	load   chan struct{} // one slot: the pool may be another
-	loaded bool
-	down   bool // the server goes down; guarded by crew.mu
+	a       *Agent
+	board   *board
+	m       *machine.Machines
+	set     *follower[api.InstanceSpec]
+	images  *imageCrew
+	told    *instanceLog
+	written writtenLog
+	sold    *sold
+	ended   chan struct{} // one slot: one may have ended
+	load    chan struct{} // one slot: the pool may be another
+	loaded  bool
+	down    bool // the server goes down; guarded by crew.mu
 }
 
 func newInstances(a *Agent, b *board) *instances {
@@ -133,6 +136,7 @@ func (i *instances) wanted(uuid string) (w machine.Wanted, named bool, id string
 
 // job is what there is to do of an instance.
 func (i *instances) job(uuid string) (func(context.Context) error, func(error) bool) {
+	over := i.written.over(uuid) // it is in what is wanted from here on
 	w, named, id := i.wanted(uuid)
 	w.Down = i.down
 	if w.Spec != nil {
@@ -144,7 +148,9 @@ func (i *instances) job(uuid string) (func(context.Context) error, func(error) b
 		defer i.a.health.busy("instance "+uuid, instanceLimit+stepLimit)()
 		ctx, cancel := context.WithTimeout(ctx, instanceLimit)
 		defer cancel()
-		st, gone, err = i.m.Set(ctx, uuid, w)
+		if st, gone, err = i.m.Set(ctx, uuid, w); err == nil {
+			i.dropWritten(uuid, over)
+		}
 		return err
 	}
 	return try, func(err error) bool {
@@ -244,7 +250,7 @@ func (i *instances) loadPool(ctx context.Context) error {
 	for _, f := range found.Images {
 		images = append(images, f.UUID)
 	}
-	i.m.Pool = pool
+	i.m.Pool, i.m.Server = pool, i.a.UUID
 	i.m.Known(known, images)
 	i.set.mu.Lock()
 	all := slices.Collect(func(yield func(string) bool) {

@@ -333,7 +333,7 @@ func TestInstancesImage(t *testing.T) {
 // there, and a change costs one entry.
 func TestInstanceLog(t *testing.T) {
 	l := newInstanceLog()
-	if l.report() != nil {
+	if l.report(nil) != nil {
 		t.Error("a report before all is known")
 	}
 	l.begin()
@@ -345,7 +345,7 @@ func TestInstanceLog(t *testing.T) {
 		} else {
 			l.put(api.InstanceStatus{UUID: uuid, State: fmt.Sprint(n / 50)})
 		}
-		r := l.report()
+		r := l.report(nil)
 		if r != nil && n > 10 && n%11 > 3 && !r.Full && len(r.Put)+len(r.Gone) > 8 {
 			t.Fatalf("at %d the report has %d entries", n, len(r.Put)+len(r.Gone))
 		}
@@ -361,10 +361,10 @@ func TestInstanceLog(t *testing.T) {
 		}
 	}
 	for range 3 {
-		h.takeInstances(l.report())
+		h.takeInstances(l.report(nil))
 		l.heard(h.seen)
 	}
-	if !maps.EqualFunc(h.told, l.all, func(a, b api.InstanceStatus) bool { return a.State == b.State }) || l.report() != nil {
+	if !maps.EqualFunc(h.told, l.all, func(a, b api.InstanceStatus) bool { return a.State == b.State }) || l.report(nil) != nil {
 		t.Errorf("the head node knows %d, and there are %d", len(h.told), len(l.all))
 	}
 }

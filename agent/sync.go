@@ -29,7 +29,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		follow = append(follow, i.set.follow(l.uuid), i.images.set.follow(l.uuid))
 		// What is told of instances is answered at once, so that an end before the answer
 		// would only have it told again.
-		if told = i.told.report(); told != nil {
+		if told = i.told.report(i.written.report(i.named)); told != nil {
 			end = func() { time.AfterFunc(tellGrace, cancel) }
 		}
 	}
@@ -112,7 +112,8 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 		l.net.maps.refuse(r)
 	}
 	if i := l.a.instances; i != nil {
-		news = i.told.heard(resp.InstancesSeen)
+		took := i.told.heard(resp.InstancesSeen)
+		news = took
 		for _, d := range resp.Deltas {
 			// Images first: instances ask for them.
 			some, _ := i.images.set.take(d)
@@ -121,6 +122,12 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 		}
 		i.images.took()
 		i.took()
+		if took {
+			for _, uuid := range i.written.heard() {
+				i.look(uuid)
+			}
+			news = news || i.written.more(i.named)
+		}
 	}
 	for _, d := range resp.Deltas {
 		l.partial = l.partial || d.Toward != 0

@@ -52,6 +52,9 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker, s *sessions) []task 
 			{"unit watcher", a.missed("Instances are not started, stopped or watched", i.watch)},
 		}...)
 	}
+	if i := a.instances; i != nil && a.Zones.Written != nil {
+		tasks = append(tasks, task{"metadata watcher", i.watchWritten})
+	}
 	if a.Net.Links == nil {
 		return tasks
 	}

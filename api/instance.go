@@ -65,13 +65,17 @@ func InstanceSet(server string) string { return "server/" + server + "/instances
 // InstanceSpec is what is wanted of an instance on its server. It is kept with the
 // instance's dataset, and is all that a server needs to start it.
 type InstanceSpec struct {
-	UUID      string         `json:"uuid"`
-	Owner     string         `json:"owner_uuid"`
-	Name      string         `json:"name"`
-	Hostname  string         `json:"hostname"`
-	DNSDomain string         `json:"dns_domain,omitempty"`
-	Brand     string         `json:"brand"`
-	Image     string         `json:"image_uuid"`
+	UUID      string `json:"uuid"`
+	Owner     string `json:"owner_uuid"`
+	Name      string `json:"name"`
+	Hostname  string `json:"hostname"`
+	DNSDomain string `json:"dns_domain,omitempty"`
+	Brand     string `json:"brand"`
+	Image     string `json:"image_uuid"`
+	Package   string `json:"package_uuid,omitempty"`
+
+	Datacenter string `json:"datacenter,omitempty" doc:"its name"`
+
 	Run       ImageRun       `json:"run,omitzero"`
 	Wanted    string         `json:"wanted" enum:"running,stopped"`
 	Reboot    string         `json:"reboot,omitempty" doc:"id of a request: an instance that was not started after the request is started anew"`
@@ -114,4 +118,14 @@ type InstanceReport struct {
 	Full  bool             `json:"full,omitempty" doc:"Put is all that there is"`
 	Put   []InstanceStatus `json:"put,omitempty"`
 	Gone  []string         `json:"gone,omitempty" doc:"UUIDs of which nothing is left on the server"`
+
+	Written []MetadataChange `json:"written,omitempty" doc:"what instances changed of their metadata from inside, the oldest first: of each that is named all that is not acknowledged. It is acknowledged with the report"`
+}
+
+// MetadataChange is one key of its metadata that an instance set or deleted from inside.
+type MetadataChange struct {
+	ID       string  `json:"id" doc:"of this change, no other has it"`
+	Instance string  `json:"instance"`
+	Key      string  `json:"key"`
+	Value    *string `json:"value,omitempty" doc:"absent: the key is deleted"`
 }

@@ -303,7 +303,7 @@ func (s *Server) stillTakes(tx store.Tx, p plan, before placement.Server, settin
 
 // make writes an instance on a server: its NICs with their addresses, and itself.
 func (s *Server) make(tx store.Tx, by string, p plan, server string, provided []string, why api.Placement) (api.Instance, error) {
-	n := instances.New{Instance: p.instance, Run: p.image.Run, DNSDomain: s.answers.DNSDomain, Image: catalog.SpecOf(p.image), Placement: why, By: by}
+	n := instances.New{Instance: p.instance, Run: p.image.Run, DNSDomain: s.answers.DNSDomain, Datacenter: s.answers.Datacenter, Image: catalog.SpecOf(p.image), Placement: why, By: by}
 	n.Instance.Server = server
 	for _, nic := range p.nics {
 		nic.Server = server

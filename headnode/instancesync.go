@@ -54,6 +54,20 @@ func (s *Server) takeInstances(ctx context.Context, server string, rep *api.Inst
 		}
 		s.noteTaken(server, t)
 	}
+	if len(rep.Written) > 0 {
+		var t instances.Taken
+		err := s.write(ctx, func(n *noting) (err error) {
+			t, err = instances.Write(n, s.now(), server, rep.Written)
+			for _, r := range t.Changed {
+				tellInstance(n, r, false)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.noteTaken(server, t)
+	}
 	for chunk := range slices.Chunk(gone, endAtOnce) {
 		err := s.write(ctx, func(n *noting) error {
 			for _, r := range chunk {

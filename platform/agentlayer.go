@@ -83,12 +83,34 @@ SystemCallArchitectures=native
 NoNewPrivileges=yes
 `
 
+// metadataUnit is the unit that answers what zones ask of their metadata: with the agent
+// away too. It takes a zone's terminal from the zone's own process.
+const metadataUnit = `[Unit]
+Description=Nereid: metadata of zones
+DefaultDependencies=no
+Conflicts=shutdown.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/usr/lib/nereid/nereid-zone metadata
+Restart=always
+RestartSec=100ms
+OOMScoreAdjust=-900
+MemoryMax=256M
+UMask=0077
+Environment=GOGC=50 GOMAXPROCS=1
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_SYS_PTRACE
+RestrictAddressFamilies=AF_UNIX
+SystemCallArchitectures=native
+NoNewPrivileges=yes
+`
+
 // nereid makes the topmost layer: seconds to make again when only the agent changed.
 func (b *build) nereid(ctx context.Context, in agentFiles, stamp string, epoch int64) (made, error) {
 	release := strings.TrimRight(string(in.base), "\n") + "\nNEREID_PLATFORM=" + stamp + "\n"
 	st := stage{
 		name: "nereid", what: "nereid.squashfs: the agent of platform " + stamp,
-		inputs: append([]string{"recipe 2", "agent " + in.agent.SHA256, "zone " + in.zone.SHA256, "consoles " + consolesUnit, "unit " + string(in.unit), release, fmt.Sprint("epoch ", epoch)}, squashOptions...),
+		inputs: append([]string{"recipe 2", "agent " + in.agent.SHA256, "zone " + in.zone.SHA256, "consoles " + consolesUnit, "metadata " + metadataUnit, "unit " + string(in.unit), release, fmt.Sprint("epoch ", epoch)}, squashOptions...),
 	}
 	st.run = func(ctx context.Context, r *runner, scratch, out string) error {
 		root := filepath.Join(scratch, "root")
@@ -97,6 +119,7 @@ func (b *build) nereid(ctx context.Context, in agentFiles, stamp string, epoch i
 			{path: unit, text: string(in.unit)},
 			{path: "etc/systemd/system/multi-user.target.wants/nereid-agent.service", link: "/" + unit},
 			{path: "usr/lib/systemd/system/nereid-consoles.service", text: consolesUnit},
+			{path: "usr/lib/systemd/system/nereid-metadata.service", text: metadataUnit},
 			{path: "usr/lib/os-release", text: release},
 		}
 		for _, f := range files {

@@ -48,7 +48,7 @@ func (b *build) finish(ctx context.Context, p parts, base made) (Result, error) 
 	}
 	m := api.Manifest{ // what a second build compares with, to find that nothing changed
 		Arch: "x86_64", Args: kernelArgs, KernelVersion: b.list.Kernel, ZFSVersion: b.zfs, Suite: b.Suite,
-		Inputs: map[string]string{"agent": in.agent.SHA256, "zone": in.zone.SHA256, "consoles": stageKey("consoles", []string{consolesUnit}), "unit": stageKey("unit", []string{string(in.unit)}), "initrd": p.initrd.key, "tree": p.tree.key, "args": stageKey("args", kernelArgs)},
+		Inputs: map[string]string{"agent": in.agent.SHA256, "zone": in.zone.SHA256, "consoles": stageKey("consoles", []string{consolesUnit, metadataUnit}), "unit": stageKey("unit", []string{string(in.unit)}), "initrd": p.initrd.key, "tree": p.tree.key, "args": stageKey("args", kernelArgs)},
 	}
 	for _, l := range p.layers {
 		m.Inputs[filepath.Base(l.dir)[:len(filepath.Base(l.dir))-25]] = l.key

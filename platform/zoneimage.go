@@ -203,6 +203,7 @@ func (b *build) zonePackages(ctx context.Context, name string, kind zoneKind) ([
 func (b *build) zoneTree(ctx context.Context, name string, kind zoneKind, pkgs []Package) (made, error) {
 	inputs := []string{"recipe 1", "suite " + b.Suite, "roots " + strings.Join(kind.roots, " "), "excludes " + strings.Join(excludes, " "), "removed " + strings.Join(zoneRemoved, " ")}
 	inputs = append(inputs, digests(pkgs)...)
+	inputs = append(inputs, "programs "+strings.Join(zonePrograms, " "))
 	for _, f := range zoneFiles[name] {
 		inputs = append(inputs, "file "+f.path+"\n"+f.link+"\n"+f.text)
 	}

@@ -51,6 +51,8 @@ var zoneFiles = map[string][]rootFile{
 		{path: "etc/systemd/system/default.target", link: "/usr/lib/systemd/system/multi-user.target"},
 		{path: "etc/systemd/journald.conf.d/nereid.conf", text: "[Journal]\nRuntimeMaxUse=16M\nSystemMaxUse=64M\nReadKMsg=no\nAudit=no\n"},
 		{path: "etc/motd", text: "A Nereid zone.\n"},
+		{path: "etc/systemd/system/nereid-user-script.service", text: userScriptUnit},
+		{path: "etc/systemd/system/multi-user.target.wants/nereid-user-script.service", link: "../nereid-user-script.service"},
 	},
 	ImageTiny: {
 		{path: "etc/passwd", text: "root:*:0:0:root:/root:/bin/sh\nnobody:*:65534:65534:nobody:/:/bin/false\n"},
@@ -60,9 +62,27 @@ var zoneFiles = map[string][]rootFile{
 		{path: "etc/hosts", text: "127.0.0.1 localhost\n::1 localhost\n"},
 		// Messages go to the console; what waits there asks for nothing.
 		{path: "etc/inittab", text: "::sysinit:/etc/rc\n::respawn:/bin/sleep 86400\n::shutdown:/bin/true\n"},
-		{path: "etc/rc", text: "#!/bin/sh\nhostname -F /etc/hostname 2>/dev/null\necho \"zone $(hostname) is up\" >/dev/console\n"},
+		{path: "etc/rc", text: "#!/bin/sh\nhostname -F /etc/hostname 2>/dev/null\necho \"zone $(hostname) is up\" >/dev/console\n" +
+			"[ -x /run/nereid/user-script ] && /run/nereid/user-script >/dev/console 2>&1 &\n"},
 	},
 }
+
+// zonePrograms are the programs by which a zone asks for its metadata. Nereid brings
+// them, at each start, to where these links lead.
+var zonePrograms = []string{"mdata-get", "mdata-put", "mdata-delete", "mdata-list"}
+
+// userScriptUnit runs what the customer wants run at each start, beside all else.
+const userScriptUnit = `[Unit]
+Description=Scripts of the instance's metadata (sdc:operator-script, user-script)
+ConditionPathExists=/run/nereid/user-script
+After=local-fs.target network.target
+
+[Service]
+Type=exec
+ExecStart=/run/nereid/user-script
+StandardOutput=journal+console
+StandardError=journal+console
+`
 
 // tinyDirs are the folders of the tiny image that no file is in.
 var tinyDirs = []string{"dev", "proc", "sys", "run", "tmp", "root", "var/log", "var/tmp", "sbin", "usr/bin", "usr/sbin"}
@@ -123,6 +143,11 @@ func furnishZone(name, root string) error {
 	}
 	for _, f := range zoneFiles[name] {
 		if err := putFile(root, f); err != nil {
+			return err
+		}
+	}
+	for _, p := range zonePrograms {
+		if err := putFile(root, rootFile{path: "usr/sbin/" + p, link: "/run/nereid/" + p}); err != nil {
 			return err
 		}
 	}

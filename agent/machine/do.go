@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"nereid/agent/machine/mdata"
 	"nereid/agent/machine/zone"
 	"nereid/api"
 )
@@ -74,10 +75,10 @@ func (m *Machines) do(ctx context.Context, uuid string, spec *api.InstanceSpec, 
 		m.note(uuid, func(i *instance) { i.dataset, i.kept = false, nil })
 		return nil
 	case stepForget:
-		if err := errors.Join(os.RemoveAll(dir), zone.ForgetConsole(uuid)); err != nil {
+		if err := errors.Join(os.RemoveAll(dir), zone.Forget(uuid)); err != nil {
 			return err
 		}
-		m.note(uuid, func(i *instance) { i.left, i.inside, i.ran = nil, nil, false })
+		m.note(uuid, func(i *instance) { i.left, i.inside, i.guest, i.ran = nil, nil, nil, false })
 		return nil
 	}
 	return fmt.Errorf("step %T is not known", s)
@@ -89,7 +90,7 @@ func (m *Machines) leave(uuid string, spec *api.InstanceSpec, start bool) error 
 	if err != nil {
 		return err
 	}
-	h, in := filesOf(spec, base)
+	h, in, g := m.filesOf(spec, base)
 	h.Dataset = m.Pool + "/" + uuid
 	m.mu.Lock()
 	h.Done = m.find(uuid).done()
@@ -97,14 +98,14 @@ func (m *Machines) leave(uuid string, spec *api.InstanceSpec, start bool) error 
 	if start {
 		h.Done = with(h.Done, ids(spec)...)
 	}
-	return m.write(uuid, h, in)
+	return m.write(uuid, h, in, g)
 }
 
-func (m *Machines) write(uuid string, h zone.Host, in zone.Inside) error {
-	if err := zone.Leave(m.dir(uuid), h, in); err != nil {
+func (m *Machines) write(uuid string, h zone.Host, in zone.Inside, g mdata.Guest) error {
+	if err := zone.Leave(m.dir(uuid), h, in, g); err != nil {
 		return err
 	}
-	m.note(uuid, func(i *instance) { i.left, i.inside = &h, &in })
+	m.note(uuid, func(i *instance) { i.left, i.inside, i.guest = &h, &in, &g })
 	return nil
 }
 
@@ -112,16 +113,19 @@ func (m *Machines) write(uuid string, h zone.Host, in zone.Inside) error {
 func (m *Machines) did(uuid string, spec *api.InstanceSpec, ids ...string) error {
 	m.mu.Lock()
 	i := m.find(uuid)
-	h, in := filesOf(spec, i.base())
+	h, in, g := m.filesOf(spec, i.base())
 	if i.left != nil {
 		h = *i.left
 	}
 	if i.inside != nil {
 		in = *i.inside
 	}
+	if i.guest != nil {
+		g = *i.guest
+	}
 	m.mu.Unlock()
 	h.Done = with(h.Done, ids...)
-	return m.write(uuid, h, in)
+	return m.write(uuid, h, in, g)
 }
 
 // start starts a zone. What it failed of is the error.

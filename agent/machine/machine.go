@@ -61,7 +61,8 @@ type Machines struct {
 	Units Units
 	Dir   string // folder of the zones' files, in RAM; empty: zone.Dir
 	// Pool is the dataset that instances' are below.
-	Pool string
+	Pool   string
+	Server string // UUID of this server, which its instances may know
 	// Ready reports whether an instance's NIC is there for its zone. Nil: all are.
 	Ready func(mac string) bool
 	// Fetch is called for an image that an instance waits for: ImageThere says that it
@@ -298,6 +299,7 @@ func (m *Machines) Running() []string {
 func (m *Machines) look(uuid string, spec *api.InstanceSpec) seen {
 	m.mu.Lock()
 	s := m.find(uuid).seen
+	s.server = m.Server
 	s.image = spec != nil && m.images[spec.Image]
 	m.mu.Unlock()
 	if spec != nil && m.Ready != nil && s.unit == unitNone {

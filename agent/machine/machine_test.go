@@ -97,8 +97,8 @@ func (s *server) with(spec *api.InstanceSpec, f func(*api.InstanceSpec)) Wanted 
 // TestPlan prints what is done of each state, and what is waited for.
 func TestPlan(t *testing.T) {
 	spec := specOf("a")
-	host, inside := filesOf(spec, 524288)
-	running := seen{image: true, dataset: true, kept: spec, unit: unitRuns, ran: true, left: &host, inside: &inside, limits: &spec.Limits}
+	host, inside, guest := filesOf(spec, 524288, "")
+	running := seen{image: true, dataset: true, kept: spec, unit: unitRuns, ran: true, left: &host, inside: &inside, guest: &guest, limits: &spec.Limits}
 	for _, tt := range []struct {
 		what string
 		seen func(*seen)
@@ -125,7 +125,7 @@ func TestPlan(t *testing.T) {
 		{what: "rebooted", seen: func(s *seen) { h := host; h.Done = []string{"r"}; s.left = &h }, want: func(s *api.InstanceSpec) { s.Reboot = "r" }, out: ""},
 		{what: "a signal", want: func(s *api.InstanceSpec) { s.Signal = &api.SignalSpec{ID: "s", Signal: "SIGHUP"} }, out: "signal SIGHUP"},
 		{what: "more memory and a NIC less", want: func(s *api.InstanceSpec) { s.MemoryMiB, s.NICs = 256, nil }, out: "keep spec; files; limits {MemoryMiB:256 SwapMiB:0 VCPUs:2 CPUCapPercent:0 CPUWeight:0 QuotaMiB:1024 Processes:0 IOWeight:0}"},
-		{what: "more disk", want: func(s *api.InstanceSpec) { s.QuotaMiB = 2048 }, out: "quota 2048 MiB; keep spec; limits {MemoryMiB:128 SwapMiB:0 VCPUs:2 CPUCapPercent:0 CPUWeight:0 QuotaMiB:2048 Processes:0 IOWeight:0}"},
+		{what: "more disk", want: func(s *api.InstanceSpec) { s.QuotaMiB = 2048 }, out: "quota 2048 MiB; keep spec; files; limits {MemoryMiB:128 SwapMiB:0 VCPUs:2 CPUCapPercent:0 CPUWeight:0 QuotaMiB:2048 Processes:0 IOWeight:0}"},
 		{what: "the server goes down", w: Wanted{Down: true}, out: "stop, then end"},
 		{what: "deleted", w: Wanted{Gone: true}, out: "stop, then end"},
 		{what: "deleted and stopped", seen: func(s *seen) { s.unit = unitNone }, w: Wanted{Gone: true}, out: "destroy; forget"},

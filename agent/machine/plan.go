@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"nereid/agent/machine/mdata"
 	"nereid/agent/machine/zone"
 	"nereid/api"
 )
@@ -36,6 +37,8 @@ type seen struct {
 	waits   []string          // MACs of NICs that are not there yet
 	left    *zone.Host        // files that the agent left; nil: none
 	inside  *zone.Inside      // the same, for inside; nil: not known
+	guest   *mdata.Guest      // the same, of its metadata; nil: not known
+	server  string            // UUID of this one
 	limits  *api.Limits       // of the unit; nil: not known
 }
 
@@ -85,7 +88,7 @@ func (s seen) run(spec *api.InstanceSpec) (steps []step, wait string) {
 		steps, wait = s.stop(spec)
 		return append(steps, s.answer(spec)...), wait
 	}
-	host, inside := filesOf(spec, s.base())
+	host, inside, guest := filesOf(spec, s.base(), s.server)
 	host.Done = s.done()
 	again := spec.Reboot != "" && !slices.Contains(host.Done, spec.Reboot)
 	switch s.unit {
@@ -102,7 +105,7 @@ func (s seen) run(spec *api.InstanceSpec) (steps []step, wait string) {
 		if again {
 			return s.stop(spec)
 		}
-		if !sameFiles(s, host, inside) {
+		if !sameFiles(s, host, inside, guest) {
 			steps = append(steps, stepFiles{})
 		}
 		if s.limits != nil && *s.limits != spec.Limits {

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 
+	"nereid/agent/machine/mdata"
 	"nereid/agent/machine/zone"
 	"nereid/api"
 )
@@ -83,7 +84,11 @@ func lasting(s api.InstanceSpec) api.InstanceSpec {
 }
 
 // filesOf are the files that a zone is started with.
-func filesOf(spec *api.InstanceSpec, base uint32) (zone.Host, zone.Inside) {
+func (m *Machines) filesOf(spec *api.InstanceSpec, base uint32) (zone.Host, zone.Inside, mdata.Guest) {
+	return filesOf(spec, base, m.Server)
+}
+
+func filesOf(spec *api.InstanceSpec, base uint32, server string) (zone.Host, zone.Inside, mdata.Guest) {
 	h := zone.Host{UUID: spec.UUID, Base: base, Hostname: spec.Hostname, Signal: spec.Run.StopSignal}
 	if len(spec.Run.Init) > 0 {
 		h.Init = spec.Run.Init[0]
@@ -91,20 +96,26 @@ func filesOf(spec *api.InstanceSpec, base uint32) (zone.Host, zone.Inside) {
 	for _, n := range spec.NICs {
 		h.NICs = append(h.NICs, zone.NIC{MAC: n.MAC, Name: n.Interface, MTU: n.MTU})
 	}
-	in := zone.Inside{Hostname: spec.Hostname, Domain: spec.DNSDomain, NICs: spec.NICs, Resolvers: spec.Resolvers, Run: spec.Run}
+	in := zone.Inside{UUID: spec.UUID, Hostname: spec.Hostname, Domain: spec.DNSDomain, NICs: spec.NICs, Resolvers: spec.Resolvers, Run: spec.Run}
 	if keys, ok := spec.Metadata["root_authorized_keys"].(string); ok {
 		in.Keys = keys
 	}
-	return h, in
+	for _, key := range []string{"cloud-init:user-data", "user-data"} { // the first is cloud-init's alone
+		if text, ok := spec.Metadata[key].(string); ok && in.UserData == "" {
+			in.UserData = text
+		}
+	}
+	_, in.Script = spec.Metadata["user-script"]
+	return h, in, mdata.Guest{InstanceSpec: lasting(*spec), Server: server}
 }
 
 // sameFiles reports whether what the agent left is what it would leave.
-func sameFiles(s seen, h zone.Host, in zone.Inside) bool {
-	if s.left == nil || s.inside == nil {
+func sameFiles(s seen, h zone.Host, in zone.Inside, g mdata.Guest) bool {
+	if s.left == nil || s.inside == nil || s.guest == nil {
 		return false
 	}
 	h.Dataset = s.left.Dataset
-	return reflect.DeepEqual(*s.left, h) && reflect.DeepEqual(*s.inside, in)
+	return reflect.DeepEqual(*s.left, h) && reflect.DeepEqual(*s.inside, in) && reflect.DeepEqual(*s.guest, g)
 }
 
 // ids are the requests of a spec.

@@ -27,6 +27,7 @@ func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
 		Pool:     st.SystemPool,
 		Watch:    units.Watch,
 		FitCache: st.FitCache,
+		Written:  written{zone.Changes{Dir: zone.WrittenDir()}, st},
 	}
 	a.Entry = agent.ZoneEntry{
 		Program: zone.Program,
@@ -42,6 +43,24 @@ func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
 	return units.Close
 }
 
+// written are what zones changed of their metadata, on the pool, where there is one.
+type written struct {
+	zone.Changes
+	st *storage.Storage
+}
+
+// Watch finds their folder first.
+func (w written) Watch(ctx context.Context, changed func(instance string)) error {
+	folder, err := w.st.ConsoleDir(ctx)
+	if err == nil {
+		err = zone.KeepLogs(folder)
+	}
+	if err != nil {
+		return err
+	}
+	return w.Changes.Watch(ctx, changed)
+}
+
 // prepareZones makes the server ready for its first zone: the kernel, and a place for
 // what zones print.
 func prepareZones(ctx context.Context, st *storage.Storage, units *machine.Systemd) error {
@@ -49,8 +68,10 @@ func prepareZones(ctx context.Context, st *storage.Storage, units *machine.Syste
 	if err == nil {
 		err = zone.KeepLogs(folder)
 	}
-	if err == nil {
-		err = units.Run(ctx, zone.ConsolesUnit)
+	for _, unit := range []string{zone.ConsolesUnit, zone.MetadataUnit} {
+		if err == nil {
+			err = units.Run(ctx, unit)
+		}
 	}
 	if err != nil {
 		return err

@@ -5,14 +5,18 @@
 //	nereid-zone enter DIR
 //	nereid-zone started DIR     with the process's id in MAINPID
 //	nereid-zone consoles
+//	nereid-zone metadata
 //	nereid-zone inside          by package enter, in a zone's namespaces
 //
-// Called by the name init it is a zone's first process.
+// Called by the name init it is a zone's first process; by mdata-get, mdata-put,
+// mdata-delete and mdata-list it asks for the zone's metadata from inside; by user-script
+// it runs the scripts that are in it.
 package main
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,6 +31,9 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == "inside" {
 		os.Exit(enter.Inside())
 	}
+	if name := filepath.Base(os.Args[0]); zone.IsClient(name) {
+		os.Exit(zone.Ask(context.Background(), zone.Inner, name, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	if err := run(os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "nereid-zone:", err)
 		os.Exit(1)
@@ -34,8 +41,11 @@ func main() {
 }
 
 func run(args []string) error {
-	if filepath.Base(args[0]) == "init" {
+	switch name := filepath.Base(args[0]); {
+	case name == "init":
 		return zone.Init()
+	case zone.IsScript(name):
+		return zone.RunScripts(context.Background(), "/", zone.Inner)
 	}
 	verb, dir := "", ""
 	if len(args) > 1 {
@@ -45,9 +55,12 @@ func run(args []string) error {
 		dir = args[2]
 	}
 	switch {
-	case verb == "consoles" && len(args) == 2:
+	case (verb == "consoles" || verb == "metadata") && len(args) == 2:
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 		defer stop()
+		if verb == "metadata" {
+			return (&zone.Answerer{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}).Run(ctx)
+		}
 		return zone.KeepConsoles(ctx, zone.Consoles)
 	case verb == "prepare" && dir != "":
 		return zone.Prepare(dir)
@@ -60,5 +73,5 @@ func run(args []string) error {
 		}
 		return zone.Ran(dir, pid)
 	}
-	return fmt.Errorf("want prepare DIR, enter DIR, started DIR or consoles; got %q", args[1:])
+	return fmt.Errorf("want prepare DIR, enter DIR, started DIR, consoles or metadata; got %q", args[1:])
 }

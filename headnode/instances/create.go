@@ -16,10 +16,12 @@ type New struct {
 	Instance  api.Instance // without NICs' interface names
 	Run       api.ImageRun
 	DNSDomain string
-	Image     api.ImageSpec
-	Segments  []string // layer-2 segments of its NICs
-	Placement api.Placement
-	By        string // who asked
+	// Datacenter is its name.
+	Datacenter string
+	Image      api.ImageSpec
+	Segments   []string // layer-2 segments of its NICs
+	Placement  api.Placement
+	By         string // who asked
 }
 
 // Create writes a new instance and puts it into its server's set.
@@ -63,7 +65,7 @@ func Create(tx store.Tx, now time.Time, n New) (_ Record, err error) {
 	if err := put(tx, &r); err != nil {
 		return r, err
 	}
-	spec := api.InstanceSpec{UUID: r.UUID, Owner: r.Owner, Name: r.Name, Hostname: r.Name, DNSDomain: n.DNSDomain, Brand: r.Brand, Image: r.Image,
+	spec := api.InstanceSpec{UUID: r.UUID, Owner: r.Owner, Name: r.Name, Hostname: r.Name, DNSDomain: n.DNSDomain, Brand: r.Brand, Image: r.Image, Package: r.Package, Datacenter: n.Datacenter,
 		Run: n.Run, Wanted: r.Wanted, NICs: r.NICs, Resolvers: r.Resolvers, Metadata: r.Metadata, Tags: r.Tags, Limits: r.Limits}
 	if err := putImage(tx, r.Server, n.Image); err != nil {
 		return r, err

@@ -49,7 +49,7 @@ func Finish(tx store.Tx, now time.Time, r Record) (_ Record, err error) {
 	if err := addUse(tx, r, -1); err != nil {
 		return r, err
 	}
-	for _, k := range append(index(r), recordPrefix+r.UUID, statePrefix+r.UUID) {
+	for _, k := range append(index(r), recordPrefix+r.UUID, statePrefix+r.UUID, writtenPrefix+r.UUID) {
 		if err := tx.Delete(k); err != nil {
 			return r, err
 		}

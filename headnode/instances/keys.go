@@ -31,6 +31,7 @@ const (
 	auditPrefix      = "instances/audit/"
 	expiryPrefix     = "instances/expiry/"
 	unexpectedPrefix = "instances/unexpected/"
+	writtenPrefix    = "instances/written/"
 	settingsKey      = "instances/settings"
 )
 

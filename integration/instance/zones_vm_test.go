@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -96,12 +97,12 @@ func (o operator) network() {
 
 // create makes zones on servers and waits until they run: their addresses are 192.168.7.10
 // and what follows, in the order of their names.
-func (o operator) create(image, pkg string, on map[string]*lab.Machine) map[string]zone {
+func (o operator) create(image, pkg string, on map[string]*lab.Machine, more ...string) map[string]zone {
 	o.T.Helper()
 	zones := map[string]zone{}
 	for i, name := range slices.Sorted(maps.Keys(on)) {
-		o.nereid("instance", "create", name, "--owner", alice, "--image", image, "--package", pkg,
-			"--network", fmt.Sprintf("web=192.168.7.1%d", i), "--on", on[name].Spec.Name, "--wait")
+		o.nereid(append([]string{"instance", "create", name, "--owner", alice, "--image", image, "--package", pkg,
+			"--network", fmt.Sprintf("web=192.168.7.1%d", i), "--on", on[name].Spec.Name, "--wait"}, more...)...)
 		o.Undo("instance", "delete", name, "--yes", "--wait")
 		zones[name] = zone{o.instance(name), on[name]}
 	}
@@ -116,7 +117,11 @@ func TestVMZones(t *testing.T) {
 	img := o.prepare()
 	o.nereid("package", "create", "small", "--memory-mib", "128", "--vcpus", "1", "--quota-mib", "512")
 	o.Undo("package", "disable", "small")
-	zones := o.create(img, "small", map[string]*lab.Machine{"z1": o.Machines()[0], "z2": o.Machines()[1]})
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nmdata-put started yes\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	zones := o.create(img, "small", map[string]*lab.Machine{"z1": o.Machines()[0], "z2": o.Machines()[1]}, "--metadata", "n=3", "--user-script", script)
 	reach := func(t *testing.T) {
 		t.Helper()
 		// A NIC that was made anew is in its bridge once the agent has seen it.
@@ -137,6 +142,30 @@ func TestVMZones(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.until(on, fmt.Sprintf(`grep -Eq "^c_max .* %d$" /proc/spl/kstat/zfs/arcstats`, min(kib<<10-640<<20, kib<<10/4*3)))
+	})
+	// What is written from inside is the head node's, whatever the agent does meanwhile.
+	written := func(t *testing.T, name, key, value string) {
+		t.Helper()
+		for n := 0; o.instance(name).Metadata[key] != value; {
+			if n++; n > 400 {
+				t.Fatalf("the head node has not heard of %s; %s", key, o.nereid("instance", "logs", name))
+			}
+			o.Shell(zones[name].on, "sleep 0.3")
+		}
+	}
+	t.Run("metadata", func(t *testing.T) {
+		written(t, "z1", "started", "yes") // by its user-script
+		m := zones["z1"].on
+		o.Shell(m, "systemctl stop nereid-agent")
+		o.Shell(m, "systemctl kill -s KILL nereid-metadata")
+		got := o.Shell(m, "nsenter -t "+leader(o, zones["z1"])+` -a sh -c '
+			stty -F /dev/ttyS1 raw -echo; exec 3<>/dev/ttyS1; printf "GET n\n" >&3; read a <&3; read b <&3
+			mdata-put late yes; echo "$a $b $(mdata-get n) $(mdata-get late) $(mdata-get sdc:alias) $(cat /var/lib/cloud/seed/nocloud/meta-data | grep -c z1)"'`)
+		if got = strings.TrimSpace(got); got != "SUCCESS 3 3 yes z1 1" {
+			t.Errorf("with the agent away a zone reads %q", got)
+		}
+		o.Shell(m, "systemctl start nereid-agent")
+		written(t, "z1", "late", "yes")
 	})
 	t.Run("agent killed", func(t *testing.T) {
 		m := zones["z1"].on

@@ -9,7 +9,7 @@ set -eu
 build="mmdebstrap squashfs-tools zstd xz-utils cpio kmod ca-certificates"
 lab="qemu-system-x86 qemu-utils seabios ovmf ipxe iproute2 procps busybox"
 headnode="ipxe ca-certificates"
-test="iputils-ping iproute2 procps udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables"
+test="iputils-ping iproute2 procps udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables cloud-init python3-serial"
 bench="kea-dhcp4-server kea-admin"
 vagrant="vagrant vagrant-libvirt"
 
@@ -51,6 +51,10 @@ esac
 [ -n "$missing" ] || { echo "packages: all there ($*)"; exit 0; }
 [ "$(id -u)" = 0 ] || { echo "packages.sh: needs root to install$missing; run: sudo $0 $*" >&2; exit 1; }
 echo "packages: installing$missing"
+
+# Tests use cloud-init's modules alone: it never sets up this machine
+# (cloud-init's documentation, "How to disable cloud-init").
+case " $missing " in *" cloud-init "*) mkdir -p /etc/cloud && : >/etc/cloud/cloud-init.disabled ;; esac
 
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)

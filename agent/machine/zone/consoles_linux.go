@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,47 +26,19 @@ func KeepConsoles(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("keep consoles: %w", err)
 	}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("keep consoles: watch %s: %w", dir, err)
-	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	defer events.Close()
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE); err != nil {
-		return fmt.Errorf("keep consoles: watch %s: %w", dir, err)
-	}
 	k := &keeper{dir: dir, open: map[string]*os.File{}}
 	defer k.end()
-	stop := context.AfterFunc(ctx, func() { events.Close() })
-	defer stop()
-	if err := k.all(); err != nil {
-		return err
+	err := follow(ctx, dir, k.all, func(name string, gone bool) {
+		if gone {
+			k.drop(name)
+		} else {
+			k.add(name)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("keep consoles: %w", err)
 	}
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := events.Read(buf)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("keep consoles: watch %s: %w", dir, err)
-		}
-		for at := 0; at+unix.SizeofInotifyEvent <= n; {
-			e := (*unix.InotifyEvent)(unsafe.Pointer(&buf[at]))
-			name := unix.ByteSliceToString(buf[at+unix.SizeofInotifyEvent : at+unix.SizeofInotifyEvent+int(e.Len)])
-			at += unix.SizeofInotifyEvent + int(e.Len)
-			switch {
-			case e.Mask&unix.IN_Q_OVERFLOW != 0:
-				if err := k.all(); err != nil {
-					return err
-				}
-			case e.Mask&unix.IN_DELETE != 0:
-				k.drop(name)
-			default:
-				k.add(name)
-			}
-		}
-	}
+	return nil
 }
 
 // keeper has the pipes that are read.

@@ -15,9 +15,12 @@ var Denied = []string{"io_uring_setup", "io_uring_enter", "io_uring_register", "
 // drops. They would hold in its own user namespace only, and nothing needs them.
 var Dropped = []string{"CAP_MKNOD", "CAP_AUDIT_CONTROL", "CAP_AUDIT_WRITE"}
 
+// ttyInside is where a zone has its metadata's terminal.
+const ttyInside = "/dev/ttyS1"
+
 // Arguments are systemd-nspawn's for a zone, whose folder is dir and whose root file
-// system is at root. signal is what shuts it down.
-func Arguments(h Host, dir, root, signal string) []string {
+// system is at root. tty is the terminal of its metadata; signal is what shuts it down.
+func Arguments(h Host, dir, root, tty, signal string) []string {
 	args := []string{
 		"--quiet", "--keep-unit", "--register=yes", "--settings=no", "--link-journal=no",
 		"--resolv-conf=off", "--timezone=off", "--console=read-only", "--private-network", "--notify-ready=yes",
@@ -28,6 +31,7 @@ func Arguments(h Host, dir, root, signal string) []string {
 		"--system-call-filter=~" + strings.Join(Denied, " "),
 		"--bind-ro=" + filepath.Join(dir, insideDir) + ":" + Inner,
 		"--bind-ro=" + Program + ":" + Inner + "/" + initFile,
+		"--bind=" + tty + ":" + ttyInside,
 	}
 	for _, n := range h.NICs {
 		args = append(args, "--network-interface="+Peer(n.MAC)+":"+n.Name)

@@ -67,10 +67,20 @@ func enter(dir string) error {
 	if err := openConsole(h.UUID); err != nil {
 		return fmt.Errorf("enter zone: %w", err)
 	}
+	if err := own(filepath.Join(dir, insideDir, insideFile), h.Base); err != nil {
+		return fmt.Errorf("enter zone: %w", err)
+	}
+	tty, err := openTerminal(h.Base)
+	if err == nil {
+		err = leaveProcess(Metadata, h.UUID)
+	}
+	if err != nil {
+		return fmt.Errorf("enter zone: its metadata's terminal: %w", err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, enteredFile), nil, 0o600); err != nil {
 		return fmt.Errorf("enter zone: %w", err)
 	}
-	argv := append([]string{nspawn}, Arguments(h, dir, root, signal)...)
+	argv := append([]string{nspawn}, Arguments(h, dir, root, tty, signal)...)
 	if err := unix.Exec(nspawn, argv, Environment(os.Environ())); err != nil {
 		return fmt.Errorf("enter zone: execute %s: %w", nspawn, err)
 	}

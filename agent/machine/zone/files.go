@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"nereid/agent/machine/mdata"
 	"nereid/api"
 )
 
@@ -17,15 +18,18 @@ const (
 	Program  = "/usr/lib/nereid/nereid-zone"
 	Dir      = "/run/nereid/zones"    // a folder for each zone
 	Consoles = "/run/nereid/consoles" // a named pipe for each zone, and ConsoleLogs
+	Metadata = "/run/nereid/metadata" // a file for each zone that started: its nspawn
 	Logs     = "to"                   // below Consoles: symbolic link to the folder of the logs
 )
 
 // Names in a zone's folder.
 const (
 	hostFile    = "host.json"
+	guestFile   = "metadata.json"
 	insideDir   = "in"
 	insideFile  = "zone.json"
-	initFile    = "init"    // below insideDir: where Program is in the zone
+	initFile    = "init" // below insideDir: where Program is in the zone
+	scriptName  = "user-script"
 	startedFile = "started" // it ran since the agent left its files
 	errorFile   = "error"   // why the last start did not work
 	enteredFile = "entered" // its time is when the unit became systemd-nspawn last
@@ -55,11 +59,14 @@ type NIC struct {
 
 // Inside is what is set in a zone before its init is executed.
 type Inside struct {
+	UUID      string            `json:"uuid,omitempty"`
 	Hostname  string            `json:"hostname"`
 	Domain    string            `json:"domain,omitempty"`
 	NICs      []api.InstanceNIC `json:"nics,omitempty"`
 	Resolvers []string          `json:"resolvers,omitempty"`
 	Keys      string            `json:"root_authorized_keys,omitempty"`
+	UserData  string            `json:"user_data,omitempty"`   // for cloud-init
+	Script    bool              `json:"user_script,omitempty"` // there is one to run at each boot
 	Run       api.ImageRun      `json:"run,omitzero"`
 }
 
@@ -73,7 +80,7 @@ func Peer(mac string) string {
 func Port(mac string) string { return "np" + Peer(mac)[2:] }
 
 // Leave leaves a zone's files, each of them as a whole.
-func Leave(dir string, h Host, in Inside) error {
+func Leave(dir string, h Host, in Inside, g mdata.Guest) error {
 	inner := filepath.Join(dir, insideDir)
 	if err := os.MkdirAll(inner, 0o755); err != nil {
 		return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
@@ -90,10 +97,16 @@ func Leave(dir string, h Host, in Inside) error {
 		v    any
 	}{
 		{filepath.Join(inner, initFile), 0o755, nil},
-		{filepath.Join(inner, insideFile), 0o644, in},
+		{filepath.Join(inner, insideFile), 0o600, in}, // Enter makes it the zone's
+		{filepath.Join(dir, guestFile), 0o600, g},
 		{filepath.Join(dir, hostFile), 0o600, h},
 	} {
 		if err := replace(f.path, f.mode, f.v); err != nil {
+			return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
+		}
+	}
+	for _, name := range programs {
+		if err := os.Symlink(initFile, filepath.Join(inner, name)); err != nil && !os.IsExist(err) {
 			return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
 		}
 	}
@@ -141,8 +154,11 @@ func Log(uuid string) string { return uuid + ".log" }
 // ConsolesUnit is the unit that keeps what zones print, by KeepConsoles.
 const ConsolesUnit = "nereid-consoles.service"
 
-// KeepLogs has what zones print kept in a folder.
+// KeepLogs has what zones print, and what they change of their metadata, kept in a folder.
 func KeepLogs(folder string) error {
+	if err := os.MkdirAll(filepath.Join(folder, writtenName), 0o700); err != nil {
+		return fmt.Errorf("keep what zones print: %w", err)
+	}
 	link := filepath.Join(Consoles, Logs)
 	if to, err := os.Readlink(link); err == nil && to == folder {
 		return nil
@@ -164,11 +180,15 @@ func KeepLogs(folder string) error {
 	return nil
 }
 
-// ForgetConsole removes what is kept of what a zone printed.
-func ForgetConsole(uuid string) error {
-	var errs []error
+// MetadataUnit is the unit that answers what zones ask of their metadata, by Answerer.
+const MetadataUnit = "nereid-metadata.service"
+
+// Forget removes what is kept of a zone outside of its folder: what it printed, and what
+// it changed of its metadata.
+func Forget(uuid string) error {
+	errs := []error{Changes{WrittenDir()}.Forget(uuid)}
 	log := filepath.Join(Consoles, Logs, Log(uuid))
-	for _, path := range []string{filepath.Join(Consoles, uuid), log, log + ".1"} {
+	for _, path := range []string{filepath.Join(Metadata, uuid), filepath.Join(Consoles, uuid), log, log + ".1"} {
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 			errs = append(errs, err)
 		}
@@ -196,6 +216,14 @@ func Entered(dir string) time.Time {
 func Unmark(dir string) error {
 	if err := os.Remove(filepath.Join(dir, startedFile)); err != nil && !os.IsNotExist(err) {
 		return err
+	}
+	return nil
+}
+
+// Failed keeps why a zone that ran has failed. It goes with the next start.
+func Failed(dir, why string) error {
+	if err := os.WriteFile(filepath.Join(dir, errorFile), []byte(why), 0o600); err != nil {
+		return fmt.Errorf("keep why the zone failed: %w", err)
 	}
 	return nil
 }

@@ -82,7 +82,11 @@ func (in Inside) addresses() (all []netip.Addr) {
 // fresh image brings, stays; first says that the image is fresh.
 func (in Inside) write(root string, first bool) error {
 	var errs []error
-	for _, f := range in.files() {
+	seed, err := in.seed()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, f := range append(in.files(), seed...) {
 		path := filepath.Join(root, f.path)
 		if !f.ours && !first && foreign(path) {
 			continue

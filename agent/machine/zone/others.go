@@ -24,3 +24,12 @@ func Init() error { return errHere }
 
 // KeepConsoles is not there on this system.
 func KeepConsoles(context.Context, string) error { return errHere }
+
+// Answerer answers zones that are not there on this system.
+type Answerer struct{ Changes Changes }
+
+// Run is not there on this system.
+func (*Answerer) Run(context.Context) error { return errHere }
+
+// Watch is not there on this system.
+func (Changes) Watch(context.Context, func(string)) error { return errHere }

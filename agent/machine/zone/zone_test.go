@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"nereid/agent/machine/mdata"
 	"nereid/api"
 )
 
@@ -181,7 +182,7 @@ func TestLeave(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a")
 	h := Host{UUID: "a", Dataset: "zones/a", Base: 524288, Hostname: "web", NICs: []NIC{{"02:00:00:00:00:01", "net0", 1400}}, Done: []string{"r"}}
 	for range 2 {
-		if err := Leave(dir, h, Inside{Hostname: "web"}); err != nil {
+		if err := Leave(dir, h, Inside{Hostname: "web"}, mdata.Guest{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -189,7 +190,7 @@ func TestLeave(t *testing.T) {
 	if d := cmp.Diff(h, got); err != nil || d != "" {
 		t.Errorf("%v %s", err, d)
 	}
-	for path, mode := range map[string]os.FileMode{"": 0o755, "in": 0o755, "in/zone.json": 0o644, "in/init": 0o755, "host.json": 0o600} {
+	for path, mode := range map[string]os.FileMode{"": 0o755, "in": 0o755, "in/zone.json": 0o600, "metadata.json": 0o600, "in/init": 0o755, "host.json": 0o600} {
 		if info, err := os.Stat(filepath.Join(dir, path)); err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
@@ -201,12 +202,12 @@ func TestLeave(t *testing.T) {
 
 // TestArguments: every barrier that systemd-nspawn is asked for is asked for.
 func TestArguments(t *testing.T) {
-	args := Arguments(Host{UUID: "a", Base: 524288, Hostname: "web", NICs: []NIC{{"02:00:00:00:00:0A", "net0", 1400}}}, "/d", "/r", "SIGTERM")
+	args := Arguments(Host{UUID: "a", Base: 524288, Hostname: "web", NICs: []NIC{{"02:00:00:00:00:0A", "net0", 1400}}}, "/d", "/r", "/dev/pts/7", "SIGTERM")
 	for _, want := range []string{
 		"--keep-unit", "--register=yes", "--settings=no", "--private-network", "--link-journal=no", "--console=read-only",
 		"--private-users=524288:65536", "--private-users-ownership=map", "--machine=a", "--directory=/r", "--kill-signal=SIGTERM",
 		"--network-interface=nz02000000000a:net0", "--drop-capability=CAP_MKNOD,CAP_AUDIT_CONTROL,CAP_AUDIT_WRITE",
-		"--system-call-filter=~io_uring_setup io_uring_enter io_uring_register userfaultfd", "--bind-ro=/d/in:/run/nereid",
+		"--system-call-filter=~io_uring_setup io_uring_enter io_uring_register userfaultfd", "--bind-ro=/d/in:/run/nereid", "--bind=/dev/pts/7:/dev/ttyS1",
 	} {
 		if !slices.Contains(args, want) {
 			t.Errorf("%q lacks %s", args, want)
