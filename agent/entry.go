@@ -15,13 +15,14 @@ type ZoneEntry struct {
 	Program string                                                  // nereid-zone
 	Leader  func(ctx context.Context, instance string) (int, error) // a zone's first process
 	Log     func(instance string) string                            // where what it printed is kept
+	Console func(instance string) (pid int, err error)              // process that has its console
 	Image   func(instance string) api.ImageRun                      // what its image says of programs
 }
 
 // Enter has a session with a zone: see Entry.
 func (z ZoneEntry) Enter(ctx context.Context, instance string, r api.SessionRequest, stdin io.ReadCloser, stdout, stderr io.Writer, resize <-chan api.TerminalSize) (int, error) {
 	if r.Kind == api.SessionConsole {
-		if err := enter.Console(ctx, z.Log(instance), r.Follow, stdout); err != nil {
+		if err := z.console(ctx, instance, r, stdin, stdout, stderr, resize); err != nil {
 			return noProgram, err
 		}
 		return 0, nil
@@ -42,6 +43,31 @@ func (z ZoneEntry) Enter(ctx context.Context, instance string, r api.SessionRequ
 	defer cancel()
 	forwarding.Go(func() { forward(ctx, resize, sizes) })
 	return enter.Run(ctx, z.Program, leader, want, stdin, stdout, stderr, sizes)
+}
+
+// console shows what an instance printed and prints, and with input types at it.
+func (z ZoneEntry) console(ctx context.Context, instance string, r api.SessionRequest, stdin io.ReadCloser, stdout, stderr io.Writer, resize <-chan api.TerminalSize) error {
+	if !r.Input {
+		return enter.Console(ctx, z.Log(instance), r.Follow, stdout, stdout)
+	}
+	if _, err := z.Console(instance); err != nil {
+		return fmt.Errorf("the instance does not run: %w", err)
+	}
+	var size *enter.Size
+	if r.TTY != nil {
+		size = &enter.Size{Rows: r.TTY.Rows, Columns: r.TTY.Columns}
+	}
+	var typing sync.WaitGroup
+	defer typing.Wait()
+	defer stdin.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sizes := make(chan enter.Size)
+	typing.Go(func() { forward(ctx, resize, sizes) })
+	typing.Go(func() {
+		enter.Type(ctx, func() (int, error) { return z.Console(instance) }, stdin, size, sizes)
+	})
+	return enter.Console(ctx, z.Log(instance), true, stderr, stdout)
 }
 
 // forward hands sizes of a terminal over until ctx ends.

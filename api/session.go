@@ -31,7 +31,7 @@ const MaxMessage = 64 << 10
 // Kinds of sessions.
 const (
 	SessionExec    = "exec"    // a program in the instance
-	SessionConsole = "console" // what the instance wrote to its console, at most the last 1 MiB of it
+	SessionConsole = "console" // what the instance wrote to its console, at most the last 1 MiB of it, and its keyboard
 	SessionPush    = "push"    // standard input becomes a file in the instance
 	SessionPull    = "pull"    // a file of the instance becomes standard output
 )
@@ -47,6 +47,7 @@ type SessionRequest struct {
 	Path    string        `json:"path,omitempty" doc:"push, pull: absolute"`
 	Mode    uint32        `json:"mode,omitempty" doc:"push: permissions of a new file; 0: 0644"`
 	Follow  bool          `json:"follow,omitempty" doc:"console: go on with what is written from now on"`
+	Input   bool          `json:"input,omitempty" doc:"console: as follow, and what is sent as standard input is typed there. What was written before comes as standard error; tty is the terminal's size"`
 }
 
 // TerminalSize is the size of a terminal in characters.

@@ -32,6 +32,7 @@ func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
 	a.Entry = agent.ZoneEntry{
 		Program: zone.Program,
 		Leader:  machine.Leader,
+		Console: zone.Process,
 		Log:     func(uuid string) string { return filepath.Join(zone.Consoles, zone.Logs, zone.Log(uuid)) },
 		Image: func(uuid string) api.ImageRun {
 			if spec := a.Zones.Machines.Kept(uuid); spec != nil {

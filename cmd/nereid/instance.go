@@ -21,8 +21,7 @@ func (a *app) instanceCommand() *cobra.Command {
 		a.instanceStart(), a.instanceStop(), a.instanceReboot(), a.instanceKill(), a.instanceDelete(),
 		a.instanceRename(), a.instanceProtect(true), a.instanceProtect(false), a.instanceFirewall(),
 		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(),
-		a.instanceExec(), a.instanceShell(), a.instanceConsole("console", "Watch what an instance writes to its console", true, "nereid instance console web0"),
-		a.instanceConsole("logs", "Show what an instance wrote to its console", false, "nereid instance logs web0 --follow"), a.instancePush(), a.instancePull(),
+		a.instanceExec(), a.instanceShell(), a.instanceConsole(), a.instanceLogs(), a.instancePush(), a.instancePull(),
 		a.instanceExplain(), a.instanceTimeline(), a.instanceAudit(), a.instanceSettings())
 }
 

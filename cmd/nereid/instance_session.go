@@ -73,21 +73,20 @@ func (a *app) enter(ctx context.Context, c *api.Client, instance string, r api.S
 	return exitStatus(a.session(ctx, c, instance, r, a.stdin, a.stdout, a.stderr))
 }
 
-func (a *app) instanceConsole(use, short string, follow bool, example string) *cobra.Command {
+func (a *app) instanceLogs() *cobra.Command {
+	follow := false
 	cmd := &cobra.Command{
-		Use: use + " NAME", Short: short,
+		Use: "logs NAME", Short: "Show what an instance wrote to its console",
 		Long: `Shows what an instance wrote to its console: at most the last 1 MiB, which the server keeps on its pool, so that what was written before anybody
-looked is there. The console takes no input; for that open a shell.`,
-		Example:           lines(example),
+looked is there.`,
+		Example:           lines("nereid instance logs web0 --follow"),
 		Args:              wants("NAME"),
 		ValidArgsFunction: a.completeInstances(),
 		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			return exitStatus(a.session(ctx, c, args[0], api.SessionRequest{Kind: api.SessionConsole, Follow: follow}, nil, consoleWriter(a.stdout), a.stderr))
 		}),
 	}
-	if use == "logs" {
-		cmd.Flags().BoolVarP(&follow, "follow", "f", follow, "go on with what is written from now on, until Ctrl-C")
-	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is written from now on, until Ctrl-C")
 	return cmd
 }
 

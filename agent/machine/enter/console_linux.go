@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Console writes what a zone printed: the log before the last one, which has ".1" behind
-// its name, then the last one; with follow also what is printed from now on, until ctx
-// ends. A zone that never printed has no log.
-func Console(ctx context.Context, log string, follow bool, to io.Writer) error {
-	c := &console{log: log, to: to}
+// Console writes what a zone printed until now to before: the log before the last one,
+// which has ".1" behind its name, then the last one. With follow it writes what is printed
+// from now on to to, until ctx ends. A zone that never printed has no log.
+func Console(ctx context.Context, log string, follow bool, before, to io.Writer) error {
+	c := &console{log: log, to: before}
 	defer c.close()
 	if !follow {
 		return c.all()
@@ -35,6 +35,7 @@ func Console(ctx context.Context, log string, follow bool, to io.Writer) error {
 	if err := c.all(); err != nil {
 		return err
 	}
+	c.to = to
 	buf := make([]byte, 64<<10)
 	for {
 		if _, err := events.Read(buf); ctx.Err() != nil {

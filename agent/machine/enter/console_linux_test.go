@@ -17,7 +17,7 @@ func (l parts) Write(b []byte) (int, error) { l <- string(b); return len(b), nil
 func TestConsole(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "zone.log")
 	var all strings.Builder
-	if err := Console(t.Context(), log, false, &all); err != nil || all.Len() > 0 {
+	if err := Console(t.Context(), log, false, &all, nil); err != nil || all.Len() > 0 {
 		t.Errorf("of no log: %q, %v", all.String(), err)
 	}
 	add := func(path, text string) {
@@ -31,13 +31,13 @@ func TestConsole(t *testing.T) {
 	}
 	add(log+".1", "old\n")
 	add(log, "new\n")
-	if err := Console(t.Context(), log, false, &all); err != nil || all.String() != "old\nnew\n" {
+	if err := Console(t.Context(), log, false, &all, nil); err != nil || all.String() != "old\nnew\n" {
 		t.Errorf("of two logs: %q, %v", all.String(), err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	got := make(parts)
 	ended := make(chan error)
-	go func() { ended <- Console(ctx, log, true, got) }()
+	go func() { ended <- Console(ctx, log, true, got, got) }()
 	want := ""
 	wait := func(text string) {
 		t.Helper()

@@ -16,9 +16,12 @@ func Run(_ context.Context, _ string, _ int, _ Request, stdin io.ReadCloser, _, 
 }
 
 // Console is not there on this system.
-func Console(context.Context, string, bool, io.Writer) error {
+func Console(context.Context, string, bool, io.Writer, io.Writer) error {
 	return fmt.Errorf("read console: %w", errors.ErrUnsupported)
 }
 
 // Inside is not there on this system.
 func Inside() int { return statusFailed }
+
+// Type is not there on this system.
+func Type(context.Context, func() (int, error), io.Reader, *Size, <-chan Size) {}

@@ -33,3 +33,6 @@ func (*Answerer) Run(context.Context) error { return errHere }
 
 // Watch is not there on this system.
 func (Changes) Watch(context.Context, func(string)) error { return errHere }
+
+// Process is not there on this system.
+func Process(string) (int, error) { return 0, errHere }

@@ -109,24 +109,42 @@ func leaveProcess(dir, uuid string) error {
 	return replace(filepath.Join(dir, uuid), 0o600, process{os.Getpid(), start})
 }
 
+// Process is the systemd-nspawn of a zone that runs.
+func Process(uuid string) (pid int, err error) {
+	p, pidfd, err := processOf(filepath.Join(Metadata, uuid))
+	if err != nil {
+		return 0, err
+	}
+	return p.PID, unix.Close(pidfd)
+}
+
+// processOf finds a zone's systemd-nspawn. What the descriptor is of is that one.
+func processOf(entry string) (p process, pidfd int, err error) {
+	data, err := os.ReadFile(entry)
+	if err != nil {
+		return p, -1, err
+	}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return p, -1, fmt.Errorf("read %s: %w", entry, err)
+	}
+	pidfd, err = unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return p, -1, fmt.Errorf("process %d: %w", p.PID, err)
+	}
+	if start, err := startOf(p.PID); err != nil || start != p.Start {
+		unix.Close(pidfd)
+		return p, -1, fmt.Errorf("process %d is another: %w", p.PID, errors.Join(err, unix.ESRCH))
+	}
+	return p, pidfd, nil
+}
+
 // terminalOf takes the metadata's terminal from a zone's nspawn.
 func terminalOf(entry string) (*os.File, error) {
-	data, err := os.ReadFile(entry)
+	p, pidfd, err := processOf(entry)
 	if err != nil {
 		return nil, err
 	}
-	var p process
-	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("read %s: %w", entry, err)
-	}
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
-	if err != nil {
-		return nil, fmt.Errorf("process %d: %w", p.PID, err)
-	}
 	defer unix.Close(pidfd)
-	if start, err := startOf(p.PID); err != nil || start != p.Start {
-		return nil, fmt.Errorf("process %d is another: %w", p.PID, errors.Join(err, unix.ESRCH))
-	}
 	fd, err := unix.PidfdGetfd(pidfd, 0, 0)
 	if err != nil {
 		return nil, fmt.Errorf("take terminal from process %d: %w", p.PID, err)
