@@ -20,6 +20,13 @@ const (
 	InstanceUnknown      = "unknown"
 )
 
+// What is done when an instance that is to run has ended by itself.
+const (
+	RestartNo        = "no"         // it stays as it is
+	RestartOnFailure = "on-failure" // one that failed is started again, less and less often
+	RestartAlways    = "always"     // so is one that ended well
+)
+
 // Instance is a zone or a virtual machine.
 type Instance struct {
 	UUID      string            `json:"uuid"`
@@ -31,6 +38,7 @@ type Instance struct {
 	Server    string            `json:"server_uuid"`
 	Wanted    string            `json:"wanted" enum:"running,stopped,deleted"`
 	State     string            `json:"state" enum:"provisioning,running,stopping,stopped,failed,deleted,unknown"`
+	Restart   string            `json:"restart,omitempty" enum:",no,on-failure,always" doc:"what is done when it has ended by itself; empty: on-failure"`
 	Reason    string            `json:"reason,omitempty" doc:"why it is in this state, or what it waits for"`
 	Until     time.Time         `json:"until,omitzero" doc:"when it waits no longer"`
 	Protected bool              `json:"deletion_protection,omitempty"`
@@ -78,6 +86,7 @@ type InstanceSpec struct {
 
 	Run       ImageRun       `json:"run,omitzero"`
 	Wanted    string         `json:"wanted" enum:"running,stopped"`
+	Restart   string         `json:"restart,omitempty" doc:"as Instance's"`
 	Reboot    string         `json:"reboot,omitempty" doc:"id of a request: an instance that was not started after the request is started anew"`
 	Force     string         `json:"force,omitempty" doc:"id of a request: what is to stop or reboot is killed, and not asked"`
 	Signal    *SignalSpec    `json:"signal,omitempty"`

@@ -17,6 +17,7 @@ type InstanceCreate struct {
 	Metadata  map[string]any    `json:"customer_metadata,omitempty"`
 	Firewall  bool              `json:"firewall_enabled,omitempty"`
 	Protected bool              `json:"deletion_protection,omitempty"`
+	Restart   string            `json:"restart,omitempty" enum:",no,on-failure,always" doc:"what is done when it has ended by itself; empty: on-failure"`
 	Stopped   bool              `json:"stopped,omitempty" doc:"it is made and not started"`
 }
 
@@ -30,6 +31,7 @@ type InstanceUpdate struct {
 	Name           *string         `json:"name,omitempty"`
 	Protected      *bool           `json:"deletion_protection,omitempty"`
 	Firewall       *bool           `json:"firewall_enabled,omitempty"`
+	Restart        *string         `json:"restart,omitempty" doc:"no, on-failure or always"`
 	Tags           *map[string]any `json:"tags,omitempty" doc:"as a whole"`
 	SetTags        map[string]any  `json:"set_tags,omitempty" doc:"the others stay"`
 	RemoveTags     []string        `json:"remove_tags,omitempty"`
@@ -52,7 +54,7 @@ type InstanceKill struct {
 // the oldest go.
 type InstanceAudit struct {
 	ID       string    `json:"id"`
-	Action   string    `json:"action" enum:"provision,start,stop,reboot,kill,rename,destroy,set_tags,set_metadata,enable_firewall,disable_firewall,enable_deletion_protection,disable_deletion_protection,add_nics,remove_nics,adopt"`
+	Action   string    `json:"action" enum:"provision,start,stop,reboot,kill,rename,destroy,set_tags,set_metadata,set_restart,enable_firewall,disable_firewall,enable_deletion_protection,disable_deletion_protection,add_nics,remove_nics,adopt"`
 	Asked    time.Time `json:"asked"`
 	By       string    `json:"by" doc:"the operator, or agent for what came from inside the instance"`
 	Finished time.Time `json:"finished,omitzero" doc:"zero: it is not done yet"`

@@ -141,7 +141,9 @@ func (m *Machines) start(ctx context.Context, uuid string, spec *api.InstanceSpe
 		m.prepared = true
 		m.mu.Unlock()
 	}
-	m.note(uuid, func(i *instance) { i.unit, i.killed, i.ran = unitStarts, false, false })
+	m.note(uuid, func(i *instance) {
+		i.unit, i.killed, i.ran, i.why, i.pause = unitStarts, false, false, "", time.Time{}
+	})
 	if err := zone.Unmark(m.dir(uuid)); err != nil {
 		return err
 	}
@@ -198,14 +200,23 @@ func (m *Machines) reset(ctx context.Context, uuid string, spec *api.InstanceSpe
 	if err != nil {
 		return err
 	}
-	by := false
+	wanted := spec != nil && spec.Wanted == api.InstanceRunning
+	by, stays := false, false
 	m.note(uuid, func(i *instance) {
-		by, i.unit, i.ran, i.killed = i.ran, unitNone, false, false
+		by = i.ran
+		stays = by && wanted && spec.Restart == api.RestartNo
+		i.unit, i.ran, i.killed, i.why = unitNone, stays, false, ""
+		if by {
+			i.why = why
+		}
 	})
+	if stays {
+		return zone.Failed(m.dir(uuid), why)
+	}
 	if err := zone.Unmark(m.dir(uuid)); err != nil {
 		return err
 	}
-	if by && spec != nil && spec.Wanted == api.InstanceRunning {
+	if by && wanted {
 		return fmt.Errorf("it ended: %s; it is started again", why)
 	}
 	return nil
@@ -215,7 +226,7 @@ func (m *Machines) reset(ctx context.Context, uuid string, spec *api.InstanceSpe
 func (m *Machines) status(uuid string, w Wanted, wait string, err error) api.InstanceStatus {
 	m.mu.Lock()
 	i := m.find(uuid)
-	s, since, until := i.seen, i.since, i.until
+	s, since, until, why, pause := i.seen, i.since, i.until, i.why, i.pause
 	coming := ""
 	if w.Spec != nil {
 		coming = m.coming[w.Spec.Image]
@@ -246,6 +257,13 @@ func (m *Machines) status(uuid string, w Wanted, wait string, err error) api.Ins
 		st.Reason += "."
 	case wait == "NIC":
 		st.State, st.Reason = api.InstanceProvisioning, "It waits for its NICs; what is wrong with one is among the server's problems."
+	case wait == "pause":
+		st.State, st.Until, st.Reason = api.InstanceStopped, pause, "It ended soon after its last starts, and is started again then."
+		if why != "" {
+			st.State, st.Reason = api.InstanceFailed, "It ended soon after its last starts: "+why+"; it is started again then."
+		}
+	case why != "" && s.ran && w.Spec != nil && w.Spec.Wanted == api.InstanceRunning:
+		st.State, st.Reason = api.InstanceFailed, "It ended: "+why+"; start it when it is to run again."
 	case s.ran && w.Spec != nil && w.Spec.Wanted == api.InstanceRunning:
 		st.State, st.Reason = api.InstanceStopped, "It was shut down from inside; start it when it is to run again."
 	case w.Down:

@@ -90,6 +90,9 @@ type instance struct {
 	since time.Time // it runs
 	until time.Time // it stops
 	way   way
+	why   string    // it failed, by itself
+	soon  int       // ends by itself, each soon after the start before it
+	pause time.Time // it is not started again before that
 }
 
 // Unit is the name of an instance's unit.
@@ -127,6 +130,9 @@ func (m *Machines) find(uuid string) *instance {
 		m.all[uuid] = i
 		if h, err := zone.Read(m.dir(uuid)); err == nil {
 			i.left, i.ran = &h, zone.Started(m.dir(uuid))
+			if i.ran {
+				i.why = zone.Reason(m.dir(uuid))
+			}
 			if h.Base != 0 {
 				m.bases[h.Base] = uuid
 			}
@@ -230,6 +236,9 @@ func (m *Machines) saw(uuid, state string, since time.Time) {
 	if state == unitRuns {
 		i.since, i.ran = since, true
 	}
+	if was == unitRuns && i.ran && (state == unitNone || state == unitFailed) {
+		m.ended(uuid, i)
+	}
 	if state != unitStops {
 		i.until = time.Time{}
 	}
@@ -237,6 +246,30 @@ func (m *Machines) saw(uuid, state string, since time.Time) {
 	if was != state {
 		m.changed(uuid)
 	}
+}
+
+// Times between ends and starts.
+const (
+	longEnough = time.Minute // a run that is no reason to wait
+	maxPause   = 2 * time.Minute
+)
+
+// ended notes that an instance ended by itself: one that does so again and again, soon
+// after each start, is started less and less often. m.mu is held.
+func (m *Machines) ended(uuid string, i *instance) {
+	now := time.Now()
+	if now.Sub(i.since) > longEnough {
+		i.soon = 0
+	}
+	if i.soon++; i.soon == 1 {
+		return
+	}
+	wait := maxPause
+	if i.soon < 8 {
+		wait = time.Second << (i.soon - 1)
+	}
+	i.pause = now.Add(wait)
+	time.AfterFunc(wait, func() { m.changed(uuid) })
 }
 
 // SawAll takes in the states of all units that there are, by name.
@@ -298,7 +331,9 @@ func (m *Machines) Running() []string {
 // look is what is seen of an instance now, for a plan.
 func (m *Machines) look(uuid string, spec *api.InstanceSpec) seen {
 	m.mu.Lock()
-	s := m.find(uuid).seen
+	i := m.find(uuid)
+	s := i.seen
+	s.paused = time.Now().Before(i.pause)
 	s.server = m.Server
 	s.image = spec != nil && m.images[spec.Image]
 	m.mu.Unlock()

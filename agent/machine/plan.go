@@ -34,6 +34,7 @@ type seen struct {
 	unit    string            // state
 	ran     bool              // it ran since the agent left its files for a start
 	killed  bool              // it was told to end at once
+	paused  bool              // it ended too soon after its starts to be started again now
 	waits   []string          // MACs of NICs that are not there yet
 	left    *zone.Host        // files that the agent left; nil: none
 	inside  *zone.Inside      // the same, for inside; nil: not known
@@ -113,8 +114,11 @@ func (s seen) run(spec *api.InstanceSpec) (steps []step, wait string) {
 		}
 		return append(steps, s.answer(spec)...), ""
 	}
-	if s.ran && !again {
+	if s.ran && !again && spec.Restart != api.RestartAlways {
 		return s.answer(spec), "" // it ended by itself
+	}
+	if s.paused && !again {
+		return s.answer(spec), "pause"
 	}
 	if len(s.waits) > 0 {
 		return nil, "NIC"

@@ -19,7 +19,7 @@ func (a *app) instanceCommand() *cobra.Command {
 			"nereid instance list --on cn0", "nereid instance stop web0", "nereid instance explain web0"),
 		a.instanceCreate(), a.instanceList(), get(a, k),
 		a.instanceStart(), a.instanceStop(), a.instanceReboot(), a.instanceKill(), a.instanceDelete(),
-		a.instanceRename(), a.instanceProtect(true), a.instanceProtect(false), a.instanceFirewall(),
+		a.instanceRename(), a.instanceProtect(true), a.instanceProtect(false), a.instanceFirewall(), a.instanceRestart(),
 		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(),
 		a.instanceExec(), a.instanceShell(), a.instanceConsole(), a.instanceLogs(), a.instancePush(), a.instancePull(),
 		a.instanceExplain(), a.instanceTimeline(), a.instanceAudit(), a.instanceSettings())

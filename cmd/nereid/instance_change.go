@@ -64,6 +64,33 @@ func (a *app) instanceProtect(on bool) *cobra.Command {
 	}
 }
 
+func (a *app) instanceRestart() *cobra.Command {
+	policies := []cobra.Completion{api.RestartNo, api.RestartOnFailure, api.RestartAlways}
+	return &cobra.Command{
+		Use: "restart-policy INSTANCE no|on-failure|always", Short: "Say what is done when an instance ends by itself",
+		Long: `Says what is done when an instance that is to run ends by itself: "no" leaves it as it is, "on-failure" starts one that failed again, less and
+less often, and "always" also one that ended well, as by a shutdown from inside. An instance that was stopped stays stopped. To stop and start one
+now: nereid instance reboot.
+
+` + instanceIDs,
+		Example: lines("nereid instance restart-policy web0 always"),
+		Args:    wants("INSTANCE", "no|on-failure|always"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, to string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return policies, cobra.ShellCompDirectiveNoFileComp
+			}
+			return a.completeInstances()(cmd, args, to)
+		},
+		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
+			i, err := c.Instances().Update(ctx, args[0], api.InstanceUpdate{Restart: &args[1]}, "")
+			if err != nil {
+				return err
+			}
+			return a.done(i, "instance %s: its restart policy is %s", i.Name, i.Restart)
+		}),
+	}
+}
+
 func (a *app) instanceFirewall() *cobra.Command {
 	return &cobra.Command{
 		Use: "firewall INSTANCE on|off", Short: "Let rules decide what comes in, or everything in",

@@ -73,11 +73,13 @@ that tag, rack==r1; with ==~ and !=~ it is a wish. Why a server was chosen shows
 	fl.BoolVar(&f.in.Firewall, "firewall", false, "only what rules allow may come in")
 	fl.BoolVar(&f.in.Protected, "protect", false, "it cannot be deleted until that is ended")
 	fl.BoolVar(&f.in.Stopped, "stopped", false, "make it and do not start it")
+	fl.StringVar(&f.in.Restart, "restart", "", "what is done when it ends by itself: no, on-failure or always (default on-failure)")
 	fl.IntVar(&f.count, "count", 1, "make so many")
 	fl.BoolVar(&f.wait, "wait", false, "wait until it runs")
 	for _, name := range []string{"owner", "image", "package"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
+	_ = cmd.RegisterFlagCompletionFunc("restart", cobra.FixedCompletions([]cobra.Completion{api.RestartNo, api.RestartOnFailure, api.RestartAlways}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("on", a.completeServers(false))
 	_ = cmd.RegisterFlagCompletionFunc("package", completeObjects(a, packageKind()))
 	return cmd

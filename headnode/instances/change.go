@@ -41,8 +41,9 @@ func Start(tx store.Tx, a Asked, r Record) (_ Record, err error) {
 		if err := overtake(tx, a, r, "a start"); err != nil {
 			return err
 		}
+		ended := r.Wanted == WantRunning && o.State == api.InstanceStopped // by itself
 		r.Wanted, spec.Wanted = WantRunning, WantRunning
-		if o.State == api.InstanceFailed {
+		if o.State == api.InstanceFailed || ended {
 			spec.Reboot = newID()
 		}
 		return ask(tx, a.Now, r, a.By, "start", "")
@@ -140,6 +141,11 @@ func Update(tx store.Tx, a Asked, r Record, u api.InstanceUpdate) (_ Record, err
 		if u.Firewall != nil {
 			r.Firewall = *u.Firewall
 			did(map[bool]string{true: "enable_firewall", false: "disable_firewall"}[r.Firewall])
+		}
+		if u.Restart != nil {
+			faults = append(faults, CheckRestart(*u.Restart))
+			r.Restart, spec.Restart = *u.Restart, *u.Restart
+			did("set_restart")
 		}
 		if u.Tags != nil || u.SetTags != nil || u.RemoveTags != nil {
 			r.Tags = changed(r.Tags, u.Tags, u.SetTags, u.RemoveTags)

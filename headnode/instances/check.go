@@ -50,6 +50,15 @@ func CheckName(tx store.Tx, owner, name, uuid string) error {
 	return err
 }
 
+// CheckRestart says what is wrong with what is to be done when an instance has ended.
+func CheckRestart(policy string) error {
+	switch policy {
+	case "", api.RestartNo, api.RestartOnFailure, api.RestartAlways:
+		return nil
+	}
+	return invalid("take one of no, on-failure, always", "restart of the instance is %.32q", policy)
+}
+
 // CheckTags names all that is wrong with tags: rules see them, so their values are
 // short.
 func CheckTags(tags map[string]any) error {

@@ -66,7 +66,7 @@ func Create(tx store.Tx, now time.Time, n New) (_ Record, err error) {
 		return r, err
 	}
 	spec := api.InstanceSpec{UUID: r.UUID, Owner: r.Owner, Name: r.Name, Hostname: r.Name, DNSDomain: n.DNSDomain, Brand: r.Brand, Image: r.Image, Package: r.Package, Datacenter: n.Datacenter,
-		Run: n.Run, Wanted: r.Wanted, NICs: r.NICs, Resolvers: r.Resolvers, Metadata: r.Metadata, Tags: r.Tags, Limits: r.Limits}
+		Run: n.Run, Wanted: r.Wanted, Restart: r.Restart, NICs: r.NICs, Resolvers: r.Resolvers, Metadata: r.Metadata, Tags: r.Tags, Limits: r.Limits}
 	if err := putImage(tx, r.Server, n.Image); err != nil {
 		return r, err
 	}

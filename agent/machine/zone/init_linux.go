@@ -107,10 +107,15 @@ func (in Inside) run() error {
 	if dir == "" {
 		dir = "/"
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { // an image may name one that it has not
+		return fmt.Errorf("working directory: %w", err)
+	}
 	path, err := lookup(in.Run.Init[0], env, dir)
 	if err != nil {
 		return err
 	}
+	// Programs open /dev/stdout anew, which is the console, as the user that they are.
+	say("give the console to the image's user", os.Stdout.Chown(int(w.uid), int(w.gid)))
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	child, err := os.StartProcess(path, in.Run.Init, &os.ProcAttr{
