@@ -113,9 +113,15 @@ func Leave(dir string, h Host, in Inside, g mdata.Guest) error {
 	return nil
 }
 
+// replace writes a file anew; without v it is an empty one, which stays when it is there:
+// a program is mounted over it in the zone, and goes with it.
 func replace(path string, mode os.FileMode, v any) error {
 	var data []byte
-	if v != nil {
+	if v == nil {
+		if _, err := os.Lstat(path); err == nil {
+			return nil
+		}
+	} else {
 		var err error
 		if data, err = json.Marshal(v); err != nil {
 			return err

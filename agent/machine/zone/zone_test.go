@@ -181,10 +181,16 @@ func TestProgram(t *testing.T) {
 func TestLeave(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a")
 	h := Host{UUID: "a", Dataset: "zones/a", Base: 524288, Hostname: "web", NICs: []NIC{{"02:00:00:00:00:01", "net0", 1400}}, Done: []string{"r"}}
+	var mounted os.FileInfo // a program is, over it, while the zone runs
 	for range 2 {
 		if err := Leave(dir, h, Inside{Hostname: "web"}, mdata.Guest{}); err != nil {
 			t.Fatal(err)
 		}
+		info, err := os.Stat(filepath.Join(dir, insideDir, initFile))
+		if err != nil || mounted != nil && !os.SameFile(mounted, info) {
+			t.Errorf("the file that the program is mounted over is another one: %v", err)
+		}
+		mounted = info
 	}
 	got, err := Read(dir)
 	if d := cmp.Diff(h, got); err != nil || d != "" {
