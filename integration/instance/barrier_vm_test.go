@@ -5,11 +5,13 @@ package instance
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +29,9 @@ const (
 
 // TestVMBarrier is root in a zone and tries to get at its server and at other zones: by
 // devices, mounts, files, system calls, modules and frames, as a child of the zone's
-// first process and as a program that was entered. Afterwards the server is as it was.
+// first process, as a program that was entered, and as one of 32 bits; then by using up
+// all that a zone may use. Afterwards the server is as it was, and can still be given all
+// that needs a module.
 func TestVMBarrier(t *testing.T) {
 	o := operator{labtest.Standard(t)}
 	img := o.prepare()
@@ -37,9 +41,11 @@ func TestVMBarrier(t *testing.T) {
 	m1, m2 := o.Machines()[0], o.Machines()[1]
 	zones := o.create(img, "walled", map[string]*lab.Machine{"in": m1, "beside": m1, "afar": m2})
 	in, beside, afar := zones["in"], zones["beside"], zones["afar"]
-	attempts := program(t, "attempts")
-	for _, z := range zones {
-		o.nereid("instance", "push", attempts, z.Name+":/bin/attempts", "--mode", "0755")
+	for _, arch := range []string{"amd64", "386"} {
+		o.nereid("instance", "push", program(t, "attempts", arch), "in:/bin/attempts-"+arch, "--mode", "0755")
+	}
+	for _, z := range []zone{beside, afar} {
+		o.nereid("instance", "push", program(t, "attempts", "amd64"), z.Name+":/bin/attempts-amd64", "--mode", "0755")
 	}
 
 	before := o.state(in, beside)
@@ -47,11 +53,12 @@ func TestVMBarrier(t *testing.T) {
 	try := " try zones zones/config " + own + " zones/" + beside.UUID + " zones/" + img
 	t.Run("as a child of its init", func(t *testing.T) {
 		o := o.of(t)
-		o.inside(in, `printf '%s\n' '[ -e /tried ] || { /bin/attempts`+try+` > /trying 2>&1; mv /trying /tried; }; exec sleep 86400' > /etc/attempt
+		o.inside(in, `printf '%s\n' '[ -e /tried ] || { /bin/attempts-amd64`+try+` > /trying 2>&1; mv /trying /tried; }; exec sleep 86400' > /etc/attempt
 echo '::respawn:/bin/sh /etc/attempt' >> /etc/inittab; kill -HUP 1`)
 		refused(t, o.inside(in, "until [ -e /tried ]; do sleep 0.2; done; cat /tried"), 300)
 	})
-	t.Run("entered", func(t *testing.T) { refused(t, o.of(t).inside(in, "/bin/attempts"+try), 300) })
+	t.Run("entered", func(t *testing.T) { refused(t, o.of(t).inside(in, "/bin/attempts-amd64"+try), 300) })
+	t.Run("of 32 bits", func(t *testing.T) { refused(t, o.of(t).inside(in, "/bin/attempts-386"+try), 300) })
 	t.Run("frames", func(t *testing.T) { o.of(t).frames(in, beside, afar); o.of(t).frames(in, afar, beside) })
 	t.Run("a setuid file", func(t *testing.T) {
 		o := o.of(t)
@@ -68,17 +75,23 @@ echo '::respawn:/bin/sh /etc/attempt' >> /etc/inittab; kill -HUP 1`)
 			t.Errorf("users of two zones: %s, %s", a, b)
 		}
 	})
+	t.Run("processes", func(t *testing.T) { o.of(t).bomb(in, beside) })
+	t.Run("memory", func(t *testing.T) { o.of(t).hog(in) })
+
 	if after := o.state(in, beside); after != before {
 		t.Errorf("the server was\n%s\nand is\n%s", before, after)
 	}
+	t.Run("what needs a module", func(t *testing.T) {
+		o.of(t).Shell(m1, "echo "+base64.StdEncoding.EncodeToString([]byte(needsModules))+" | base64 -d | bash -e 2>&1")
+	})
 }
 
-// program builds a program of this folder.
-func program(t *testing.T, name string) string {
+// program builds a program of this folder for a machine.
+func program(t *testing.T, name, arch string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", path, "./"+name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
 	}
@@ -113,7 +126,7 @@ func (o operator) state(zones ...zone) string {
 cat /sys/module/zfs/parameters/zfs_txg_timeout /sys/kernel/mm/transparent_hugepage/enabled /sys/block/vda/queue/read_ahead_kb; hostname
 lsmod | awk '{print $1}' | sort | tr '\n' ' '; echo; ls /lib/modules; systemctl list-units --plain --no-legend --failed; md5sum /usr/lib/nereid/nereid-zone`
 	for _, z := range zones {
-		line += "\ncd " + cgroup(z) + " && cat memory.max memory.swap.max pids.max cpu.max"
+		line += "\ncat " + cgroup(z) + "/{memory.max,memory.swap.max,pids.max,cpu.max}"
 	}
 	return o.Shell(zones[0].on, line)
 }
@@ -136,7 +149,7 @@ func (o operator) frames(from, to, other zone) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for _, z := range []zone{to, other} {
-		cmd := o.command(ctx, "instance", "exec", z.Name, "--", "/bin/attempts", "listen", "net0")
+		cmd := o.command(ctx, "instance", "exec", z.Name, "--", "/bin/attempts-amd64", "listen", "net0")
 		out, err := cmd.StdoutPipe()
 		if err == nil {
 			err = cmd.Start()
@@ -150,7 +163,7 @@ func (o operator) frames(from, to, other zone) {
 		}
 		ears[z.Name] = e
 	}
-	sent := o.inside(from, fmt.Sprintf("/bin/attempts send net0 %s %s %s %s", to.NICs[0].MAC, ip(to), other.NICs[0].MAC, ip(other)))
+	sent := o.inside(from, fmt.Sprintf("/bin/attempts-amd64 send net0 %s %s %s %s", to.NICs[0].MAC, ip(to), other.NICs[0].MAC, ip(other)))
 	if n := strings.Count(sent, "sent\t"); n < 20 {
 		t.Errorf("%d kinds of frames were sent:\n%s", n, sent)
 	}
@@ -172,7 +185,7 @@ func (o operator) frames(from, to, other zone) {
 		t.Errorf("%s listens: %v", to.Name, err)
 	}
 	// The third hears the end of it by an honest frame of its own.
-	o.inside(from, fmt.Sprintf("/bin/attempts end net0 %s %s", other.NICs[0].MAC, ip(other)))
+	o.inside(from, fmt.Sprintf("/bin/attempts-amd64 end net0 %s %s", other.NICs[0].MAC, ip(other)))
 	if got := came(other.Name); !slices.Equal(got, []string{"end"}) {
 		t.Errorf("what %s sent to %s came to %s: %q", from.Name, to.Name, other.Name, got)
 	}
@@ -185,3 +198,101 @@ func ip(z zone) string {
 	address, _, _ := strings.Cut(z.NICs[0].Addresses[0].Address, "/")
 	return address
 }
+
+// bomb has a zone make processes for ever: it gets no more than it may have, its server's
+// agent answers, and so does the zone beside it.
+func (o operator) bomb(in, beside zone) {
+	t := o.T
+	o.inside(in, `printf '%s\n' 'while :; do /bin/sh /bomb & done' > /bomb; for i in 1 2 3; do setsid sh /bomb > /dev/null 2>&1 & done`)
+	o.until(in.on, `grep -q "max [1-9]" `+cgroup(in)+`/pids.events`)
+	begun := time.Now()
+	if out := o.inside(beside, "echo here"); out != "here\n" {
+		t.Errorf("the zone beside a fork bomb says %q", out)
+	}
+	t.Logf("exec beside a fork bomb: %v", time.Since(begun))
+	cmd := o.command(t.Context(), "instance", "exec", in.Name, "--", "/bin/true")
+	out, err := cmd.CombinedOutput() // it may find no room for a process, and says so
+	t.Logf("exec in a fork bomb: %v %s", err, out)
+	if n, err := strconv.Atoi(strings.TrimSpace(o.Shell(in.on, "cat "+cgroup(in)+"/pids.peak"))); err != nil || n > walledProcesses {
+		t.Errorf("%d processes at once, %v: want %d", n, err, walledProcesses)
+	}
+	o.nereid("instance", "stop", in.Name, "--force", "--wait")
+	o.nereid("instance", "start", in.Name, "--wait")
+}
+
+// hog has a zone take more memory than it may: what took it is killed, and the zone runs
+// on. What fills its memory with files is killed too, and a restart makes room again.
+func (o operator) hog(in zone) {
+	t := o.T
+	first := leader(o, in)
+	out, err := o.command(t.Context(), "instance", "exec", in.Name, "--", "/bin/attempts-amd64", "hog", "300").CombinedOutput()
+	if err == nil || strings.Contains(string(out), "has 300") {
+		t.Errorf("a program took 300 MiB of %d: %s", walledMemory, out)
+	}
+	if now := leader(o, in); now != first {
+		t.Error("the zone did not outlive a program that took too much memory")
+	}
+	o.until(in.on, `grep -q "oom_kill [1-9]" `+cgroup(in)+`/memory.events`)
+	// Files in memory are not killed: they leave room for nothing until a restart.
+	out, err = o.command(t.Context(), "instance", "exec", in.Name, "--", "/bin/dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=300").CombinedOutput()
+	t.Logf("300 MiB in /dev/shm: %v: %s", err, out)
+	if err == nil {
+		t.Error("300 MiB fit into /dev/shm")
+	}
+	o.nereid("instance", "reboot", in.Name, "--force", "--wait")
+	o.inside(in, "echo lives")
+}
+
+// needsModules makes what NIC tags, bonds, VLANs, VNIs, rules, NAT, routers and virtual
+// machines need of the kernel, and takes it away.
+const needsModules = `test -z "$(tr -d '\n' < /proc/sys/kernel/modprobe)"
+trap 'ip netns del mods; ip link del mods3 2>/dev/null || true' EXIT
+ip netns add mods
+for l in "bond mode 802.3ad" "bridge vlan_filtering 1" "vxlan id 77 dstport 4790 nolearning" "dummy" "veth peer name mods1" "ifb"; do ip -n mods link add mods0 type $l; ip -n mods link del mods0; done
+ip -n mods link add mods0 type dummy
+ip -n mods link add link mods0 name mods1 type vlan id 7
+ip -n mods link add link mods0 name mods2 type macvlan mode bridge
+ip netns exec mods nft -f - <<'N'
+table inet a {
+ set s { type ipv4_addr; flags interval; }
+ chain c {
+  type filter hook forward priority 0
+  ct state established accept
+  ip saddr @s drop
+  limit rate 5/second accept
+  ct count over 5 drop
+  meta l4proto tcp reject with tcp reset
+  log prefix "x"
+  quota over 5 mbytes drop
+  fib daddr type local accept
+ }
+ chain n {
+  type nat hook postrouting priority 100
+  masquerade
+ }
+ chain d {
+  type nat hook prerouting priority -100
+  dnat ip to numgen inc mod 2 map { 0 : 10.0.0.1, 1 : 10.0.0.2 }
+  tcp dport 80 redirect to :80
+ }
+}
+table bridge b {
+ chain c {
+  type filter hook prerouting priority 0
+  ct state established accept
+  reject with icmp type host-unreachable
+ }
+}
+table netdev e {
+ chain c {
+  type filter hook ingress device "mods0" priority 0
+  ether type arp accept
+ }
+}
+N
+ip tuntap add mods3 mode tap
+test -c /dev/vhost-net
+test -c /dev/net/tun
+test -c /dev/fuse
+tc qdisc add dev lo ingress
+tc qdisc del dev lo ingress`

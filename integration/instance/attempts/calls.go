@@ -212,7 +212,7 @@ func others() []attempt {
 	}}, attempt{"be in a namespace that is not the zone's", func() error {
 		for _, ns := range []string{"mnt", "net", "pid", "user", "cgroup", "ipc", "uts"} {
 			first, err1 := os.Readlink("/proc/1/ns/" + ns)
-			own, err2 := os.Readlink("/proc/self/ns/" + ns)
+			own, err2 := os.Readlink("/proc/thread-self/ns/" + ns) // an attempt before this may have changed another thread's
 			if err := errors.Join(err1, err2); err != nil {
 				return err
 			}
