@@ -92,6 +92,7 @@ type Agent struct {
 	poked     chan struct{} // one slot: the reconciler should look at the pools again
 	hardware  *inspector
 	ports     *follower[api.PortSpec]
+	copies    *copies
 	nics      atomic.Pointer[nics] // nil: the network is left alone
 	instances *instances           // nil: they are left alone
 	ntpAt     atomic.Int64         // monotonic time a time server was heard last, plus 1 ns; 0: never
@@ -151,6 +152,7 @@ func (a *Agent) defaults() (*url.URL, error) {
 	a.board = newBoard(api.Report{BootID: a.Boot.BootID, Platform: a.Boot.Platform, AgentVersion: a.Version})
 	a.hardware = newInspector(a, a.board)
 	a.ports = newFollower(a, portKind())
+	a.copies = newCopies(a)
 	if a.Zones.Machines != nil {
 		a.instances = newInstances(a, a.board)
 	}
@@ -192,7 +194,9 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	trust := identity.Trust{CASHA256: a.Boot.CASHA256, Host: base.Hostname(), Now: a.Clock.Now}
 	s, ok := a.lastSpec(ctx)
 	a.ports.start(ctx, portsOfSpec(s.Network))
+	a.copies.start(ctx)
 	s.Network = a.network(s.Network, nil)
+	a.refollow()
 	net := newNetworker(a, a.board)
 	if a.Net.Links != nil {
 		a.nics.Store(net.nics)
@@ -206,7 +210,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	r := newReconciler(a, a.board, box, a.poked, key)
 	r.imported(im)
 	r.obs.taken = a.taken()
-	r.obs.specKept = a.specOnPool(ctx).Revision
+	r.obs.specKept = specName(a.specOnPool(ctx))
 	if ok {
 		a.Log.Info("last spec is applied until the head node says otherwise", "revision", s.Revision)
 		r.spec, r.have = s, true
@@ -218,7 +222,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	conversing := newSessions(a, base, trust)
 	l := &link{
 		a: a, board: a.board, box: box, net: net, sessions: conversing, say: a.say, base: base, key: key,
-		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, spec: s,
+		uuid: a.UUID, trust: trust, first: t.FirstSync > 0, spec: s, stored: specName(s),
 	}
 	begin(ctx, g, a.tasks(r, l, net, conversing)...)
 	return nil

@@ -106,7 +106,8 @@ func (r *reconciler) storeSpec(ctx context.Context) error {
 	if err := r.a.Config.WriteConfig(ctx, specFile, data); err != nil {
 		return err
 	}
-	r.obs.specKept = s.Revision
+	r.obs.specKept = specName(s)
+	poke(r.a.copies.news)
 	poke(r.a.ports.news) // where the spec is kept, they are
 	if i := r.a.instances; i != nil {
 		poke(i.set.news)

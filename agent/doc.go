@@ -24,6 +24,7 @@
 //	observer          looks at the network and keeps what it saw
 //	mapper            applies the maps of VNIs
 //	port keeper       writes down which ports there are
+//	copy keeper       writes down the rules, and the addresses that they name
 //	link watcher      repairs what others change of the network
 //	gateway monitor   sees which gateway servers answer
 //
@@ -43,6 +44,12 @@
 //     keeper writes each to the run directory and the pool, a line a change (setlog.go);
 //     the head node may forget a tombstone once both have it. A port or an instance goes
 //     only by its tombstone.
+//   - Firewall rules, and the addresses that they name, are sets of accounts (copies.go).
+//     Which of them are followed follows from the ports: the rules of the accounts that
+//     have some here, and the addresses that rules about these name as peers. What they
+//     mean for the ports is computed here (firewall.Resolve), once all of them have come:
+//     no port is made with a part of its rules. A set that is refused keeps what is known
+//     of it until no port needs it.
 //   - Instances (instances.go, package machine) are started from what is kept with their
 //     datasets, with the head node away too. What is told of them is a delta (see
 //     instancelog.go): each change once, until the head node has taken it in.

@@ -37,6 +37,9 @@ type fakeHead struct {
 	cakey *ecdsa.PrivateKey
 	boot  api.BootConfig
 
+	late        map[string]bool // sets of accounts of which nothing is said
+	refusedSets map[string]bool // sets of accounts that may not be followed
+
 	mu       sync.Mutex
 	cond     chan struct{} // closed and replaced at each change
 	approved bool
@@ -424,7 +427,7 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		}
 		if spec.Network != nil { // the ports are a set
 			n := *spec.Network
-			n.Ports, n.Gone = nil, nil
+			n.Ports, n.Gone, n.Firewall = nil, nil, api.FirewallSpec{} // and the rules
 			spec.Network = &n
 		}
 		out.Revision, out.Spec = spec.Revision, &spec

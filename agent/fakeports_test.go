@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -122,6 +123,11 @@ func (h *fakeHead) refuses(in api.SyncRequest) (out []api.RefusedSet) {
 			out = append(out, api.RefusedSet{Set: api.MapSet(vni), Why: api.Problem{Status: 403, Code: api.CodeForbidden, Title: "not yours"}})
 		}
 	}
+	for _, f := range in.Follow {
+		if h.refusedSets[f.Set] {
+			out = append(out, api.RefusedSet{Set: f.Set, Why: api.Problem{Status: 403, Code: api.CodeForbidden, Title: "not yours"}})
+		}
+	}
 	return out
 }
 
@@ -145,6 +151,12 @@ func (h *fakeHead) deltas(in api.SyncRequest) (out []api.Delta) {
 			}
 			continue
 		}
+		if _, _, isAccounts := api.AccountOfSet(f.Set); isAccounts {
+			if d := h.accountDelta(f); d != nil && !h.ports.mute && !h.late[f.Set] && !h.refusedSets[f.Set] {
+				out = append(out, *d)
+			}
+			continue
+		}
 		if f.Set == api.InstanceSet(testUUID) || f.Set == api.ImageSet(testUUID) {
 			continue
 		}
@@ -154,6 +166,64 @@ func (h *fakeHead) deltas(in api.SyncRequest) (out []api.Delta) {
 		if d := h.ports.delta(f); d != nil && !h.ports.mute {
 			out = append(out, *d)
 		}
+	}
+	return out
+}
+
+// accountDelta is what a follower lacks of a set of an account: rules and addresses that
+// the spec says, as global ones. It is a snapshot each time.
+func (h *fakeHead) accountDelta(f api.Follow) *api.Delta {
+	values := map[string]any{}
+	if h.spec != nil && h.spec.Network != nil {
+		if f.Set == api.RuleSet("") {
+			for _, r := range globalRules(h.spec.Network) {
+				values[r.UUID] = r
+			}
+		}
+		for _, s := range h.spec.Network.Firewall.Sets {
+			for _, ip := range s.Members {
+				if key := api.MemberKey(ip, "m"); f.Set == addressSet(s.Name) {
+					values[key] = key
+				}
+			}
+		}
+	}
+	d := api.Delta{Set: f.Set, Full: true, Version: 1}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		b, _ := json.Marshal(values[key])
+		d.Put = append(d.Put, b)
+	}
+	d.Epoch = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, d.Put)))[:16]
+	if d.Epoch == f.Epoch {
+		return nil
+	}
+	return &d
+}
+
+func addressSet(name string) string { return api.AccountSet("", "addresses/"+name) }
+
+// globalRules are rules that come to what a spec says of its ports.
+func globalRules(n *api.NetworkSpec) (out []api.RuleSpec) {
+	for _, e := range n.Firewall.Rules {
+		var named []api.RuleTarget
+		for _, mac := range e.Ports {
+			for _, p := range n.Ports {
+				if p.MAC == mac {
+					named = append(named, api.RuleTarget{Kind: api.TargetVM, Value: p.Instance})
+				}
+			}
+		}
+		any := []api.RuleTarget{{Kind: api.TargetAny}}
+		var peers []api.RulePeers
+		for _, name := range e.Peers {
+			any = nil
+			peers = append(peers, api.RulePeers{Name: name, Set: addressSet(name)})
+		}
+		r := api.RuleSpec{UUID: e.Rule, Log: e.Log, ParsedRule: api.ParsedRule{From: any, To: named, Action: e.Action, Protocol: e.Protocol, Ports: e.Dst, Types: e.Types, Priority: e.Priority}, FromPeers: peers}
+		if e.Direction == "out" {
+			r.From, r.To, r.FromPeers, r.ToPeers = named, any, nil, peers
+		}
+		out = append(out, r)
 	}
 	return out
 }

@@ -22,6 +22,7 @@ const (
 	specFile      = "spec.json"     // last spec; also on the pool; 0600
 	portsFile     = "ports.log"     // what the set of ports said; also on the pool; 0600
 	instancesFile = "instances.log" // what the set of instances said; also on the pool; 0600
+	setsFile      = "sets.log"      // what sets of accounts said; also on the pool; 0600
 	imagesFile    = "images.log"    // the same of images
 	timingsFile   = "timings.json"  // api.BootTimings of this boot
 	powerFile     = "power.json"    // power request that was taken up

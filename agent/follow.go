@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -221,14 +222,20 @@ func (p *follower[V]) changes() []string {
 	return touched
 }
 
-// wanted is what the keeper has to write: the changes since it was asked last, or all;
-// at is where the set is with them.
-func (p *follower[V]) wanted() (changes []setRecord[V], whole bool, at api.Follow) {
+// keep is the goroutine that keeps the set.
+func (p *follower[V]) keep(ctx context.Context) error {
+	return p.a.keep(ctx, p, p.news, p.kind.file, p.kind.lost)
+}
+
+// wanted is what the keeper has to write: the changes since it was asked last, or all.
+// kept notes that they are.
+func (p *follower[V]) wanted() (lines []byte, whole bool, kept func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	changes, whole = p.queue, p.whole
+	lines, whole = logLines(p.queue...), p.whole
 	p.queue, p.whole = nil, false
-	return changes, whole, p.state.Follow
+	at := p.state.Follow
+	return lines, whole, func() { p.kept(at) }
 }
 
 // file is the state as the keeper writes it. Changes that it has already do no harm when

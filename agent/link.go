@@ -47,9 +47,11 @@ type link struct {
 	inv       inventory
 	seen      string
 	spec      api.Spec         // that was handed over last; its Network has the ports, and what is kept
+	stored    string           // specName of what the reconciler was handed to keep
 	wanted    *api.NetworkSpec // that the head node sent last; nil: none
 	wantInv   bool
-	partial   bool      // the last answer was cut, and the rest is to be asked for
+	partial   bool      // there is more to be asked for at once
+	stale     bool      // ports or rules came that are not in spec yet
 	renamed   bool      // the head node named another UUID
 	enrolled  bool      // this boot got a certificate
 	first     bool      // this boot's first sync was sent

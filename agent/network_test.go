@@ -216,7 +216,7 @@ func networkSpec(rev string) *api.Spec {
 		Underlay: &api.UnderlaySpec{Tag: "underlay", MTU: 9000, Address: "10.77.0.11/24", Subnets: []string{"10.77.0.0/24"}},
 		VNIs:     []api.VNISpec{{VNI: 7, MTU: 1450}},
 		Routers:  []api.RouterSpec{{Owner: "a"}},
-		Ports:    []api.PortSpec{{MAC: "02:6e:72:00:00:01", Owner: "a", VNI: 7}},
+		Ports:    []api.PortSpec{{MAC: "02:6e:72:00:00:01", Owner: "a", VNI: 7, Firewall: true}},
 	}}
 }
 
@@ -458,7 +458,8 @@ func TestMapsCut(t *testing.T) {
 			h.mu.Lock()
 			again, left := h.syncs[0].Follow, h.cutSync
 			h.mu.Unlock()
-			if left != nil || len(again) != 2 || again[1].Set != api.MapSet(7) || again[1].Since != uint64(at+1) {
+			m := len(again) - 1 // behind the ports and the rules
+			if left != nil || m != 3 || again[m].Set != api.MapSet(7) || again[m].Since != uint64(at+1) {
 				t.Fatalf("cut at byte %d: asked again with %+v", at, again)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -122,7 +123,7 @@ func samePort(a, b *api.PortSpec) bool {
 	return a.MAC == b.MAC && a.Instance == b.Instance && a.Owner == b.Owner && a.Brand == b.Brand && a.Tag == b.Tag && a.VLAN == b.VLAN &&
 		a.VNI == b.VNI && a.MTU == b.MTU && a.Primary == b.Primary && a.Firewall == b.Firewall &&
 		a.AllowIPSpoofing == b.AllowIPSpoofing && a.AllowMACSpoofing == b.AllowMACSpoofing && a.AllowDHCPSpoofing == b.AllowDHCPSpoofing &&
-		a.AllowRestrictedTraffic == b.AllowRestrictedTraffic && slices.Equal(a.AllowedIPs, b.AllowedIPs) && reflect.DeepEqual(a.Addresses, b.Addresses)
+		a.AllowRestrictedTraffic == b.AllowRestrictedTraffic && slices.Equal(a.AllowedIPs, b.AllowedIPs) && maps.Equal(a.Tags, b.Tags) && reflect.DeepEqual(a.Addresses, b.Addresses)
 }
 
 // is reports whether a NIC is the one that is said to be gone.

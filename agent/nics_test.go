@@ -254,6 +254,8 @@ func TestSamePort(t *testing.T) {
 				f.SetInt(7)
 			case reflect.Uint32:
 				f.SetUint(7)
+			case reflect.Map:
+				f.Set(reflect.ValueOf(map[string]string{"x": ""}))
 			case reflect.Slice:
 				f.Set(reflect.MakeSlice(f.Type(), 1, 1))
 			default:

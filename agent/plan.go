@@ -28,7 +28,7 @@ type observed struct {
 	complete string         // id of the system pool's setup, once that is complete; "" when not
 	keyKept  bool           // the pool holds this agent's key
 	keyOther bool           // the pool holds another one
-	specKept string         // revision of the spec on the pool
+	specKept string         // specName of the spec on the pool
 	taken    *api.PowerSpec // power request of this boot that was taken up already
 	refused  string         // id of a factory reset that failed and is not tried again
 	why      string         // the sentence that goes with refused
@@ -92,7 +92,7 @@ func makePlan(spec api.Spec, o observed) plan {
 		} else if !o.keyKept {
 			p.steps = append(p.steps, stepKey)
 		}
-		if spec.Revision != "" && o.specKept != spec.Revision {
+		if spec.Revision != "" && o.specKept != specName(spec) {
 			p.steps = append(p.steps, stepSpec)
 		}
 	}

@@ -72,8 +72,9 @@ func gonePorts(s portState) []api.GoneNIC {
 
 // appliedPorts is the network that is applied: what the head node wants of it, and the ports.
 // before is the one that was applied until now: of it is kept what stale ports need. A
-// head node that wants nothing of it leaves it as it was, but for the ports.
-func appliedPorts(s portState, before, wanted *api.NetworkSpec) *api.NetworkSpec {
+// head node that wants nothing of it leaves it as it was, but for the ports. rules says what
+// rules mean for ports; known is false while it knows none, which leaves them as they were.
+func appliedPorts(s portState, before, wanted *api.NetworkSpec, rules func([]api.PortSpec) (fw api.FirewallSpec, known bool)) *api.NetworkSpec {
 	if before == nil && wanted == nil {
 		return nil
 	}
@@ -86,6 +87,10 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec) *api.NetworkSpec
 	if wanted == nil {
 		n := *before
 		n.Ports, n.Gone, n.PortsAt, n.Kept = all, gonePorts(s), at, nil
+		if fw, known := rules(named); known {
+			n.Firewall = fw
+			keepRules(before, &n, s.Stale)
+		}
 		if len(named) < len(all) {
 			n.Kept = &api.Kept{NICs: slices.Sorted(maps.Keys(s.Stale))}
 			if before.Kept != nil {
@@ -96,6 +101,7 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec) *api.NetworkSpec
 	}
 	next := *wanted
 	next.Ports, next.Gone, next.PortsAt = named, gonePorts(s), at
+	next.Firewall, _ = rules(named)
 	if before != nil {
 		b := *before
 		b.Ports = all
@@ -108,5 +114,19 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec) *api.NetworkSpec
 func (a *Agent) network(before, wanted *api.NetworkSpec) *api.NetworkSpec {
 	a.ports.mu.Lock()
 	defer a.ports.mu.Unlock()
-	return appliedPorts(a.ports.state, before, wanted)
+	return appliedPorts(a.ports.state, before, wanted, func(ports []api.PortSpec) (api.FirewallSpec, bool) {
+		fw, _, known := a.copies.firewall(ports)
+		return fw, known
+	})
+}
+
+// refollow says which sets of accounts are to be followed for the ports that there are to
+// be. It reports whether one of them is new.
+func (a *Agent) refollow() (more bool) {
+	a.ports.mu.Lock()
+	s := a.ports.state
+	ports := listPorts(s, func(mac string) bool { return !s.Stale[mac] })
+	a.ports.mu.Unlock()
+	_, sets, _ := a.copies.firewall(ports)
+	return a.copies.want(sets)
 }

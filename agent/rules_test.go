@@ -32,7 +32,8 @@ func TestNICsRules(t *testing.T) {
 		spec := func(rev string, gone []int, ports ...int) *api.Spec {
 			s := withPorts(rev, gone, ports...)
 			var macs []string
-			for _, i := range ports {
+			for k, i := range ports {
+				s.Network.Ports[k].Firewall = true
 				macs = append(macs, port(i, "").MAC)
 			}
 			s.Network.Firewall = api.FirewallSpec{Sets: []api.AddressSet{{Name: "a", Members: []string{"10.0.0.1"}}}, Rules: []api.FirewallEntry{ruleFor("1", "a", macs...)}}

@@ -57,10 +57,17 @@ func (f *setFile) keep(ctx context.Context, changes []byte, whole func() []byte)
 	return err
 }
 
-// keep is the goroutine that keeps the set, until ctx ends. It may wait for the pool,
-// and nothing waits for it: what is not kept yet is told again after a restart.
-func (p *follower[V]) keep(ctx context.Context) error {
-	a, name := p.a, p.kind.file
+// keepable is what can be kept in a file.
+type keepable interface {
+	wanted() (lines []byte, whole bool, kept func()) // changes since it was asked last; whole: or more
+	file() []byte                                    // all of it
+}
+
+// keep is the goroutine that keeps sets in the file of a name, until ctx ends; news says
+// that there is something to keep. It may wait for the pool, and nothing waits for it:
+// what is not kept yet is told again after a restart. lost is a sentence: what it means
+// that they could not be kept.
+func (a *Agent) keep(ctx context.Context, p keepable, news <-chan struct{}, name, lost string) error {
 	path := filepath.Join(a.Dir, name)
 	run := &setFile{
 		write: func(_ context.Context, data []byte) error { return writeFile(path, data) },
@@ -72,11 +79,10 @@ func (p *follower[V]) keep(ctx context.Context) error {
 	}
 	retry := backoff{min: keepRetry, max: keepRetryMax}
 	for ctx.Err() == nil {
-		changes, whole, at := p.wanted()
+		lines, whole, kept := p.wanted()
 		if whole {
 			run.begun, pool.begun = false, false
 		}
-		lines := logLines(changes...)
 		err := run.keep(ctx, lines, p.file)
 		if err == nil {
 			if err = pool.keep(ctx, lines, p.file); errors.Is(err, storage.ErrNoPool) {
@@ -86,11 +92,11 @@ func (p *follower[V]) keep(ctx context.Context) error {
 			pool.begun = false
 		}
 		if err == nil {
-			p.kept(at)
+			kept()
 			retry.reset()
 			a.board.problem(name, "")
 			select {
-			case <-p.news:
+			case <-news:
 			case <-ctx.Done():
 			}
 			continue
@@ -99,14 +105,14 @@ func (p *follower[V]) keep(ctx context.Context) error {
 			return nil
 		}
 		a.Log.Error("keep set", "file", name, "err", err)
-		a.board.problem(name, p.kind.lost+": "+err.Error()+"; a boot without the head node would not know the last changes.")
+		a.board.problem(name, lost+": "+err.Error()+"; a boot without the head node would not know the last changes.")
 		pause(ctx, retry.next())
 	}
 	return nil
 }
 
 // logLines are records as they are in a file.
-func logLines[V any](records ...setRecord[V]) []byte {
+func logLines[R any](records ...R) []byte {
 	var b bytes.Buffer
 	for _, r := range records {
 		line, err := json.Marshal(r)
@@ -118,25 +124,32 @@ func logLines[V any](records ...setRecord[V]) []byte {
 	return b.Bytes()
 }
 
+// readRecords hands the records of a file to take, until it says false.
+func readRecords[R any](data []byte, take func(R) bool) {
+	for len(data) > 0 {
+		line, rest, ended := bytes.Cut(data, []byte("\n"))
+		var r R
+		if !ended || json.Unmarshal(line, &r) != nil || !take(r) {
+			return // where the power went
+		}
+		data = rest
+	}
+}
+
 // readLog is the state that a file leads to; nil when there is none in it.
 func readLog[V any](k kind[V], data []byte) *setState[V] {
 	var s *setState[V]
-	for len(data) > 0 {
-		line, rest, ended := bytes.Cut(data, []byte("\n"))
-		var r setRecord[V]
-		if !ended || json.Unmarshal(line, &r) != nil {
-			return s // where the power went
-		}
+	readRecords(data, func(r setRecord[V]) bool {
 		if s == nil {
 			if r.State == nil {
-				return nil
+				return false
 			}
 			fresh := newSetState(k)
 			s = &fresh
 		}
 		s.apply(r)
-		data = rest
-	}
+		return true
+	})
 	if s != nil {
 		s.Follow.Kept = 0 // until both files are known to have it
 	}
@@ -153,16 +166,41 @@ func (p *follower[V]) start(ctx context.Context, other *setState[V]) {
 	p.begin(kept)
 }
 
-func (p *follower[V]) read(ctx context.Context) *setState[V] {
-	data, err := os.ReadFile(filepath.Join(p.a.Dir, p.kind.file))
-	if s := readLog(p.kind, data); s != nil && err == nil {
-		return s
+func (p *follower[V]) read(ctx context.Context) (s *setState[V]) {
+	p.a.readKept(ctx, p.kind.file, func(data []byte) bool {
+		s = readLog(p.kind, data)
+		return s != nil
+	})
+	return s
+}
+
+// readKept hands a kept file to take: that of this boot, and unless take says true, that
+// of the pool.
+func (a *Agent) readKept(ctx context.Context, name string, take func(data []byte) bool) {
+	if data, err := os.ReadFile(filepath.Join(a.Dir, name)); err == nil && take(data) {
+		return
 	}
-	if data, err = p.a.Config.ReadConfig(ctx, p.kind.file); err != nil {
+	data, err := a.Config.ReadConfig(ctx, name)
+	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrNoPool) {
-			p.a.Log.Warn("read set of the pool", "file", p.kind.file, "err", err)
+			a.Log.Warn("read set of the pool", "file", name, "err", err)
 		}
-		return nil
+		return
 	}
-	return readLog(p.kind, data)
+	take(data)
+}
+
+// start begins with the copies as they were kept.
+func (c *copies) start(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.a.readKept(ctx, setsFile, func(data []byte) (some bool) {
+		readRecords(data, func(r copiesRecord) bool {
+			if some = some || r.State != nil; some {
+				c.apply(r)
+			}
+			return some
+		})
+		return some
+	})
 }

@@ -45,6 +45,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 		Follow:          follow,
 		Instances:       told,
 	}
+	req.Follow = append(req.Follow, l.a.copies.follow()...)
 	req.Follow = append(req.Follow, l.net.maps.follow(api.MaxFollow-len(req.Follow))...)
 	req.Usage.Network = l.net.seen.report()
 	if l.wantInv {
@@ -102,14 +103,15 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	return 0
 }
 
-// hear hands over what an answer says of the server: another spec, other ports, or
-// other maps. It reports whether there was any of that. A spec that comes with a part of the ports is
-// left for later: it comes again with the last part, which may have ports that it names.
+// hear hands over what an answer says of the server: another spec, other ports, other
+// rules or other maps. It reports whether there was any of that. What needs sets of which
+// not all has come is left for later, and asked for at once: a port without its rules, or
+// a spec with a part of the ports that it names, which comes again.
 func (l *link) hear(resp api.SyncResponse) (news bool) {
-	ports := false
 	l.partial = false
 	for _, r := range resp.Refused {
 		l.net.maps.refuse(r)
+		l.stale = l.a.copies.refuse(r) || l.stale
 	}
 	if i := l.a.instances; i != nil {
 		took := i.told.heard(resp.InstancesSeen)
@@ -136,9 +138,20 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 			continue
 		}
 		some, whole := l.a.ports.take(d)
-		news, ports = news || some, ports || some && whole
+		if _, _, isAccounts := api.AccountOfSet(d.Set); isAccounts {
+			some, whole = l.a.copies.take(d)
+		}
+		news, l.stale = news || some, l.stale || some && whole
 	}
-	spec := resp.Spec != nil && resp.Revision != l.seen && !l.a.ports.partial()
+	spec := resp.Spec != nil && resp.Revision != l.seen
+	if !spec && !l.stale {
+		return news
+	}
+	more := l.a.refollow()
+	if l.a.ports.partial() || l.a.copies.lacks() {
+		l.partial = l.partial || more
+		return news || more
+	}
 	next := l.spec
 	if spec {
 		next, l.seen = *resp.Spec, resp.Revision
@@ -146,13 +159,12 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 			l.wanted = next.Network
 		}
 	}
-	if !spec && !ports {
-		return news
-	}
+	l.stale = false
 	next.Network = l.a.network(l.spec.Network, l.wanted)
 	l.spec = next
-	if spec {
+	if name := specName(next); spec || name != l.stored {
 		l.box.put(next)
+		l.stored = name
 	}
 	l.net.put(next)
 	return true

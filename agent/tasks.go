@@ -64,6 +64,9 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker, s *sessions) []task 
 		{"observer", n.seen.run},
 		{"mapper", n.maps.run},
 		{"port keeper", a.ports.keep},
+		{"copy keeper", func(ctx context.Context) error {
+			return a.keep(ctx, a.copies, a.copies.news, setsFile, "What the head node wants of firewall rules could not be kept")
+		}},
 		{"link watcher", a.missed("Changes of the network made by hand are not noticed", func(ctx context.Context) error {
 			return a.Net.Links.Watch(ctx, nil, n.seen.linksChanged)
 		})},

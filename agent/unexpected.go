@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"slices"
 	"strings"
 
@@ -178,6 +179,30 @@ func (k *keeper) vni(vni uint32) {
 	}
 	k.s.VNIs = slices.Concat(k.s.VNIs, []api.VNISpec{v})
 	k.s.Kept.VNIs = append(k.s.Kept.VNIs, vni)
+}
+
+// specName is what of a spec has to be kept: its revision, and where it has NICs that no
+// set names any more, these and their last rules, which are nowhere else.
+func specName(s api.Spec) string {
+	n := s.Network
+	if n == nil || n.Kept == nil {
+		return s.Revision
+	}
+	sum := sha256.New()
+	_ = json.NewEncoder(sum).Encode(n.Kept) // strings and numbers: nothing that JSON lacks
+	for _, r := range n.Firewall.Rules {
+		if slices.ContainsFunc(r.Ports, func(mac string) bool { return slices.Contains(n.Kept.NICs, mac) }) {
+			_ = json.NewEncoder(sum).Encode(r)
+		}
+	}
+	return s.Revision + " with " + hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
+// keepRules adds to the rules of a spec those of before that are about some ports, by MAC
+// in lower case.
+func keepRules(before, s *api.NetworkSpec, macs map[string]bool) {
+	k := keeper{before: before, s: s, macs: macs}
+	k.rules()
 }
 
 // rules keeps the rules of before that are about kept NICs, for these alone, with the

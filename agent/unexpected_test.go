@@ -187,7 +187,7 @@ func TestRestoredHeadNodeCutsNothingOff(t *testing.T) {
 			t.Errorf("reported %+v", u)
 		}
 		time.Sleep(time.Minute)
-		if last, _ := h.last(); len(last.Follow) != 1 { // it would be refused
+		if last, _ := h.last(); len(last.Follow) != 2 { // but for the ports and the global rules: they would be refused
 			t.Errorf("asks for the sets %+v", last.Follow)
 		}
 		if s, _ := h.last(); len(s.Report.Problems) > 0 {

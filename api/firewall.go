@@ -64,8 +64,29 @@ type ICMPType struct {
 	Code *uint8 `json:"code,omitempty"`
 }
 
+// RuleSpec is an enabled rule as servers follow it: see RuleSet.
+type RuleSpec struct {
+	UUID string `json:"uuid"`
+	ParsedRule
+	Log       bool        `json:"log,omitempty"`
+	FromPeers []RulePeers `json:"from_peers,omitempty" doc:"what From comes to, but for any; absent where To names no instances"`
+	ToPeers   []RulePeers `json:"to_peers,omitempty" doc:"what To comes to, but for any; absent where From names no instances"`
+}
+
+// RulePeers are addresses and CIDRs that a side of a rule names, under the name that an
+// AddressSet has: Members, or what the set says that servers follow. Its values are the
+// keys, as JSON strings: MemberKeys.
+type RulePeers struct {
+	Name    string   `json:"name"`
+	Set     string   `json:"set,omitempty" doc:"an AccountSet; empty: Members"`
+	Members []string `json:"members,omitempty"`
+}
+
+// MemberKey is the key of a NIC's address in the sets that it is a member of.
+func MemberKey(ip, mac string) string { return ip + "/" + mac }
+
 // FirewallSpec is what one server's firewall does: the rules that concern its
-// ports, with tags and instances resolved to addresses by the head node.
+// ports, with tags and instances resolved to addresses.
 type FirewallSpec struct {
 	Sets  []AddressSet    `json:"sets,omitempty" doc:"addresses that rules name, each set once"`
 	Rules []FirewallEntry `json:"rules,omitempty"`

@@ -3,8 +3,8 @@ package api
 // NetworkSpec is a server's network but for its admin address, which comes from
 // its boot. It is whole: applying it twice does the same as applying it once.
 //
-// What it says of NIC tags, bonds, VNIs and routers is all of them. Ports and Gone are
-// filled in by the agent, from the set of ports that it follows. An instance's NIC is
+// What it says of NIC tags, bonds, VNIs and routers is all of them. Ports, Gone and
+// Firewall are filled in by the agent, from the sets that it follows. An instance's NIC is
 // removed only when Gone names it: one that is in neither list stays as it is, with all
 // that it needs, and is reported. What the agent did not make is left alone.
 type NetworkSpec struct {
@@ -14,7 +14,7 @@ type NetworkSpec struct {
 	VNIs     []VNISpec     `json:"vnis,omitempty" doc:"VNIs that have a port or a router here"`
 	Routers  []RouterSpec  `json:"routers,omitempty" doc:"one for each account with a gateway here"`
 	Ports    []PortSpec    `json:"ports,omitempty" doc:"instances' NICs; a head node sends none"`
-	Firewall FirewallSpec  `json:"firewall,omitzero"`
+	Firewall FirewallSpec  `json:"firewall,omitzero" doc:"a head node sends none"`
 	Gone     []GoneNIC     `json:"gone,omitempty" doc:"NICs to be removed; a head node sends none"`
 	Kept     *Kept         `json:"kept,omitempty" doc:"the agent's own note; a head node sends none"`
 	PortsAt  string        `json:"ports_at,omitempty" doc:"epoch:version of the set that Ports and Gone are from; the agent's own note"`
@@ -125,17 +125,18 @@ type PortForward struct {
 // PortSpec is an instance's NIC on this server. It is on a NIC tag and VLAN, or on
 // a VNI.
 type PortSpec struct {
-	MAC       string        `json:"mac"`
-	Instance  string        `json:"instance" doc:"UUID of what it belongs to"`
-	Owner     string        `json:"owner_uuid"`
-	Brand     string        `json:"brand,omitempty" doc:"of the instance; empty: no instance of ours has the NIC, and a network namespace stands in for it"`
-	Tag       string        `json:"nic_tag,omitempty"`
-	VLAN      int           `json:"vlan_id,omitempty"`
-	VNI       uint32        `json:"vni,omitempty"`
-	MTU       int           `json:"mtu"`
-	Primary   bool          `json:"primary,omitempty" doc:"its gateway is the default route"`
-	Addresses []PortAddress `json:"addresses"`
-	Firewall  bool          `json:"firewall" doc:"in blocked, out allowed, but for FirewallSpec; false: no firewall"`
+	MAC       string            `json:"mac"`
+	Instance  string            `json:"instance" doc:"UUID of what it belongs to"`
+	Owner     string            `json:"owner_uuid"`
+	Brand     string            `json:"brand,omitempty" doc:"of the instance; empty: no instance of ours has the NIC, and a network namespace stands in for it"`
+	Tag       string            `json:"nic_tag,omitempty"`
+	VLAN      int               `json:"vlan_id,omitempty"`
+	VNI       uint32            `json:"vni,omitempty"`
+	MTU       int               `json:"mtu"`
+	Primary   bool              `json:"primary,omitempty" doc:"its gateway is the default route"`
+	Addresses []PortAddress     `json:"addresses"`
+	Firewall  bool              `json:"firewall" doc:"in blocked, out allowed, but for FirewallSpec; false: no firewall"`
+	Tags      map[string]string `json:"tags,omitempty" doc:"firewall tags of the instance, by which rules name it"`
 	SpoofFlags
 }
 

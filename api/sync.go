@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -167,6 +168,33 @@ func VNIOfMap(set string) (vni uint32, is bool) {
 	n, err := strconv.ParseUint(text, 16, 24)
 	return uint32(n), is && err == nil && set == MapSet(uint32(n))
 }
+
+// AccountSet names a set of an account that the servers with its NICs follow; without
+// an owner, one of all accounts, which every server may follow.
+func AccountSet(owner, name string) string {
+	return accountSetPrefix + cmp.Or(owner, allAccounts) + "/" + name
+}
+
+const (
+	accountSetPrefix = "account/"
+	allAccounts      = "all"
+)
+
+// AccountOfSet is the owner of an AccountSet, empty for one of all accounts, and its name
+// there.
+func AccountOfSet(set string) (owner, name string, is bool) {
+	rest, is := strings.CutPrefix(set, accountSetPrefix)
+	owner, name, cut := strings.Cut(rest, "/")
+	if owner == allAccounts {
+		owner = ""
+	}
+	return owner, name, is && cut && name != "" && set == AccountSet(owner, name)
+}
+
+// RuleSet names the set of an account's firewall rules; without an owner, of the global
+// ones. They are RuleSpecs, by UUID. An agent that does not follow the global rules takes
+// its rules from the spec, which has none any more.
+func RuleSet(owner string) string { return AccountSet(owner, "rules") }
 
 // MaxFollow is how many sets a server follows at most.
 const MaxFollow = 16384

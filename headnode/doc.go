@@ -13,4 +13,23 @@
 // Requests come over the Unix socket (who is at the other end is asked of the
 // kernel) or HTTPS (an operator's token, or a server's client certificate). Last
 // seen and usage live in memory; only what changed is written.
+//
+// What is many is not in a server's spec but in sets of the journal, which its agent
+// follows in its sync:
+//
+//	server/<server>/ports, /instances, /images  its own; only a tombstone removes
+//	vni/<VNI>                                   maps, where something of the VNI is
+//	account/<owner>/rules                       firewall rules, where the account has NICs
+//	account/<owner>/addresses/<name>            of the instances that its rules name so as peers
+//	account/all/rules, /addresses/<name>        the same of global rules, everywhere
+//
+// Sets of VNIs and accounts are replaced by a snapshot. Whether a server may follow one is
+// looked up at each answer, and refused for that set alone. A set of addresses is there
+// while a rule names it: a NIC that comes, changes or goes looks up which of the sets that
+// it may be in are there, reads no rule, and changes no server's record. An agent computes
+// from its ports and the rules which addresses it has to follow, and what the rules mean
+// for each port.
+//
+// Who does not follow account/all/rules is of an older platform, which had its rules in
+// its spec. It hears nothing of its ports and keeps the network that it has.
 package headnode

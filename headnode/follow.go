@@ -31,8 +31,10 @@ func mayFollow(server string, asked []api.Follow) error {
 	}
 	named := make(map[string]bool, len(asked))
 	for _, f := range asked {
-		if _, isMap := api.VNIOfMap(f.Set); !isMap && !ownSet(server, f.Set) {
-			return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the server itself, and the maps of its spec's VNIs", "set %.100q is not one of server %s", f.Set, server)
+		_, isMap := api.VNIOfMap(f.Set)
+		_, _, isAccounts := api.AccountOfSet(f.Set)
+		if !isMap && !isAccounts && !ownSet(server, f.Set) {
+			return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the server itself, those of the accounts with NICs on it, and the maps of its spec's VNIs", "set %.100q is not one of server %s", f.Set, server)
 		}
 		if named[f.Set] {
 			return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "name each set once", "server %s asks for set %.100q twice", server, f.Set)
@@ -67,6 +69,19 @@ func followable(tx store.Tx, server string, vni uint32) (*api.Problem, error) {
 		return nil, err
 	}
 	return refuse(http.StatusForbidden, api.CodeForbidden, "follow the maps of the VNIs that the spec has", "VNI %d has nothing on server %s", vni, server), nil
+}
+
+// followableOf says why a server may not follow the sets of an account; nil: it may. It may
+// where the account has NICs; those of all accounts every server may follow.
+func followableOf(tx store.Tx, server, owner string) (*api.Problem, error) {
+	if owner == "" {
+		return nil, nil
+	}
+	may, err := networks.HasNICsOf(tx, server, owner)
+	if err != nil || may {
+		return nil, err
+	}
+	return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the accounts that have NICs on the server", "account %.64s has no NIC on server %s", owner, server), nil
 }
 
 // followed is what its follower knows of a set, as the journal has it.
@@ -129,27 +144,30 @@ func (s *Server) deltas(ctx context.Context, tx store.Tx, server string, look []
 			size int
 			news bool
 		)
+		var why *api.Problem
 		if vni, isMap := api.VNIOfMap(f.Set); isMap {
-			var why *api.Problem
-			if why, err = followable(tx, server, vni); err == nil && why != nil {
-				refused = append(refused, api.RefusedSet{Set: f.Set, Why: *why})
-				continue
-			}
-			if err == nil {
-				// It is cut to the same size for all, so that it is the same for all.
-				d, size, news, err = s.encoded.Get(ctx, tx, f.Set, followed(f), func() (encodedDelta, int, error) {
+			if why, err = followable(tx, server, vni); err == nil && why == nil {
+				d, size, news, err = s.shared(ctx, tx, f, func() (api.Delta, error) {
 					d, _, err := fabric.Delta(tx, vni, followed(f), maxDeltas)
-					if err != nil {
-						return nil, 0, err
-					}
-					return encodeDelta(d)
+					return d, err
+				})
+			}
+		} else if owner, _, isAccounts := api.AccountOfSet(f.Set); isAccounts {
+			if why, err = followableOf(tx, server, owner); err == nil && why == nil {
+				d, size, news, err = s.shared(ctx, tx, f, func() (api.Delta, error) {
+					d, _, err := setDelta(tx, f, false, maxDeltas)
+					return d, err
 				})
 			}
 		} else {
 			var a api.Delta
-			if a, news, err = ownDelta(tx, f, left); err == nil && news {
+			if a, news, err = setDelta(tx, f, true, left); err == nil && news {
 				d, size, err = encodeDelta(a)
 			}
+		}
+		if err == nil && why != nil {
+			refused = append(refused, api.RefusedSet{Set: f.Set, Why: *why})
+			continue
 		}
 		if err != nil {
 			return nil, nil, err
@@ -165,9 +183,22 @@ func (s *Server) deltas(ctx context.Context, tx store.Tx, server string, look []
 	return out, refused, nil
 }
 
-// ownDelta is what a server lacks of a set of its own; news: it lacks something.
-func ownDelta(tx store.Tx, f api.Follow, limit int) (a api.Delta, news bool, err error) {
-	d, err := journal.Changes(tx, journal.Set{Name: f.Set, Keep: true}, followed(f), limit)
+// shared is what a server lacks of a set that many follow, with its size in bytes. It is
+// cut to the same size for all, so that it is the same for all.
+func (s *Server) shared(ctx context.Context, tx store.Tx, f api.Follow, lacks func() (api.Delta, error)) (encodedDelta, int, bool, error) {
+	return s.encoded.Get(ctx, tx, f.Set, followed(f), func() (encodedDelta, int, error) {
+		d, err := lacks()
+		if err != nil {
+			return nil, 0, err
+		}
+		return encodeDelta(d)
+	})
+}
+
+// setDelta is what a server lacks of a set; news: it lacks something. keep: the set is one
+// of its own.
+func setDelta(tx store.Tx, f api.Follow, keep bool, limit int) (a api.Delta, news bool, err error) {
+	d, err := journal.Changes(tx, journal.Set{Name: f.Set, Keep: keep}, followed(f), limit)
 	if err != nil {
 		return a, false, err
 	}

@@ -178,6 +178,7 @@ type machine struct {
 
 	old    bool // its agent follows no sets
 	follow api.Follow
+	sets   accountSets
 	ports  map[string]api.PortSpec // of the set, by key
 	gone   map[string]bool         // tombstones of the set, by key
 }
@@ -303,15 +304,18 @@ func (m *machine) syncWith(req api.SyncRequest) (int, api.SyncResponse, error) {
 	var out api.SyncResponse
 	if !m.old {
 		m.follow.Set = api.PortSet(m.uuid)
-		req.Follow = []api.Follow{m.follow}
+		req.Follow = append([]api.Follow{m.follow}, m.sets.follow(m.h.t, m.ports)...)
 	}
 	st, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", req, &out)
 	if out.Revision != "" {
 		m.seen = out.Revision
 	}
 	for _, d := range out.Deltas {
-		m.take(d)
+		if !m.sets.take(d) {
+			m.take(d)
+		}
 	}
+	m.sets.refuse(out.Refused)
 	if out.Spec == nil {
 		out.Spec = &api.Spec{}
 	}

@@ -26,11 +26,10 @@ type netFacts struct {
 	hosts    map[string][]uint32      // VNIs with NICs here, by owner
 	fabrics  map[string][]api.Network // by owner, of those with a router here
 	nat      map[string]*api.NATSpec  // by owner
-	firewall api.FirewallSpec
 }
 
 // networkSpec reads the facts of a server and says what its network should be, but for
-// its ports, which are a set of the journal.
+// its ports and their rules, which are sets of the journal.
 func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, error) {
 	f := netFacts{tags: map[string]api.NICTag{}, fabrics: map[string][]api.Network{}}
 	all, _, err := networks.ListNICTags(tx, "", 0)
@@ -59,9 +58,6 @@ func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, erro
 	if f.hosts, err = hostsOf(tx, server); err != nil {
 		return nil, err
 	}
-	if f.firewall, err = s.serverRules(tx, server); err != nil {
-		return nil, err
-	}
 	owners, err := accountsOn(tx, server, f.hosts)
 	if err != nil {
 		return nil, err
@@ -88,7 +84,7 @@ func (s *Server) networkSpec(tx store.Tx, server string) (*api.NetworkSpec, erro
 // spec is what follows from the facts. All lists are in a fixed order, so that the
 // same facts give the same spec.
 func (f netFacts) spec() api.NetworkSpec {
-	s := api.NetworkSpec{Firewall: f.firewall}
+	var s api.NetworkSpec
 	for _, b := range f.bonds {
 		s.Bonds = append(s.Bonds, api.BondSpec{Name: b.Name, MACs: b.MACs, Mode: b.Mode, LACPRate: b.LACPRate})
 		for _, t := range b.NICTags {

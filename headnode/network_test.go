@@ -207,15 +207,15 @@ func TestFabric(t *testing.T) {
 		t.Errorf("the other server's map: %d %+v %v", st, maps, err)
 	}
 
-	// A rule reaches the servers of its account's NICs, with addresses in place of
-	// tags.
-	if out := two.mustSync(); len(out.Spec.Network.Firewall.Rules) != 0 {
-		t.Errorf("rules before there are any: %+v", out.Spec.Network.Firewall)
+	// A rule reaches the servers of its account's NICs, and no others.
+	two.mustDrain()
+	if got := two.rules(alice); len(got) != 0 {
+		t.Errorf("rules before there are any: %+v", got)
 	}
 	rule := must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Rule: "from subnet 10.0.0.0/8 to all vms allow tcp port 22", Enabled: true, Owner: alice}))
-	got := two.mustSync().Spec.Network.Firewall
-	if len(got.Rules) != 1 || got.Rules[0].Rule != rule.UUID || got.Rules[0].Ports[0] != b.MAC || got.Rules[0].Direction != "in" {
-		t.Errorf("firewall: %+v", got)
+	two.mustSync()
+	if got := two.rules(alice); len(got) != 1 || got[0].UUID != rule.UUID || two.peers(got[0].FromPeers) != "10.0.0.0/8" || got[0].Action != "allow" {
+		t.Errorf("rules: %+v", got)
 	}
 
 	// What is in use stays; a server with others' NICs is not forgotten.

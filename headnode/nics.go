@@ -129,7 +129,7 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	if err := remap(tx, c); err != nil {
 		return out, err
 	}
-	if err := touchPeers(tx, c); err != nil {
+	if err := moveMembers(tx, c); err != nil {
 		return out, err
 	}
 	for _, n := range []*api.NetworkNIC{c.Before, c.After} {

@@ -94,11 +94,10 @@ type Server struct {
 	// imageOf gives an image that a new instance of an account may use, by UUID or name.
 	imageOf func(tx store.Tx, owner, id string) (api.Image, error)
 
-	hosts    hosts
-	sets     *journal.Hub
-	encoded  *journal.Shared[encodedDelta] // of sets that many servers follow
-	resolver resolver
-	files    sync.RWMutex // read: an upload; written: a collection
+	hosts   hosts
+	sets    *journal.Hub
+	encoded *journal.Shared[encodedDelta] // of sets that many servers follow
+	files   sync.RWMutex                  // read: an upload; written: a collection
 
 	rangeFull struct {
 		sync.Mutex
@@ -208,6 +207,12 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 		return takeOverCounters(tx)
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := networks.TakeOverOwned(ctx, s.store); err != nil {
+		return nil, err
+	}
+	if err := s.publishRules(ctx); err != nil {
 		return nil, err
 	}
 	for _, text := range told {

@@ -43,9 +43,13 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[syncAnswer], 
 	if err := s.takeInstances(ctx, in.UUID, in.Body.Instances); err != nil {
 		return nil, err
 	}
-	zones := slices.ContainsFunc(asked, func(f api.Follow) bool { return f.Set == api.InstanceSet(in.UUID) })
+	current := follows(asked, api.RuleSet(""))
+	if !current { // its rules were in its spec: it keeps its NICs and those as they are
+		asked = slices.DeleteFunc(slices.Clone(asked), func(f api.Follow) bool { return f.Set == api.PortSet(in.UUID) })
+	}
+	zones := current && follows(asked, api.InstanceSet(in.UUID))
 	answerNow := s.live.instances(in.UUID, zones) || in.Body.Instances != nil // so that the report is acknowledged
-	if s.live.follows(in.UUID, len(asked) > 0) {
+	if s.live.follows(in.UUID, current) {
 		s.serverChanged(in.UUID, "")
 	}
 	if err := s.acknowledge(ctx, in.UUID, asked); err != nil {
@@ -69,7 +73,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[syncAnswer], 
 			}
 			if need || len(out.Probes) > 0 || r.Revision != in.Body.Seen {
 				sp := r.Spec(s.ntp())
-				if len(asked) > 0 { // an agent that follows nothing keeps the network that it has
+				if current { // an older agent keeps the network that it has
 					sp.Network, err = s.networkSpec(tx, r.UUID)
 				}
 				if err != nil {
@@ -118,7 +122,12 @@ func networkApplied(tx store.Tx, sv api.Server) (bool, error) {
 	return sv.Usage.Network.Ports == fmt.Sprintf("%s:%d", state.Epoch, state.Version), err
 }
 
-// outdated says what becomes of a server whose agent follows no sets, and what to do.
+// follows says whether a set is one that is asked for.
+func follows(asked []api.Follow, set string) bool {
+	return slices.ContainsFunc(asked, func(f api.Follow) bool { return f.Set == set })
+}
+
+// outdated says what becomes of a server whose agent does not follow rules, and what to do.
 func outdated(tx store.Tx, sv api.Server, now time.Time) (string, error) {
 	all, err := platforms.List(tx, now)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"nereid/api"
+	"nereid/headnode/inventory"
+	"nereid/headnode/store"
 )
 
 // portRack is a head node with a server that runs, and a network external there.
@@ -43,6 +46,7 @@ func TestPortsFollowed(t *testing.T) {
 	if out := m.mustSync(); len(m.ports) != 1 || out.Spec == nil {
 		t.Fatalf("ports %+v", m.ports)
 	}
+	m.mustDrain()
 
 	// A held poll is answered with the change and nothing else.
 	h.cfg.Hold = time.Minute
@@ -124,13 +128,17 @@ func TestFollowRefused(t *testing.T) {
 	// A map is refused by itself: what is on a server may have changed since it asked.
 	// The rest of the sync is as good as ever.
 	m.zoneNIC(1)
-	follow := []api.Follow{{Set: "vni/000007"}, {Set: api.PortSet(m.uuid)}}
+	theirs := api.RuleSet(bob)
+	follow := []api.Follow{{Set: "vni/000007"}, {Set: api.PortSet(m.uuid)}, {Set: api.RuleSet("")}, {Set: theirs}, {Set: api.RuleSet(alice)}}
 	var out api.SyncResponse
 	if _, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &out); err != nil {
 		t.Fatal(err)
 	}
-	if len(out.Deltas) != 1 || out.Deltas[0].Set != api.PortSet(m.uuid) || len(out.Refused) != 1 || out.Refused[0].Set != "vni/000007" {
+	if len(out.Deltas) != 3 || out.Deltas[0].Set != api.PortSet(m.uuid) || len(out.Refused) != 2 || out.Refused[0].Set != "vni/000007" || out.Refused[1].Set != theirs {
 		t.Fatalf("answer %+v", out)
+	}
+	if why := out.Refused[1].Why; why.Code != api.CodeForbidden || !strings.Contains(why.Detail, bob) || !strings.Contains(why.Detail, m.uuid) {
+		t.Errorf("the refusal of another account's rules: %+v", why)
 	}
 	if why := out.Refused[0].Why; why.Code != api.CodeForbidden || !strings.Contains(why.Detail, "VNI 7") || !strings.Contains(why.Detail, m.uuid) {
 		t.Errorf("the refusal of a map: %+v", why)
@@ -154,8 +162,22 @@ func TestOldAgent(t *testing.T) {
 	if got, want := alerts(), "boot platform 20261201T101500Z: nereid platform assign 20261201T101500Z "+h.server(m.uuid).Hostname; !strings.Contains(got, want) {
 		t.Errorf("alerts %q, want %q", got, want)
 	}
+	// One that follows its ports, and has its rules from its spec, as those of the last
+	// platform: it keeps its NICs with these, and what else it follows.
+	m.zoneNIC(2)
+	var out api.SyncResponse
+	follow := []api.Follow{{Set: api.PortSet(m.uuid)}, {Set: api.ImageSet(m.uuid)}}
+	if _, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &out); err != nil {
+		t.Fatal(err)
+	}
+	if out.Spec == nil || out.Spec.Network != nil || len(out.Deltas) != 1 || out.Deltas[0].Set != api.ImageSet(m.uuid) {
+		t.Errorf("an agent that follows no rules is told %+v", out)
+	}
+	if got := alerts(); !strings.Contains(got, "the network stays as it is") {
+		t.Errorf("alerts %q", got)
+	}
 	m.old, m.seen = false, ""
-	if n := m.mustSync().Spec.Network; n == nil || len(n.Ports) != 1 {
+	if n := m.mustSync().Spec.Network; n == nil || len(n.Ports) != 2 {
 		t.Errorf("a new one is told %+v", n)
 	}
 	if got := alerts(); got != "" {
@@ -291,6 +313,75 @@ func TestNetworkApplied(t *testing.T) {
 	}
 }
 
+// spy is a transaction that notes the keys that are read and written.
+type spy struct {
+	store.Tx
+	read, wrote []string
+}
+
+func (s *spy) Get(key string) ([]byte, error) {
+	s.read = append(s.read, key)
+	return s.Tx.Get(key)
+}
+
+func (s *spy) GetAll(keys ...string) ([][]byte, error) {
+	s.read = append(s.read, keys...)
+	return s.Tx.GetAll(keys...)
+}
+
+func (s *spy) Scan(prefix, after string) iter.Seq2[store.Item, error] {
+	s.read = append(s.read, prefix)
+	return s.Tx.Scan(prefix, after)
+}
+
+func (s *spy) Put(key string, value []byte) error {
+	s.wrote = append(s.wrote, key)
+	return s.Tx.Put(key, value)
+}
+
+// A NIC that is made reads no rule, its account's or global, and writes no server's
+// record; it is put into the sets of addresses that rules name so.
+func TestNICReadsNoRule(t *testing.T) {
+	h, m := portRack(t)
+	ctx := context.Background()
+	for _, r := range []api.FirewallRule{{Owner: alice, Rule: "FROM tag app TO all vms ALLOW tcp PORT 5432"}, {Global: true, Rule: "FROM all vms TO tag mon ALLOW tcp PORT 9100"}} {
+		r.Enabled = true
+		must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, r))
+	}
+	for i, tags := range []map[string]string{nil, {"app": "1", "mon": "2"}} {
+		var s *spy
+		err := h.Server.store.Update(ctx, func(tx store.Tx) error {
+			s = &spy{Tx: tx}
+			c, err := h.Server.createNIC(s, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: m.uuid, Tags: tags,
+				BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", i), Addresses: []api.NICAddress{{Network: "external"}}}, nil)
+			_, err = h.Server.nicChanged(s, c, err)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := 0
+		for _, key := range s.read {
+			for _, rules := range []string{"firewall/rule/", "firewall/owner/", "firewall/global/", "journal/entry/" + api.RuleSet("")} {
+				if strings.HasPrefix(key, rules) {
+					t.Errorf("tags %v: reads %s", tags, key)
+				}
+			}
+		}
+		for _, key := range s.wrote {
+			if strings.HasPrefix(key, inventory.ServerPrefix) {
+				t.Errorf("tags %v: writes %s", tags, key)
+			}
+			if strings.HasPrefix(key, "journal/set/account/") {
+				named++
+			}
+		}
+		if want := 2 + 2*i; named != want { // all of its account and of everybody; its tags of both
+			t.Errorf("tags %v: is put into %d sets, want %d", tags, named, want)
+		}
+	}
+}
+
 // A NIC tells the servers whose rules it changes, and no others.
 func TestRulesTellWhomTheyConcern(t *testing.T) {
 	h, ms := fabricRack(t, 2)
@@ -316,32 +407,42 @@ func TestRulesTellWhomTheyConcern(t *testing.T) {
 	nic(ms[0], alice, "")
 	nic(ms[1], alice, "")
 	nic(ms[1], bob, "")
-	// told says which servers have another spec after a change.
+	// told says which servers hear of a change, and that it writes no server's record.
 	told := func(change func()) string {
 		t.Helper()
 		before := []string{h.server(ms[0].uuid).Revision, h.server(ms[1].uuid).Revision}
+		for _, m := range ms {
+			m.mustDrain()
+		}
 		change()
 		out := ""
 		for i, m := range ms {
 			if h.server(m.uuid).Revision != before[i] {
+				t.Errorf("the record of server %d was written", i)
+			}
+			if st, _, err := m.sync(); err != nil {
+				t.Fatal(err)
+			} else if st == http.StatusOK {
 				out += fmt.Sprint(i)
 			}
 		}
 		return out
 	}
+	h.cfg.Hold = 10 * time.Millisecond
 	rule := func(owner, text string) {
 		t.Helper()
 		must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Rule: text, Enabled: true, Owner: owner, Global: owner == ""}))
 	}
 	rule("", "FROM any TO tag www ALLOW tcp PORT 80")
-	if got := told(func() { nic(ms[0], alice, "") }); got != "" {
+	if got := told(func() { nic(ms[0], alice, "") }); got != "0" {
 		t.Errorf("a global rule that does not name the NIC: servers %q are told", got)
 	}
 	if got := told(func() { nic(ms[0], alice, "www") }); got != "0" {
 		t.Errorf("one that names it as its target: servers %q are told", got)
 	}
 	rule(alice, "FROM tag app TO tag db ALLOW tcp PORT 5432")
-	if got := told(func() { nic(ms[0], bob, "app") }); got != "" {
+	nic(ms[1], alice, "db")
+	if got := told(func() { nic(ms[0], bob, "app") }); got != "0" {
 		t.Errorf("another account's rule: servers %q are told", got)
 	}
 	if got := told(func() { nic(ms[0], alice, "app") }); got != "01" {
@@ -351,6 +452,10 @@ func TestRulesTellWhomTheyConcern(t *testing.T) {
 	if got := told(func() { nic(ms[0], bob, "mon") }); got != "01" {
 		t.Errorf("a peer of all: servers %q are told", got)
 	}
+	if r := ms[1].rules(alice)[0]; ms[1].peers(r.FromPeers) == "" || ms[1].peers(r.FromPeers) == ms[0].peers(r.FromPeers) {
+		t.Errorf("peers %q and %q: those of a rule are for servers with NICs that it is about", ms[0].peers(r.FromPeers), ms[1].peers(r.FromPeers))
+	}
+	nic(ms[1], alice, "app")
 	var last api.NetworkNIC
 	if got := told(func() { last = nic(ms[0], alice, "db") }); got != "01" {
 		t.Errorf("one of both: servers %q are told", got)

@@ -3,6 +3,7 @@ package headnode
 import (
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"nereid/api"
+	"nereid/headnode/journal"
 	"nereid/headnode/store"
 )
 
@@ -95,7 +97,7 @@ func TestTakeOver(t *testing.T) {
 	keys := keysOf(t, h.Server.store)
 	numbers := map[string]string{}
 	for k, v := range keys {
-		for _, old := range []string{"nat/indexes", "networks/mac-counter", "firewall-revision"} {
+		for _, old := range []string{"nat/indexes", "networks/mac-counter", "firewall-revision", "rules-revision/global"} {
 			if k == old {
 				t.Errorf("%s is still there", k)
 			}
@@ -115,6 +117,82 @@ func TestTakeOver(t *testing.T) {
 	again := startIn(t, dir)
 	if d := cmp.Diff(stable(keys), stable(keysOf(t, again.Server.store))); d != "" {
 		t.Errorf("a second start changed something:\n%s", d)
+	}
+}
+
+// TestTakeOverRules: the rules of a store of before, and the addresses that they name as
+// peers, become sets that servers follow; so does what a start that was cut short left.
+func TestTakeOverRules(t *testing.T) {
+	dir := dirBefore(t)
+	const web = "fe29345b-a42a-42b6-a6f6-000000000001"
+	var tagged api.NetworkNIC
+	s, err := store.OpenBolt(t.Context(), filepath.Join(dir, storeFile), store.BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Update(t.Context(), func(tx store.Tx) error {
+		rule := api.FirewallRule{UUID: web, Rule: "FROM tag role = web TO all vms ALLOW tcp PORT 80", Enabled: true, Owner: alice, Revision: "1"}
+		for e, err := range store.Each[api.NetworkNIC](tx, "networks/nic/") {
+			if err != nil {
+				return err
+			}
+			if n := e.Value; n.Owner == alice && n.BelongsToType == api.BelongsToZone {
+				tagged = n
+			}
+		}
+		tagged.Tags = map[string]string{"role": "web"}
+		return errors.Join(store.Put(tx, "networks/nic/"+tagged.MAC, tagged), store.Put(tx, "firewall/rule/"+web, rule),
+			store.Put(tx, "firewall/owner/"+alice+"/"+web, struct{}{}), store.Put(tx, "firewall/count/"+alice, 2))
+	})
+	if err == nil {
+		err = s.Close()
+	}
+	if err != nil || tagged.Server == "" {
+		t.Fatalf("NIC %+v: %v", tagged, err)
+	}
+	for range 2 {
+		h := startIn(t, dir)
+		keys := keysOf(t, h.Server.store)
+		if _, is := keys["networks/owned/"+tagged.Server+"/"+alice+"/"+tagged.MAC]; !is {
+			t.Error("the NIC is not found by its account")
+		}
+		var rules []api.RuleSpec
+		var port api.PortSpec
+		err := h.Server.store.View(t.Context(), func(tx store.Tx) error {
+			rules = nil
+			for e, err := range journal.Live(tx, api.RuleSet(alice)) {
+				if err != nil {
+					return err
+				}
+				rules = append(rules, decoded[api.RuleSpec](t, e.Value))
+			}
+			e, _, err := journal.Get(tx, api.PortSet(tagged.Server), api.PortKey(tagged.MAC, tagged.BelongsTo))
+			port = decoded[api.PortSpec](t, e.Value)
+			return err
+		})
+		if err != nil || port.Tags["role"] != "web" || len(rules) != 2 {
+			t.Fatalf("port %+v, rules %+v: %v", port, rules, err)
+		}
+		i := slices.IndexFunc(rules, func(r api.RuleSpec) bool { return r.UUID == web })
+		var got []string
+		err = h.Server.store.View(t.Context(), func(tx store.Tx) error {
+			got = nil
+			for e, err := range journal.Live(tx, rules[i].FromPeers[0].Set) {
+				if err != nil {
+					return err
+				}
+				got = append(got, e.Key)
+			}
+			return nil
+		})
+		if err != nil || !slices.Equal(got, []string{api.MemberKey(tagged.Addresses[0].IP, tagged.MAC)}) {
+			t.Errorf("addresses %q of peers %+v: %v", got, rules[i].FromPeers, err)
+		}
+		// As if the start had been cut short before its end.
+		if err := h.Server.store.Update(t.Context(), func(tx store.Tx) error { return tx.Delete("firewall/published") }); err != nil {
+			t.Fatal(err)
+		}
+		h.stop()
 	}
 }
 

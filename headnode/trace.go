@@ -413,7 +413,7 @@ func (t *tracer) judge(e end, direction string, peer netip.Addr) (bool, error) {
 		t.hop(e.host, "firewall", "%s: off for this NIC", direction)
 		return true, nil
 	}
-	spec, err := t.s.firewallSpec(t.tx, []api.PortSpec{{MAC: e.nic.MAC, Instance: e.nic.BelongsTo, Owner: e.nic.Owner, Firewall: true}})
+	spec, err := rulesOn(t.tx, e.nic)
 	if err != nil {
 		return false, err
 	}

@@ -74,7 +74,7 @@ func runner(m *machine) *zones {
 func (z *zones) report(rep *api.InstanceReport) api.SyncResponse {
 	z.h.t.Helper()
 	req := api.SyncRequest{Seen: z.machine.seen, InventoryDigest: "d1", Report: z.rep, Instances: rep}
-	for _, set := range []string{api.InstanceSet(z.uuid), api.ImageSet(z.uuid)} {
+	for _, set := range []string{api.InstanceSet(z.uuid), api.ImageSet(z.uuid), api.RuleSet("")} {
 		f := z.follow[set]
 		f.Set, f.Kept = set, f.Since
 		req.Follow = append(req.Follow, f)
@@ -92,6 +92,9 @@ func (z *zones) report(rep *api.InstanceReport) api.SyncResponse {
 	}
 	for _, d := range out.Deltas {
 		z.follow[d.Set] = z.follow[d.Set].Take(d)
+		if d.Set == api.RuleSet("") {
+			continue
+		}
 		for _, v := range d.Put {
 			if d.Set == api.ImageSet(z.uuid) {
 				i := decoded[api.ImageSpec](z.h.t, v)

@@ -176,10 +176,10 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 	req.Report = api.Report{BootID: cfg.BootID, Platform: cfg.Platform, Hostname: cfg.Hostname, AgentVersion: "v0.1.0",
 		Boot: api.BootTimings{Stub: 1.5, SwitchRoot: 4.1, Systemd: 4.2, Agent: 7, FirstSync: 7.5}}
 	m.observe(&req.Report)
-	ports, zones := api.Follow{Set: api.PortSet(m.uuid)}, newZones(m.uuid)
+	ports, rules, zones := api.Follow{Set: api.PortSet(m.uuid)}, api.Follow{Set: api.RuleSet("")}, newZones(m.uuid)
 	for {
 		var res api.SyncResponse
-		req.Follow, req.Instances = []api.Follow{ports, zones.follow}, zones.report()
+		req.Follow, req.Instances = []api.Follow{ports, rules, zones.follow}, zones.report()
 		status, err := post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/servers/"+m.uuid+"/sync", req, &res)
 		if status == http.StatusNotFound {
 			return false, nil // forgotten
@@ -194,6 +194,8 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 		for _, d := range res.Deltas {
 			if d.Set == ports.Set {
 				ports = ports.Take(d)
+			} else if d.Set == rules.Set {
+				rules = rules.Take(d)
 			} else if err := zones.take(d); err != nil {
 				return false, err
 			}

@@ -33,13 +33,10 @@ func (f Filter) wants(ev api.Event) bool {
 // they are: server/UUID/... and account/UUID/... .
 func OfSet(set string) api.Event {
 	ev := api.Event{Kind: api.EventSet, Set: set}
-	whose, rest, _ := strings.Cut(set, "/")
-	id, _, _ := strings.Cut(rest, "/")
-	switch whose {
-	case "server":
-		ev.Server = id
-	case "account":
-		ev.Owner = id
+	if owner, _, is := api.AccountOfSet(set); is {
+		ev.Owner = owner
+	} else if rest, is := strings.CutPrefix(set, "server/"); is {
+		ev.Server, _, _ = strings.Cut(rest, "/")
 	}
 	return ev
 }

@@ -1,6 +1,6 @@
 // Package firewall keeps the firewall's rules and says what they mean: for the
-// operator who writes one (Parse, Format), for a server that must obey them
-// (Resolver), and for whoever asks about one packet (Decide).
+// operator who writes one (Parse, Format), for a server that must obey them (Publish,
+// Move), and for whoever asks about one packet (Resolver, Decide).
 //
 // The language is Triton's FWRULE, versions 1 to 4:
 //
@@ -36,6 +36,13 @@
 // rules that match a packet the one with the highest priority decides; where an
 // ALLOW and a BLOCK are equal, ALLOW does inwards and BLOCK outwards.
 //
+// Servers follow sets of the journal: the enabled rules of an owner, and the global ones
+// (api.RuleSet), and for each tag, VM or all VMs that a rule names as peers the addresses
+// of these instances. Publish brings them up to date with a change of a rule, Move with one
+// of a NIC.
+//
 // Keys (all below "firewall/"): rule/UUID holds the rule, owner/OWNER/UUID and
 // global/UUID order them, count/OWNER and count/global say how many there are.
+// named/SET counts the rules that name a set of addresses; published is there once the
+// rules of an older head node are in the journal.
 package firewall

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"nereid/api"
+	"nereid/headnode/journal"
+	"nereid/headnode/store"
 )
 
 // Instance is what rules need to know of an instance.
@@ -18,7 +20,8 @@ type Instance struct {
 	Addresses []netip.Addr // of all its NICs
 }
 
-// Resolver knows all rules and instances, and says what they mean for a server.
+// Resolver knows rules and instances, and says what they mean for a server: what its agent
+// makes of the sets that it follows.
 // It does not change and may be used by several goroutines.
 type Resolver struct {
 	rules  []resolved // by UUID
@@ -113,7 +116,11 @@ func (r *Resolver) group(index map[selector]int, s selector) int {
 	if !known {
 		g = len(r.groups)
 		index[s] = g
-		r.groups = append(r.groups, group{name: s.setName()})
+		n := group{name: s.setName()}
+		if s.kind != api.TargetIP {
+			n.set = s.set().Name
+		}
+		r.groups = append(r.groups, n)
 	}
 	return g
 }
@@ -131,21 +138,29 @@ func (r *Resolver) About(instance string) []string {
 	return slices.Compact(out)
 }
 
-// Reach says whom a change of an instance concerns. named: a rule names the instance, so
-// the change concerns its own ports. peers: the owners of the rules that let other
-// instances talk with the instance's addresses; the owner of a global rule is empty.
-func (r *Resolver) Reach(instance string) (named bool, peers []string) {
-	for _, g := range r.member[instance] {
-		for _, i := range r.groups[g].rules {
-			named = true
-			rule := &r.rules[i]
-			if slices.Contains(rule.from.groups, g) && rule.to.instances || slices.Contains(rule.to.groups, g) && rule.from.instances {
-				peers = append(peers, rule.owner)
-			}
+// Load reads the addresses of the instances that rules name as peers, as servers follow
+// them, in place of those of the instances that the Resolver was made with.
+func (r *Resolver) Load(tx store.Tx) error {
+	for i := range r.groups {
+		g := &r.groups[i]
+		if g.set == "" {
+			continue
 		}
+		g.members = nil
+		for e, err := range journal.Live(tx, g.set) {
+			if err != nil {
+				return fmt.Errorf("read addresses that rules name: %w", err)
+			}
+			text, _, _ := strings.Cut(e.Key, "/")
+			a, err := netip.ParseAddr(text)
+			if err != nil {
+				return fmt.Errorf("address of set %s: %w", g.set, err)
+			}
+			g.addresses = append(g.addresses, a)
+		}
+		g.settle()
 	}
-	slices.Sort(peers)
-	return named, slices.Compact(peers)
+	return nil
 }
 
 // entry is a FirewallEntry while it is made; ports are indexes of local.macs.

@@ -26,6 +26,7 @@ type selector struct {
 // group is what a selector comes to.
 type group struct {
 	name      string
+	set       string       // the journal's, of instances' addresses; empty: literal members
 	addresses []netip.Addr // of instances, while they are gathered
 	members   []string
 	rules     []int // that name it, by index

@@ -155,7 +155,7 @@ func (e *Editor) forget(n int, last uint64) error {
 	return nil
 }
 
-// dropOne drops a tombstone.
+// dropOne drops an entry or a tombstone.
 func dropOne(tx store.Tx, set string, t Entry) error {
 	if err := tx.Delete(memberKey(set, t.Key)); err != nil {
 		return err
@@ -220,12 +220,28 @@ func drop(tx store.Tx, set string) error {
 	if s.Live > 0 {
 		return fmt.Errorf("%d: %w", s.Live, ErrNotEmpty)
 	}
-	for t, err := range behind(tx, gonePrefix, set, 0) {
-		if err == nil {
-			err = dropOne(tx, set, t)
-		}
-		if err != nil {
-			return err
+	return clearSet(tx, set, gonePrefix)
+}
+
+// Clear is Drop for a set with live keys or without: an ordinary one, that nobody wants
+// any more. Who follows it is told that it is empty.
+func Clear(tx store.Tx, set string) error {
+	if err := clearSet(tx, set, entryPrefix, gonePrefix); err != nil {
+		return fmt.Errorf("clear set %s: %w", set, err)
+	}
+	return nil
+}
+
+// clearSet removes the state of a set and what is in its logs.
+func clearSet(tx store.Tx, set string, logs ...string) error {
+	for _, log := range logs {
+		for e, err := range behind(tx, log, set, 0) {
+			if err == nil {
+				err = dropOne(tx, set, e)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return tx.Delete(stateKey(set))

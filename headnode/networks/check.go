@@ -63,7 +63,7 @@ func Check(tx store.Tx) (err error) {
 			index[k] = n.Subnet
 		}
 	}
-	for _, prefix := range []string{segmentPrefix, fabricPrefix, subnetPrefix, placePrefix, nicByPrefix, vniPrefix, hostsPrefix, underlayPrefix, underlayOfPrefix, allowedPrefix} {
+	for _, prefix := range []string{segmentPrefix, fabricPrefix, subnetPrefix, placePrefix, nicByPrefix, vniPrefix, hostsPrefix, ownedPrefix, underlayPrefix, underlayOfPrefix, allowedPrefix} {
 		for it, err := range tx.Scan(prefix, "") {
 			if err != nil {
 				return err

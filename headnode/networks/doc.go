@@ -19,7 +19,9 @@
 //   - nic-by/{o,b,s,n}/UUID/MAC: NICs by owner, by what they belong to, by server
 //     and by network; vni/VNI/SERVER/MAC; underlay/SERVER/FAMILY, underlay-of/NETWORK/MAC
 //   - hosts/SERVER/OWNER/VNI/MAC: NICs of fabrics by server and account
-//   - ports-taken: the ports of all NICs are in the journal (PortSet)
+//   - owned/SERVER/OWNER/MAC: ports by server and account
+//   - ports-taken: the ports of all NICs are in the journal (PortSet); owned-taken: and
+//     by account, with their firewall tags
 //   - ip/NETWORK/HEX: an address that is in use, reserved, or was given back
 //   - allowed/NETWORK/BITS/HEX/OWNER/MAC: NICs by the prefixes in their allowed_ips;
 //     allowed-taken: those of all NICs are there

@@ -35,6 +35,7 @@ const (
 	providerPrefix   = Prefix + "provider/"
 	nicByPrefix      = Prefix + "nic-by/"
 	hostsPrefix      = Prefix + "hosts/"
+	ownedPrefix      = Prefix + "owned/"
 	vniPrefix        = Prefix + "vni/"
 	underlayPrefix   = Prefix + "underlay/"
 	underlayOfPrefix = Prefix + "underlay-of/"

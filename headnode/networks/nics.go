@@ -258,6 +258,9 @@ func nicIndex(n api.NetworkNIC) map[string]string {
 	for _, k := range allowedKeys(n) {
 		keys[k] = ""
 	}
+	if k := ownedKey(n); k != "" {
+		keys[k] = ""
+	}
 	if n.VNI != 0 && n.Server != "" {
 		keys[vniKey(n.VNI)+n.Server+"/"+n.MAC] = ""
 		keys[hostsKey(n)+n.MAC] = ""

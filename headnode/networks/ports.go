@@ -57,7 +57,7 @@ func putPort(tx store.Tx, n api.NetworkNIC) error {
 // portSpec is a NIC as its server makes it.
 func portSpec(tx store.Tx, n api.NetworkNIC) (api.PortSpec, error) {
 	p := api.PortSpec{MAC: n.MAC, Instance: n.BelongsTo, Owner: n.Owner, Brand: n.Brand, Tag: n.NICTag, VLAN: n.VLAN, VNI: n.VNI,
-		Primary: n.Primary, Firewall: !n.NoFirewall, SpoofFlags: n.SpoofFlags}
+		Primary: n.Primary, Firewall: !n.NoFirewall, Tags: n.Tags, SpoofFlags: n.SpoofFlags}
 	if n.VNI != 0 {
 		p.Tag, p.VLAN = "", 0
 	}
@@ -142,6 +142,21 @@ func HostsAccount(tx store.Tx, server, owner string) (_ bool, err error) {
 func HostsVNI(tx store.Tx, server, owner string, vni uint32) (_ bool, err error) {
 	defer named(&err, "look for NICs of VNI %d on server %s", vni, server)
 	return store.HasBelow(tx, hostsKey(api.NetworkNIC{Server: server, Owner: owner, VNI: vni}))
+}
+
+// HasNICsOf says whether an account has NICs on a server, on fabrics or not.
+func HasNICsOf(tx store.Tx, server, owner string) (_ bool, err error) {
+	defer named(&err, "look for NICs of account %s on server %s", owner, server)
+	return store.HasBelow(tx, ownedPrefix+server+"/"+owner+"/")
+}
+
+// ownedKey is where a port is by its server and account; empty: it has none.
+func ownedKey(n api.NetworkNIC) string {
+	server := portOn(&n)
+	if server == "" || n.Owner == "" {
+		return ""
+	}
+	return ownedPrefix + server + "/" + n.Owner + "/" + n.MAC
 }
 
 // Alone says whether no other NIC of its account is on the server and the VNI of a NIC.

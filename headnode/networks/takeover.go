@@ -23,6 +23,10 @@ const placesTaken = Prefix + "places-taken"
 // allowedTaken is there once the allowed_ips of all NICs are in their index.
 const allowedTaken = Prefix + "allowed-taken"
 
+// ownedTaken is there once all ports are found by their accounts, and have the firewall
+// tags of their NICs.
+const ownedTaken = Prefix + "owned-taken"
+
 // takenAtOnce is how many NICs a transaction of TakeOverPorts takes over.
 const takenAtOnce = 500
 
@@ -60,6 +64,26 @@ func TakeOverAllowed(ctx context.Context, s store.Store) error {
 	}, func(store.Tx) error { return nil })
 	if err != nil {
 		return fmt.Errorf("take over allowed_ips: %w", err)
+	}
+	return nil
+}
+
+// TakeOverOwned makes the index of ports by their accounts, and gives them their firewall
+// tags, of what an older head node left in the store, as TakeOverPorts does.
+func TakeOverOwned(ctx context.Context, s store.Store) error {
+	err := takeOver(ctx, s, ownedTaken, nicPrefix, takenAtOnce, func(tx store.Tx, n api.NetworkNIC) error {
+		if portOn(&n) == "" {
+			return nil
+		}
+		if k := ownedKey(n); k != "" {
+			if err := tx.Put(k, nil); err != nil {
+				return err
+			}
+		}
+		return putPort(tx, n)
+	}, func(store.Tx) error { return nil })
+	if err != nil {
+		return fmt.Errorf("take over the accounts of ports: %w", err)
 	}
 	return nil
 }

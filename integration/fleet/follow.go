@@ -3,6 +3,7 @@ package fleet
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,18 +12,24 @@ import (
 )
 
 // follower is what a server follows beside its spec, and the one place that knows how:
-// the set of its ports, and the maps of the VNIs that its spec has. It keeps versions,
-// and of the ports whose they are, and no map.
+// the set of its ports, the rules of all accounts and of those that have ports here, with
+// the addresses that they name, and the maps of the VNIs that its spec has. It keeps
+// versions, and of the ports whose they are, and no map.
 type follower struct {
 	f *Fleet
 
 	mu    sync.Mutex
 	set   api.Follow        // of the server's ports
 	ports map[string]string // instances, by key of the set
-	maps  []api.Follow      // of the spec's VNIs
+	owned map[string]string // accounts, by key of the set
+	rules map[string]api.Follow
+	peers map[string]bool // sets of addresses that rules name
+	maps  []api.Follow    // of the spec's VNIs
 }
 
-func newFollower(f *Fleet) *follower { return &follower{f: f, ports: map[string]string{}} }
+func newFollower(f *Fleet) *follower {
+	return &follower{f: f, ports: map[string]string{}, owned: map[string]string{}, rules: map[string]api.Follow{}, peers: map[string]bool{}}
+}
 
 // sets is what a sync asks for. The server keeps nothing over a boot of its own, and
 // acknowledges what it was told at once.
@@ -35,7 +42,45 @@ func (w *follower) sets(uuid string) []api.Follow {
 	if w.set.Toward == 0 {
 		w.set.Kept = w.set.Since
 	}
-	return slices.Concat([]api.Follow{w.set}, w.maps)
+	return slices.Concat([]api.Follow{w.set}, w.accounts(), w.maps)
+}
+
+// accounts is what is asked for of accounts' sets.
+func (w *follower) accounts() []api.Follow {
+	wanted := map[string]bool{api.RuleSet(""): true}
+	maps.Copy(wanted, w.peers)
+	for _, owner := range w.owned {
+		wanted[api.RuleSet(owner)] = true
+	}
+	maps.DeleteFunc(w.rules, func(set string, _ api.Follow) bool { return !wanted[set] })
+	var out []api.Follow
+	for _, set := range slices.Sorted(maps.Keys(wanted)) {
+		f := w.rules[set]
+		f.Set = set
+		w.rules[set] = f
+		out = append(out, f)
+	}
+	return out
+}
+
+// takeAccounts takes what came of such a set.
+func (w *follower) takeAccounts(d api.Delta) {
+	f, asked := w.rules[d.Set]
+	if !asked {
+		return
+	}
+	w.rules[d.Set] = f.Take(d)
+	for _, value := range d.Put {
+		var r api.RuleSpec
+		if json.Unmarshal(value, &r) != nil {
+			continue // an address
+		}
+		for _, p := range slices.Concat(r.FromPeers, r.ToPeers) {
+			if p.Set != "" {
+				w.peers[p.Set] = true
+			}
+		}
+	}
 }
 
 // take takes what a sync brought of the sets. It reports whether there was something
@@ -45,9 +90,14 @@ func (w *follower) take(out api.SyncResponse) (own bool) {
 	w.mu.Lock()
 	for _, r := range out.Refused {
 		w.f.seen.failed("maps", fmt.Errorf("set %s: %w", r.Set, &r.Why))
+		delete(w.peers, r.Set)
 		w.maps = slices.DeleteFunc(w.maps, func(f api.Follow) bool { return f.Set == r.Set })
 	}
 	for _, d := range out.Deltas {
+		if _, _, isAccounts := api.AccountOfSet(d.Set); isAccounts {
+			w.takeAccounts(d)
+			continue
+		}
 		if d.Set != w.set.Set {
 			for i, f := range w.maps {
 				if f.Set == d.Set {
@@ -59,6 +109,7 @@ func (w *follower) take(out api.SyncResponse) (own bool) {
 		own = true
 		for _, key := range d.Gone {
 			delete(w.ports, key)
+			delete(w.owned, key)
 		}
 		for _, value := range d.Put {
 			var p api.PortSpec
@@ -70,7 +121,7 @@ func (w *follower) take(out api.SyncResponse) (own bool) {
 			if _, known := w.ports[key]; !known {
 				news = append(news, p.Instance)
 			}
-			w.ports[key] = p.Instance
+			w.ports[key], w.owned[key] = p.Instance, p.Owner
 		}
 		w.set = w.set.Take(d)
 	}
