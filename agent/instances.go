@@ -36,6 +36,9 @@ type Zones struct {
 	Datasets Datasets
 	// Pool is the system pool's name; without one its error wraps storage.ErrNoPool.
 	Pool func(ctx context.Context) (string, error)
+	// Space is how large the system pool is, and how much of it is used, in bytes. Nil:
+	// images stay.
+	Space func(ctx context.Context) (size, used int64, err error)
 	// Watch tells of all units, and then of each change; *machine.Systemd does.
 	Watch func(ctx context.Context, all func(map[string]machine.State), one func(name, state string, since time.Time)) error
 	// FitCache bounds ZFS's cache to what instances leave that may use so many bytes of
@@ -54,6 +57,9 @@ type Datasets interface {
 	// ImportImage makes an image's dataset from its file, which it verifies while it
 	// reads; one that is there is no error. progress is told how many bytes were read.
 	ImportImage(ctx context.Context, spec api.ImageSpec, r io.Reader, progress func(done int64)) error
+	// Collect destroys the images that are to go: none with a clone, and none that keep
+	// names. size and used are the pool's, in bytes.
+	Collect(ctx context.Context, c storage.Collection, f storage.Found, keep func(uuid string) bool, size, used int64) (gone []string, err error)
 }
 
 // instanceKind is the set of a server's instances, by UUID.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -50,6 +51,46 @@ func (z *zoneWorld) Look(context.Context) (f storage.Found, err error) {
 }
 
 func (z *zoneWorld) Tidy(context.Context, storage.Found) error { return nil }
+
+// Collect takes away all that are not to be kept.
+func (z *zoneWorld) Collect(_ context.Context, _ storage.Collection, f storage.Found, keep func(string) bool, size, used int64) (gone []string, err error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for _, i := range f.Images {
+		if !keep(i.UUID) && used > size/2 {
+			delete(z.images, i.UUID)
+			gone = append(gone, i.UUID)
+		}
+	}
+	return gone, nil
+}
+
+// TestImagesCollected: once an hour images go that nobody wants; one that the head node
+// names stays, and so does one that an instance waits for; one that went is fetched when
+// it is wanted again.
+func TestImagesCollected(t *testing.T) {
+	a := &Agent{Log: slog.New(slog.DiscardHandler), health: newHealth()}
+	z := newZoneWorld(nil)
+	a.Zones = Zones{Machines: &machine.Machines{Store: z, Units: z, Dir: t.TempDir()}, Datasets: z,
+		Space: func(context.Context) (int64, int64, error) { return 100, 90, nil }}
+	i := newInstances(a, newBoard(api.Report{}))
+	i.images.set.state.Items = map[string]api.ImageSpec{"named": {UUID: "named"}}
+	i.images.wait["waited"] = map[string]bool{"a": true}
+	for _, image := range []string{"named", "waited", "unused"} {
+		z.images[image] = image
+		i.m.ImageThere(image, true)
+	}
+	for range 2 {
+		if err := i.images.collect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for image, want := range map[string]bool{"named": true, "waited": true, "unused": false} {
+		if _, is := z.images[image]; is != want || i.m.HasImage(image) != want {
+			t.Errorf("image %s: on the pool %v, known to be %v, want %v", image, is, i.m.HasImage(image), want)
+		}
+	}
+}
 
 func (z *zoneWorld) ImportImage(ctx context.Context, spec api.ImageSpec, r io.Reader, progress func(int64)) error {
 	progress(1)

@@ -45,6 +45,7 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker, s *sessions) []task 
 		tasks = append(tasks, []task{
 			{"instance workers", i.run},
 			{"image workers", i.images.run},
+			{"image collector", i.images.collector},
 			{"instance keeper", i.set.keep},
 			{"image keeper", i.images.set.keep},
 			{"pool loader", i.loader},
