@@ -106,6 +106,13 @@ func (c *Client) UnexpectedInstances(ctx context.Context, server string) ([]Unex
 	return out.Items, err
 }
 
+// AdoptInstance takes back one of these, by UUID or name.
+func (c *Client) AdoptInstance(ctx context.Context, id string, a InstanceAdopt) (Instance, error) {
+	var out Instance
+	err := c.call(ctx, http.MethodPost, "/v1/unexpected-instances/"+url.PathEscape(id)+"/adopt", a, &out)
+	return out, err
+}
+
 // InstanceSettings gives the datacenter's settings of instances.
 func (c *Client) InstanceSettings(ctx context.Context) (InstanceSettings, error) {
 	var out InstanceSettings

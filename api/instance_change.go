@@ -69,3 +69,9 @@ type UnexpectedInstance struct {
 	Instance InstanceStatus `json:"instance"`
 	Why      string         `json:"why"`
 }
+
+// InstanceAdopt takes back an instance that a server has and that is not known.
+type InstanceAdopt struct {
+	Name     string `json:"name,omitempty" doc:"another name than the one that its server keeps"`
+	Firewall bool   `json:"firewall_enabled,omitempty" doc:"its server does not keep whether it had one"`
+}

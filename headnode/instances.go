@@ -89,6 +89,7 @@ func (s *Server) routeInstances(h huma.API) {
 		})
 	}, conditional, confirms)
 	s.routeInstanceReads(h)
+	s.routeAdopt(h)
 }
 
 // routeInstanceReads adds what is told of instances besides themselves.

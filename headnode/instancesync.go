@@ -47,6 +47,9 @@ func (s *Server) takeInstances(ctx context.Context, server string, rep *api.Inst
 			for _, r := range t.Changed {
 				tellInstance(n, r, false)
 			}
+			if err == nil {
+				err = s.holdUnexpected(n, server, t)
+			}
 			return err
 		})
 		if err != nil {
@@ -85,7 +88,7 @@ func (s *Server) takeInstances(ctx context.Context, server string, rep *api.Inst
 		}
 	}
 	if len(forget) > 0 {
-		err := s.store.Update(ctx, func(tx store.Tx) error { return instances.Forget(tx, server, forget) })
+		err := s.store.Update(ctx, func(tx store.Tx) error { return s.forgetUnexpected(tx, server, forget) })
 		if err != nil {
 			return err
 		}
@@ -234,6 +237,9 @@ func withInstances(tx store.Tx, r inventory.Record, alerts []string) (*api.Serve
 			name = fmt.Sprintf("%.63s (%s)", sp.Name, name)
 		}
 		alerts = append(alerts, fmt.Sprintf("Instance %s is here and %s: %s; it stays as it is.", name, u.Instance.State, u.Why))
+		if u.Instance.Spec != nil && u.Why == instances.NotKnown {
+			alerts[len(alerts)-1] += " To take it back: nereid instance adopt " + u.Instance.UUID
+		}
 	}
 	if use.Instances == 0 {
 		return nil, alerts, err

@@ -61,6 +61,11 @@ func (s *Server) macTaken(tx store.Tx, nic api.NetworkNIC) error {
 	if i, err := net.InterfaceByName(s.answers.Admin.Interface); err == nil && i.HardwareAddr.String() == mac {
 		who = "is the NIC of the head node on the admin network"
 	}
+	if held, err := heldMAC(tx, mac); err != nil {
+		return err
+	} else if held != "" {
+		who = held
+	}
 	if who == "" {
 		server, has, err := s.machineOf(tx, mac, s.now())
 		if err != nil || has == "" || nic.BelongsToType == api.BelongsToServer && server == nic.BelongsTo && server != "" {
@@ -74,7 +79,10 @@ func (s *Server) macTaken(tx store.Tx, nic api.NetworkNIC) error {
 // freshMAC makes a MAC that no NIC and no machine has.
 func (s *Server) freshMAC(tx store.Tx) (string, error) {
 	return networks.NewMAC(tx, s.drawMAC, func(mac string) (bool, error) {
-		_, who, err := s.machineOf(tx, mac, s.now())
+		who, err := heldMAC(tx, mac)
+		if err == nil && who == "" {
+			_, who, err = s.machineOf(tx, mac, s.now())
+		}
 		return who != "", err
 	})
 }

@@ -21,7 +21,7 @@ func scopeOf(method, path string) api.Scope {
 		return api.ScopeRead
 	case path == "/v1/explain", path == "/v1/network-trace":
 		return api.ScopeRead
-	case under("/v1/instances"):
+	case under("/v1/instances"), under("/v1/unexpected-instances"):
 		return api.ScopeOperate
 	}
 	return api.ScopeAdmin

@@ -17,7 +17,7 @@ func (a *app) instanceCommand() *cobra.Command {
 	return noun("instance", "Instances: zones, from an image to a machine that runs",
 		lines("nereid instance create web0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-512M --network external --wait",
 			"nereid instance list --on cn0", "nereid instance stop web0", "nereid instance explain web0"),
-		a.instanceCreate(), a.instanceList(), get(a, k),
+		a.instanceCreate(), a.instanceList(), a.instanceAdopt(), get(a, k),
 		a.instanceStart(), a.instanceStop(), a.instanceReboot(), a.instanceKill(), a.instanceDelete(),
 		a.instanceRename(), a.instanceProtect(true), a.instanceProtect(false), a.instanceFirewall(), a.instanceRestart(),
 		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(),

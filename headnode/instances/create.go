@@ -22,6 +22,9 @@ type New struct {
 	Segments   []string // layer-2 segments of its NICs
 	Placement  api.Placement
 	By         string // who asked
+	// Adopted is what its server reported of one that is there already; nil: it is to be
+	// made.
+	Adopted *api.InstanceStatus
 }
 
 // Create writes a new instance and puts it into its server's set.
@@ -39,7 +42,9 @@ func Create(tx store.Tx, now time.Time, n New) (_ Record, err error) {
 		return r, err
 	}
 	for i := range r.NICs {
-		r.NICs[i].Interface = fmt.Sprintf("net%d", i)
+		if n.Adopted == nil {
+			r.NICs[i].Interface = fmt.Sprintf("net%d", i)
+		}
 	}
 	for _, s := range n.Segments {
 		r.Segments[s]++
@@ -52,10 +57,16 @@ func Create(tx store.Tx, now time.Time, n New) (_ Record, err error) {
 	if err := addUse(tx, r, 1); err != nil {
 		return r, err
 	}
-	if err := ask(tx, now, &r, n.By, "provision", ""); err != nil {
+	o := Observed{State: api.InstanceProvisioning, Reason: "its server has not heard of it yet"}
+	if n.Adopted != nil {
+		o = of(*n.Adopted)
+		err = did(tx, now, r, n.By, "adopt")
+	} else {
+		err = ask(tx, now, &r, n.By, "provision", "")
+	}
+	if err != nil {
 		return r, err
 	}
-	o := Observed{State: api.InstanceProvisioning, Reason: "its server has not heard of it yet"}
 	if err := store.Put(tx, statePrefix+r.UUID, o); err != nil {
 		return r, err
 	}
@@ -66,7 +77,11 @@ func Create(tx store.Tx, now time.Time, n New) (_ Record, err error) {
 		return r, err
 	}
 	spec := api.InstanceSpec{UUID: r.UUID, Owner: r.Owner, Name: r.Name, Hostname: r.Name, DNSDomain: n.DNSDomain, Brand: r.Brand, Image: r.Image, Package: r.Package, Datacenter: n.Datacenter,
-		Run: n.Run, Wanted: r.Wanted, Restart: r.Restart, NICs: r.NICs, Resolvers: r.Resolvers, Metadata: r.Metadata, Tags: r.Tags, Limits: r.Limits}
+		Run: n.Run, Wanted: r.Wanted, Restart: r.Restart, NICs: r.NICs, Resolvers: r.Resolvers, Metadata: r.Metadata, Tags: r.Tags, Limits: r.Limits,
+		Made: n.Adopted != nil}
+	if n.Image.UUID == "" { // of one that was adopted: its image is not known
+		return r, putSpec(tx, r.Server, spec)
+	}
 	if err := putImage(tx, r.Server, n.Image); err != nil {
 		return r, err
 	}

@@ -1,6 +1,7 @@
 package instances
 
 import (
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,10 +20,15 @@ const (
 	maxSpec       = 64 << 10 // bytes of metadata in the spec of one that is unexpected
 )
 
+// NotKnown is why an instance is unexpected that may be adopted.
+const NotKnown = "the head node does not know it"
+
 // Taken is what a report changed.
 type Taken struct {
 	Changed    []Record
 	Unexpected []api.UnexpectedInstance // new ones
+	Strange    []api.UnexpectedInstance // all of them
+	Known      []string                 // that were unexpected before
 	Ignored    []string                 // why statuses were not taken in, one sentence each
 }
 
@@ -105,7 +111,7 @@ func Take(tx store.Tx, now time.Time, server string, put []api.InstanceStatus) (
 			return t, err
 		}
 		if !found || r.Server != server {
-			why := "the head node does not know it"
+			why := NotKnown
 			if found {
 				why = "the head node has it on server " + r.Server
 				t.Ignored = append(t.Ignored, "a status of instance "+uuid+", which is on server "+r.Server)
@@ -122,9 +128,15 @@ func Take(tx store.Tx, now time.Time, server string, put []api.InstanceStatus) (
 			if isNew {
 				t.Unexpected = append(t.Unexpected, u)
 			}
+			t.Strange = append(t.Strange, u)
 			continue
 		}
-		if err := tx.Delete(unexpectedPrefix + server + "/" + uuid); err != nil {
+		was, err := store.Has(tx, unexpectedPrefix+server+"/"+uuid)
+		if err == nil && was {
+			t.Known = append(t.Known, uuid)
+			err = Forget(tx, server, []string{uuid})
+		}
+		if err != nil {
 			return t, err
 		}
 		changed, err := observe(tx, now, &r, st)
@@ -261,6 +273,28 @@ func Unexpected(tx store.Tx, server string) (out []api.UnexpectedInstance, err e
 		out = append(out, e.Value)
 	}
 	return out, nil
+}
+
+// FindUnexpected finds one by its UUID, or by a name that one of them has.
+func FindUnexpected(tx store.Tx, id string) (u api.UnexpectedInstance, err error) {
+	defer named(&err, "find unexpected instance %.64s", id)
+	all, err := Unexpected(tx, "")
+	if err != nil {
+		return u, err
+	}
+	var found []api.UnexpectedInstance
+	for _, u := range all {
+		if strings.EqualFold(u.Instance.UUID, id) || u.Instance.Spec != nil && u.Instance.Spec.Name == id {
+			found = append(found, u)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return u, refuse(http.StatusNotFound, api.CodeNotFound, "list them with: nereid instance list --unexpected", "no server has an instance %.64q that is not known", id)
+	case 1:
+		return found[0], nil
+	}
+	return u, conflict("name it by UUID; one that several servers have is to be removed from the others first", "%d instances that are not known are %.64q", len(found), id)
 }
 
 // Left gives what of a server's report says that nothing is left of instances: of

@@ -42,6 +42,8 @@ func (r ipRecord) usedBy() string {
 		return "is leased to " + r.Holder
 	case r.Use == UseLease:
 		return "is kept back: a machine found another one answering there"
+	case r.Use == UseUnexpected:
+		return "is the address of " + r.Holder + " of an instance that server " + r.Server + " has and that is not known"
 	case r.Use != "":
 		return "is the address of the " + string(r.Use)
 	}
