@@ -77,6 +77,8 @@ echo '::respawn:/bin/sh /etc/attempt' >> /etc/inittab; kill -HUP 1`)
 	})
 	t.Run("processes", func(t *testing.T) { o.of(t).bomb(in, beside) })
 	t.Run("memory", func(t *testing.T) { o.of(t).hog(in) })
+	t.Run("disk", func(t *testing.T) { o.of(t).fill(in, beside) })
+	t.Run("console", func(t *testing.T) { o.of(t).flood(in) })
 
 	if after := o.state(in, beside); after != before {
 		t.Errorf("the server was\n%s\nand is\n%s", before, after)
@@ -241,6 +243,50 @@ func (o operator) hog(in zone) {
 	}
 	o.nereid("instance", "reboot", in.Name, "--force", "--wait")
 	o.inside(in, "echo lives")
+}
+
+// fill has a zone write until nothing fits any more: that is its own disk alone. It
+// starts with it so, too.
+func (o operator) fill(in, beside zone) {
+	t := o.T
+	out, err := o.command(t.Context(), "instance", "exec", in.Name, "--", "/bin/sh", "-c", "cat /dev/urandom > /fill").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "quota") && !strings.Contains(string(out), "space") {
+		t.Errorf("writing without end: %v, %s", err, out)
+	}
+	used, err := strconv.Atoi(strings.TrimSpace(o.Shell(in.on, "zfs list -Hp -o used zones/"+in.UUID)))
+	if err != nil || used > (walledQuota+2)<<20 {
+		t.Errorf("its dataset uses %d bytes, %v", used, err)
+	}
+	o.inside(beside, "dd if=/dev/urandom of=/some bs=1M count=4 && sync && rm /some")
+	o.nereid("instance", "reboot", in.Name, "--wait")
+	o.inside(in, "echo lives")
+}
+
+// flood has a zone print without end: a bounded rest of it is kept, the server's journal
+// has none of it, and who keeps it may be killed.
+func (o operator) flood(in zone) {
+	t := o.T
+	first := leader(o, in)
+	lines := func() string {
+		return o.Shell(in.on, "journalctl -q --no-pager -o cat | grep -c 'a flood of it' || true")
+	}
+	o.inside(in, "yes a flood of it | head -c 3000000 > /dev/console; echo the end of it > /dev/console")
+	o.Shell(in.on, "systemctl kill -s KILL nereid-consoles")
+	o.inside(in, "yes a flood of it | head -c 1000000 > /dev/console; echo the last of it > /dev/console")
+	o.until(in.on, "grep -q \"the last of it\" /run/nereid/consoles/to/"+in.UUID+".log")
+	size, err := strconv.Atoi(strings.TrimSpace(o.Shell(in.on, "cat /run/nereid/consoles/to/"+in.UUID+".log* | wc -c")))
+	if err != nil || size > 5<<19 {
+		t.Errorf("%d bytes of output are kept, %v", size, err)
+	}
+	if n := lines(); n != "0" {
+		t.Errorf("the server's journal has %s lines of what a zone printed", n)
+	}
+	if out := o.nereid("instance", "logs", in.Name); !strings.HasSuffix(strings.TrimSpace(out), "the last of it") {
+		t.Errorf("its log ends with %q", out[max(0, len(out)-100):])
+	}
+	if now := leader(o, in); now != first {
+		t.Error("the zone did not outlive a flood, and the end of who keeps it")
+	}
 }
 
 // needsModules makes what NIC tags, bonds, VLANs, VNIs, rules, NAT, routers and virtual

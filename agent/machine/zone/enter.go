@@ -39,8 +39,9 @@ func Arguments(h Host, dir, root, tty, signal string) []string {
 	return append(args, Inner+"/"+initFile)
 }
 
-// Environment is systemd-nspawn's: a zone's /tmp stays on its dataset, and an image
-// without os-release is one too.
+// Environment is systemd-nspawn's: a zone's /tmp stays on its dataset, an image without
+// os-release is one too, and no lock file is made beside the root, for which a full
+// dataset has no room: the unit's name is lock enough.
 func Environment(env []string) []string {
-	return append(slices.Clone(env), "SYSTEMD_NSPAWN_TMPFS_TMP=0", "SYSTEMD_NSPAWN_CHECK_OS_RELEASE=0")
+	return append(slices.Clone(env), "SYSTEMD_NSPAWN_TMPFS_TMP=0", "SYSTEMD_NSPAWN_CHECK_OS_RELEASE=0", "SYSTEMD_NSPAWN_LOCK=0")
 }
