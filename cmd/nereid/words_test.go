@@ -20,7 +20,7 @@ var nouns = map[string]string{
 	"core": "cores", "column": "columns", "disk": "disks", "fabric VLAN": "fabric VLANs", "fault": "faults", "file": "files", "firewall rule": "firewall rules", "network address": "network addresses",
 	"line": "lines", "mirror": "mirrors", "more line": "more lines", "more fault": "more faults", "network": "networks", "network pool": "network pools", "object": "objects", "platform": "platforms",
 	"port forward": "port forwards", "rule": "rules", "second": "seconds", "server": "servers", "socket": "sockets", "spare": "spares", "thread": "threads",
-	"fabric network": "fabric networks", "fabric port forward": "fabric port forwards", "package": "packages", "image": "images", "device node": "device nodes", "instance": "instances", "vcpu": "vcpus", "more server": "more servers", "machine": "machines", "other thing": "other things",
+	"fabric network": "fabric networks", "fabric port forward": "fabric port forwards", "package": "packages", "image": "images", "device node": "device nodes", "instance": "instances", "vcpu": "vcpus", "key": "keys", "more server": "more servers", "machine": "machines", "other thing": "other things",
 }
 
 // counted is a number and several of a thing in a format, where 1 would read
