@@ -14,6 +14,7 @@
 //	sessions          passes conversations with instances to the head node
 //	instance workers  make instances, each by itself, eight at once
 //	image workers     fetch the images that instances wait for, each once
+//	image collector   removes images that nobody uses, by age and when the pool is full
 //	instance keeper   writes down which instances are wanted
 //	image keeper      writes down which images there may be
 //	pool loader       lists instances and images, once there is a pool

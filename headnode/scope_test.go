@@ -83,7 +83,7 @@ func TestScopes(t *testing.T) {
 				want = less[name]
 			case (method == http.MethodGet || method == http.MethodHead) && !slices.Contains(more, name):
 				want = api.ScopeRead
-			case strings.HasPrefix(path, "/v1/instances"):
+			case strings.HasPrefix(path, "/v1/instances"), strings.HasPrefix(path, "/v1/unexpected-instances"):
 				want = api.ScopeOperate
 			}
 			at := strings.NewReplacer("{", "", "}", "").Replace(path)
