@@ -77,9 +77,11 @@ func (r *Rack) State(ctx context.Context) ([]string, error) {
 }
 
 // kept says whether a server keeps what a line of its traces names for the instances to
-// come, once it has had one: images, and what keeps what zones print.
+// come, once it has had one: images, what keeps what zones print, and what answers them
+// for their metadata.
 func kept(line, traces string) bool {
-	if line == "dataset zones/consoles" || line == "unit nereid-consoles.service" {
+	switch line {
+	case "dataset zones/consoles", "unit nereid-consoles.service", "unit nereid-metadata.service":
 		return true
 	}
 	image, isSet := strings.CutPrefix(strings.TrimSuffix(line, "@final"), "dataset ")
