@@ -249,11 +249,14 @@ func passOn(ctx context.Context, to, from *websocket.Conn, ended *atomic.Bool) e
 		if err != nil {
 			return fmt.Errorf("session: %w", err)
 		}
+		exit := ended != nil && len(message) > 0 && message[0] == api.MessageExit
+		if exit {
+			ended.Store(true) // before the client can go
+		}
 		if err := to.Write(ctx, kind, message); err != nil {
 			return fmt.Errorf("session: %w", err)
 		}
-		if ended != nil && len(message) > 0 && message[0] == api.MessageExit {
-			ended.Store(true)
+		if exit {
 			_ = to.Close(websocket.StatusNormalClosure, "") // it has all that there is
 			return nil
 		}
