@@ -158,7 +158,7 @@ func TestVMZones(t *testing.T) {
 		m := zones["z1"].on
 		o.Shell(m, "systemctl stop nereid-agent")
 		o.Shell(m, "systemctl kill -s KILL nereid-metadata")
-		got := o.Shell(m, "nsenter -t "+leader(o, zones["z1"])+` -a sh -c '
+		got := o.Shell(m, "nsenter -t "+leader(o, zones["z1"])+` -a /bin/sh -c 'PATH=/bin:/sbin:/usr/bin:/usr/sbin
 			stty -F /dev/ttyS1 raw -echo; exec 3<>/dev/ttyS1; printf "GET n\n" >&3; read a <&3; read b <&3
 			mdata-put late yes; echo "$a $b $(mdata-get n) $(mdata-get late) $(mdata-get sdc:alias) $(cat /var/lib/cloud/seed/nocloud/meta-data | grep -c z1)"'`)
 		if got = strings.TrimSpace(got); got != "SUCCESS 3 3 yes z1 1" {
