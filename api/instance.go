@@ -49,6 +49,7 @@ type Instance struct {
 	Metadata  map[string]any    `json:"customer_metadata,omitempty" doc:"strings, numbers and booleans; user-data, user-script and root_authorized_keys are among them"`
 	Affinity  []string          `json:"affinity,omitempty" doc:"what it was placed with"`
 	Traits    map[string]string `json:"traits,omitempty"`
+	VM        *VM               `json:"vm,omitempty" doc:"of brand kvm"`
 	Limits
 	Created  time.Time `json:"created,omitzero"`
 	Started  time.Time `json:"started,omitzero" doc:"when it began to run last"`
@@ -96,6 +97,7 @@ type InstanceSpec struct {
 	Metadata  map[string]any `json:"customer_metadata,omitempty"`
 	Internal  map[string]any `json:"internal_metadata,omitempty"`
 	Tags      map[string]any `json:"tags,omitempty"`
+	VM        *VM            `json:"vm,omitempty" doc:"of brand kvm"`
 	Limits
 }
 

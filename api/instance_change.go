@@ -19,6 +19,7 @@ type InstanceCreate struct {
 	Protected bool              `json:"deletion_protection,omitempty"`
 	Restart   string            `json:"restart,omitempty" enum:",no,on-failure,always" doc:"what is done when it has ended by itself; empty: on-failure"`
 	Stopped   bool              `json:"stopped,omitempty" doc:"it is made and not started"`
+	VM        *VMCreate         `json:"vm,omitempty" doc:"of brand kvm"`
 }
 
 // InstanceNetwork is a NIC that an instance is to have.

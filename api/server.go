@@ -84,6 +84,8 @@ type Sysinfo struct {
 	CPU          CPU    `json:"cpu"`
 	NICs         []NIC  `json:"nics"`
 	Disks        []Disk `json:"disks"`
+
+	Hypervisor Hypervisor `json:"hypervisor,omitzero"`
 }
 
 // CPU describes a server's processors.
