@@ -105,18 +105,25 @@ SystemCallArchitectures=native
 NoNewPrivileges=yes
 `
 
+// volumesRule keeps udev from reading what is on volumes, which are disks of instances, and
+// from opening each anew whenever one that wrote to it has closed it (udev(7)). The links
+// below /dev/zvol are made by a rule of ZFS's.
+const volumesRule = `SUBSYSTEM=="block", KERNEL=="zd*", OPTIONS:="nowatch", ENV{UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG}="1"
+`
+
 // nereid makes the topmost layer: seconds to make again when only the agent changed.
 func (b *build) nereid(ctx context.Context, in agentFiles, stamp string, epoch int64) (made, error) {
 	release := strings.TrimRight(string(in.base), "\n") + "\nNEREID_PLATFORM=" + stamp + "\n"
 	st := stage{
 		name: "nereid", what: "nereid.squashfs: the agent of platform " + stamp,
-		inputs: append([]string{"recipe 2", "agent " + in.agent.SHA256, "zone " + in.zone.SHA256, "consoles " + consolesUnit, "metadata " + metadataUnit, "unit " + string(in.unit), release, fmt.Sprint("epoch ", epoch)}, squashOptions...),
+		inputs: append([]string{"recipe 2", "agent " + in.agent.SHA256, "zone " + in.zone.SHA256, "consoles " + consolesUnit, "metadata " + metadataUnit, "volumes " + volumesRule, "unit " + string(in.unit), release, fmt.Sprint("epoch ", epoch)}, squashOptions...),
 	}
 	st.run = func(ctx context.Context, r *runner, scratch, out string) error {
 		root := filepath.Join(scratch, "root")
 		const unit = "usr/lib/systemd/system/nereid-agent.service"
 		files := []rootFile{
 			{path: unit, text: string(in.unit)},
+			{path: "etc/udev/rules.d/10-nereid-volumes.rules", text: volumesRule},
 			{path: "etc/systemd/system/multi-user.target.wants/nereid-agent.service", link: "/" + unit},
 			{path: "usr/lib/systemd/system/nereid-consoles.service", text: consolesUnit},
 			{path: "usr/lib/systemd/system/nereid-metadata.service", text: metadataUnit},
