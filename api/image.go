@@ -6,6 +6,7 @@ import "time"
 const (
 	ImageLXDataset = "lx-dataset" // root file system of a Linux zone
 	ImageDocker    = "docker"     // the same, made from an OCI image
+	ImageZvol      = "zvol"       // first disk of a virtual machine
 )
 
 // States of an Image.
@@ -20,7 +21,10 @@ const (
 // Formats of an ImageFile.
 const (
 	FormatTar = "tar" // POSIX.1-2001 (pax) or GNU tar of the root file system, owners by number
-	FormatZFS = "zfs" // one full zfs send stream, not recursive, not raw, whose root file system is in root/
+	FormatZFS = "zfs" // one full zfs send stream, not recursive, not raw: of a file system whose root is in root/, or of a volume
+
+	FormatRaw   = "raw"   // the bytes of a disk
+	FormatQCOW2 = "qcow2" // QEMU's, without a file that it lies on and without encryption
 )
 
 // Image is the manifest of what instances are cloned from. Its words are those of
@@ -36,8 +40,9 @@ type Image struct {
 	Public       bool              `json:"public" doc:"every account may use it"`
 	ACL          []string          `json:"acl,omitempty" doc:"further accounts that may use it"`
 	PublishedAt  time.Time         `json:"published_at,omitzero"`
-	Type         string            `json:"type" enum:"lx-dataset,docker"`
+	Type         string            `json:"type" enum:"lx-dataset,docker,zvol"`
 	OS           string            `json:"os" enum:"linux,smartos,illumos,windows,bsd,other"`
+	SizeMiB      int               `json:"image_size,omitempty" doc:"zvol: MiB of the disk"`
 	Origin       string            `json:"origin,omitempty" doc:"UUID of the image that this one is a change of"`
 	Description  string            `json:"description,omitempty" doc:"at most 512 characters"`
 	Homepage     string            `json:"homepage,omitempty"`
@@ -54,12 +59,12 @@ type Image struct {
 
 // ImageFile is the bytes of an image.
 type ImageFile struct {
-	Format             string `json:"format,omitempty" enum:",tar,zfs" doc:"empty: zfs, as in manifests of IMGAPI"`
+	Format             string `json:"format,omitempty" enum:",tar,zfs,raw,qcow2" doc:"empty: zfs, as in manifests of IMGAPI"`
 	Compression        string `json:"compression" enum:"none,gzip,xz,zstd"`
 	Size               int64  `json:"size" doc:"bytes, compressed"`
 	Digest             string `json:"digest,omitempty" doc:"sha256: and 64 hexadecimal digits, of the compressed bytes"`
 	SHA1               string `json:"sha1,omitempty" doc:"of the compressed bytes, in older manifests"`
-	UncompressedSize   int64  `json:"uncompressed_size,omitempty" doc:"bytes of the tar or stream"`
+	UncompressedSize   int64  `json:"uncompressed_size,omitempty" doc:"bytes of the tar, stream or disk; of a qcow2 file, those of the file"`
 	UncompressedDigest string `json:"uncompressedDigest,omitempty"`
 	DatasetGUID        string `json:"dataset_guid,omitempty" doc:"zfs: of the snapshot, decimal"`
 }
@@ -113,4 +118,6 @@ type ImageSpec struct {
 	Name string    `json:"name" doc:"and version, for messages"`
 	Type string    `json:"type"`
 	File ImageFile `json:"file"`
+
+	SizeMiB int `json:"image_size,omitempty" doc:"zvol: MiB of the disk"`
 }

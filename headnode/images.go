@@ -38,7 +38,7 @@ func imageMade() map[string]string {
 func imageFixed() map[string]string {
 	const why = "it belongs to the bytes; import them as another image"
 	out := map[string]string{}
-	for _, name := range []string{"v", "uuid", "type", "os", "origin", "source", "files", "requirements", "run", "published_at", "other"} {
+	for _, name := range []string{"v", "uuid", "type", "os", "image_size", "origin", "source", "files", "requirements", "run", "published_at", "other"} {
 		out[name] = why
 	}
 	out["owner"] = "an image keeps its owner; share it, or import it for the other account"
@@ -236,12 +236,15 @@ func (s *Server) readImage(ctx context.Context, i api.Image) (f api.ImageFile, w
 	case err != nil:
 		return f, "", fmt.Errorf("read image %s: %w", i.UUID, err)
 	}
-	return merged(f, c, hex.EncodeToString(sum.Sum(nil)), i.Origin)
+	return merged(i, c, hex.EncodeToString(sum.Sum(nil)))
 }
 
 // merged compares what was said of a file with what it is, and gives both together.
-func merged(f api.ImageFile, c tree.Checked, sha1 string, origin string) (_ api.ImageFile, why string, err error) {
+func merged(i api.Image, c tree.Checked, sha1 string) (f api.ImageFile, why string, err error) {
+	f = i.Files[0]
 	switch {
+	case c.Volume != (i.Type == api.ImageZvol) && c.Format == api.FormatZFS:
+		why = fmt.Sprintf("its type is %s; the ZFS stream is of a %s", i.Type, map[bool]string{true: "volume, as one of type zvol", false: "file system, as one of type lx-dataset"}[c.Volume])
 	case f.SHA1 != "" && f.SHA1 != sha1:
 		why = fmt.Sprintf("its SHA-1 is %s, not %s as its manifest says", sha1, f.SHA1)
 	case f.UncompressedSize != 0 && f.UncompressedSize != c.Size:
@@ -250,9 +253,9 @@ func merged(f api.ImageFile, c tree.Checked, sha1 string, origin string) (_ api.
 		why = fmt.Sprintf("without compression its digest is %s, not %s as its manifest says", c.Digest, f.UncompressedDigest)
 	case f.DatasetGUID != "" && f.DatasetGUID != c.GUID:
 		why = fmt.Sprintf("the snapshot in it has the GUID %s, not %s as its manifest says", c.GUID, f.DatasetGUID)
-	case c.Origin != "" && origin == "":
+	case c.Origin != "" && i.Origin == "":
 		why = "it is an incremental ZFS stream, and its manifest names no origin"
-	case c.Origin == "" && origin != "":
+	case c.Origin == "" && i.Origin != "":
 		why = "its manifest names an origin, and it is no incremental ZFS stream"
 	}
 	f.UncompressedSize, f.UncompressedDigest, f.DatasetGUID = c.Size, c.Digest, c.GUID

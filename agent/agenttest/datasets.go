@@ -136,6 +136,9 @@ func (w *World) Set(ctx context.Context, name string, props map[string]string) e
 	for _, k := range slices.Sorted(maps.Keys(props)) {
 		err := w.change(ctx, "zfs set "+k+"="+props[k]+" "+name, func() error {
 			_, d, err := w.find(name)
+			if err == nil && k == "volsize" {
+				return w.resize(name, d, props[k])
+			}
 			if err == nil {
 				d.props[k] = props[k]
 			}

@@ -154,7 +154,7 @@ func (w *World) List(ctx context.Context, root string, props ...string) (map[str
 		return nil, err
 	}
 	all := map[string]map[string]string{}
-	add := func(name, kind, origin string, guid uint64) {
+	add := func(name, kind, origin string, guid, size uint64) {
 		all[name] = map[string]string{}
 		for _, k := range props {
 			v := w.value(p, name, k)
@@ -167,6 +167,10 @@ func (w *World) List(ctx context.Context, root string, props ...string) (map[str
 				v = origin
 			case "used":
 				v = fmt.Sprint(w.used(p, name))
+			case "volsize":
+				if v = ""; size > 0 {
+					v = fmt.Sprint(size)
+				}
 			}
 			if v != "" {
 				all[name][k] = v
@@ -181,9 +185,9 @@ func (w *World) List(ctx context.Context, root string, props ...string) (map[str
 		if d.volume > 0 {
 			kind = "volume"
 		}
-		add(name, kind, d.origin, d.guid)
+		add(name, kind, d.origin, d.guid, d.volume)
 		for _, s := range d.snaps {
-			add(name+"@"+s.name, "snapshot", "", s.guid)
+			add(name+"@"+s.name, "snapshot", "", s.guid, d.volume)
 		}
 	}
 	return all, nil

@@ -13,7 +13,7 @@ import (
 )
 
 // World is a server's ZFS. It implements storage's Runner, Datasets, Snapshots,
-// Streams, Lister, Properties and Mounts. Its files are below
+// Streams, Lister, Properties, Mounts and Volumes. Its files are below
 // Root: dev, sys/block and proc/spl as the kernel would show them, and the
 // mounted datasets.
 type World struct {
@@ -232,6 +232,9 @@ func (w *World) String() string {
 			mounted := ""
 			if d.mounted {
 				mounted = " mounted"
+			}
+			if d.volume > 0 {
+				mounted += fmt.Sprintf(" volume of %d", d.volume)
 			}
 			fmt.Fprintf(&b, "  %s%s %s\n", name, mounted, strings.Join(props, " "))
 			if d.origin != "" {

@@ -41,6 +41,7 @@ type Zones struct {
 type zoneSet struct {
 	image string
 	quota int
+	disks map[string]int // MiB, by name; nil: a zone's
 	spec  string
 }
 
@@ -140,7 +141,11 @@ func (z *Zones) String() string {
 		if s.spec != "" {
 			kept = " with spec"
 		}
-		fmt.Fprintf(&b, "dataset %s of %s quota %d%s\n", uuid, s.image, s.quota, kept)
+		disks := ""
+		for _, name := range slices.Sorted(maps.Keys(s.disks)) {
+			disks += fmt.Sprintf(" %s %d", name, s.disks[name])
+		}
+		fmt.Fprintf(&b, "dataset %s of %s quota %d%s%s\n", uuid, s.image, s.quota, disks, kept)
 	}
 	for _, name := range slices.Sorted(maps.Keys(z.units)) {
 		fmt.Fprintf(&b, "unit %s %s\n", name, z.units[name])
@@ -187,6 +192,41 @@ func (z *Zones) CloneImage(ctx context.Context, image, uuid string, mib int) err
 		return nil
 	})
 }
+
+// CloneDisks makes a virtual machine's dataset and disks, as storage.Roots does.
+func (z *Zones) CloneDisks(ctx context.Context, uuid string, disks []api.VMDisk, mib int) error {
+	call := "disks of " + uuid
+	for _, d := range disks {
+		call += fmt.Sprintf(" %s %d", d.Name, d.SizeMiB)
+	}
+	return z.do(ctx, call, func() error {
+		s := z.sets[uuid]
+		if s == nil {
+			s = &zoneSet{quota: mib, disks: map[string]int{}}
+			z.sets[uuid] = s
+		}
+		for _, d := range disks {
+			if d.Image != "" {
+				s.image = d.Image
+			}
+			s.disks[d.Name] = max(s.disks[d.Name], d.SizeMiB)
+		}
+		return nil
+	})
+}
+
+// DropDisk destroys a disk, as storage.Roots does.
+func (z *Zones) DropDisk(ctx context.Context, uuid, disk string) error {
+	return z.do(ctx, "destroy "+uuid+"/"+disk, func() error {
+		if s := z.sets[uuid]; s != nil {
+			delete(s.disks, disk)
+		}
+		return nil
+	})
+}
+
+// Disk is the device of a disk.
+func (z *Zones) Disk(uuid, disk string) string { return "/dev/zvol/zones/" + uuid + "/" + disk }
 
 // SetQuota implements machine.Store.
 func (z *Zones) SetQuota(ctx context.Context, uuid string, mib int) error {

@@ -80,6 +80,13 @@ type Mounts interface {
 	Mount(ctx context.Context, name string, readOnly bool) (*os.File, error)
 }
 
+// Volumes shows what is on a volume.
+type Volumes interface {
+	// OpenVolume opens the device of a volume to write to it, once the system has made it.
+	// It is that volume's for certain, and nobody else has it for themselves.
+	OpenVolume(ctx context.Context, name string) (*os.File, error)
+}
+
 // Pooled is all that images and instances need of ZFS.
 type Pooled interface {
 	Datasets
@@ -88,4 +95,5 @@ type Pooled interface {
 	Lister
 	Properties
 	Mounts
+	Volumes
 }

@@ -48,7 +48,7 @@ func (r *Roots) importImage(ctx context.Context, spec api.ImageSpec, name string
 	}
 	err := r.fill(ctx, spec, name+partialSuffix, from, progress)
 	if err == nil {
-		err = r.finish(ctx, name)
+		err = r.finish(ctx, spec, name)
 	}
 	if err == nil {
 		return nil
@@ -63,11 +63,20 @@ func (r *Roots) importImage(ctx context.Context, spec api.ImageSpec, name string
 }
 
 // finish makes an image of a partial that was verified.
-func (r *Roots) finish(ctx context.Context, name string) error {
-	if err := r.zfs().Set(ctx, name+partialSuffix, map[string]string{"readonly": "on"}); err != nil {
+func (r *Roots) finish(ctx context.Context, spec api.ImageSpec, name string) error {
+	props := map[string]string{"readonly": "on"}
+	if spec.Type == api.ImageZvol {
+		props["volmode"] = "none" // its device was only there to fill it
+	}
+	partial := name + partialSuffix
+	from := filled(spec, partial)
+	if err := r.zfs().Set(ctx, from, props); err != nil {
 		return err
 	}
-	return r.zfs().Rename(ctx, name+partialSuffix, name)
+	if err := r.zfs().Rename(ctx, from, name); err != nil || from == partial {
+		return err
+	}
+	return r.zfs().Destroy(ctx, partial)
 }
 
 // fill makes the partial with its @final, verified.
@@ -76,18 +85,53 @@ func (r *Roots) fill(ctx context.Context, spec api.ImageSpec, partial string, fr
 	if err != nil {
 		return err
 	}
-	if spec.File.Format == api.FormatTar {
+	if err = fits(spec); err != nil {
+		return err
+	}
+	switch spec.File.Format {
+	case api.FormatTar:
 		err = r.unpackTar(ctx, spec, partial, src)
-	} else {
+	case api.FormatRaw:
+		err = r.importRaw(ctx, spec, partial, src)
+	case api.FormatQCOW2:
+		err = r.importQCOW2(ctx, spec, partial, src)
+	default:
 		err = r.receive(ctx, spec, partial, src)
 	}
 	if err = src.verdict(ctx, err); err != nil {
 		return err
 	}
-	if spec.File.Format == api.FormatTar {
-		return r.zfs().Snapshot(ctx, partial, finalSnapshot, false)
+	if spec.File.Format == api.FormatZFS {
+		return r.received(ctx, spec, partial)
 	}
-	return r.received(ctx, spec, partial)
+	return r.zfs().Snapshot(ctx, filled(spec, partial), finalSnapshot, false)
+}
+
+// filled is the dataset that becomes an image: the partial, or a volume below it.
+func filled(spec api.ImageSpec, partial string) string {
+	if spec.File.Format == api.FormatQCOW2 {
+		return partial + "/" + volumeChild
+	}
+	return partial
+}
+
+// fits says that an image's type and the format of its file do not go together, or that a
+// format is not known here.
+func fits(spec api.ImageSpec) error {
+	volume := spec.Type == api.ImageZvol
+	switch spec.File.Format {
+	case api.FormatZFS:
+		return nil
+	case api.FormatTar:
+		if !volume {
+			return nil
+		}
+	case api.FormatRaw, api.FormatQCOW2:
+		if volume {
+			return nil
+		}
+	}
+	return fmt.Errorf("a file of format %q makes no image of type %q here; a newer platform may know it", spec.File.Format, spec.Type)
 }
 
 // quotaFor bounds what an image may take in the pool: what it has without compression
@@ -160,7 +204,13 @@ func (r *Roots) receive(ctx context.Context, spec api.ImageSpec, partial string,
 	if err := sameGUID(spec.File, info.GUID); err != nil {
 		return err
 	}
+	if err := sameKind(spec, info.Volume); err != nil {
+		return err
+	}
 	props := rootProps(map[string]string{propImage: spec.UUID, "quota": quotaFor(spec.File, l)})
+	if info.Volume {
+		props = map[string]string{propImage: spec.UUID, "volmode": "none", "refreservation": "none"}
+	}
 	if err := r.zfs().Receive(ctx, partial, io.MultiReader(strings.NewReader(head.String()), plain), props, false); err != nil {
 		return err
 	}
@@ -178,6 +228,16 @@ func sameGUID(f api.ImageFile, guid string) error {
 	return nil
 }
 
+func sameKind(spec api.ImageSpec, volume bool) error {
+	switch {
+	case volume && spec.Type != api.ImageZvol:
+		return fmt.Errorf("the ZFS stream is of a volume, not of a file system as an image of type %s is", spec.Type)
+	case !volume && spec.Type == api.ImageZvol:
+		return errors.New("the ZFS stream is of a file system, not of a volume as an image of type zvol is")
+	}
+	return nil
+}
+
 // received looks at what a stream made, and names its snapshot.
 func (r *Roots) received(ctx context.Context, spec api.ImageSpec, partial string) error {
 	all, err := r.zfs().List(ctx, partial, "type", "guid")
@@ -187,9 +247,10 @@ func (r *Roots) received(ctx context.Context, spec api.ImageSpec, partial string
 	snapshot := ""
 	for name, p := range all {
 		switch {
-		case name == partial && p["type"] != "filesystem":
-			return fmt.Errorf("the ZFS stream is of a %s, not of a file system", p["type"])
 		case name == partial:
+			if err := sameKind(spec, p["type"] == "volume"); err != nil {
+				return err
+			}
 		case strings.HasPrefix(name, partial+"@") && snapshot == "":
 			snapshot = name
 		default:
@@ -202,20 +263,27 @@ func (r *Roots) received(ctx context.Context, spec api.ImageSpec, partial string
 	if err := sameGUID(spec.File, all[snapshot]["guid"]); err != nil {
 		return err
 	}
-	t, err := openTree(ctx, r.zfs(), partial, true)
+	if spec.Type != api.ImageZvol {
+		if err := r.hasRoot(ctx, partial); err != nil {
+			return err
+		}
+	}
+	if final := partial + "@" + finalSnapshot; snapshot != final {
+		return r.zfs().Rename(ctx, snapshot, final)
+	}
+	return nil
+}
+
+// hasRoot says that a file system has no root of a zone in it.
+func (r *Roots) hasRoot(ctx context.Context, name string) error {
+	t, err := openTree(ctx, r.zfs(), name, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("the ZFS stream is of a file system without a folder %s, in which a zone's root is: %w", rootFolder, err)
 	}
 	if err != nil {
 		return err
 	}
-	if err := t.Close(); err != nil {
-		return err
-	}
-	if final := partial + "@" + finalSnapshot; snapshot != final {
-		return r.zfs().Rename(ctx, snapshot, final)
-	}
-	return nil
+	return t.Close()
 }
 
 // clear destroys what a cut import left of an image, and says whether the image is

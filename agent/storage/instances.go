@@ -58,16 +58,23 @@ func (e *UsedError) Error() string {
 		"delete files or snapshots in it first, or give it more", e.QuotaMiB, e.UsedMiB)
 }
 
-// SetQuota sets how much an instance may use, in MiB, snapshots included; its image's
+// SetQuota sets how much an instance may use, in MiB, snapshots included; for a virtual
+// machine as CloneDisks does. Its image's
 // blocks that it did not change are not counted. A quota below what it uses is a
 // *UsedError.
 func (r *Roots) SetQuota(ctx context.Context, instance string, quotaMiB int) error {
 	err := r.own(ctx, instance, []string{"used"}, func(name string, all map[string]map[string]string) error {
-		quota, err := quotaOf(quotaMiB)
+		mib := quotaMiB
+		for n, p := range all {
+			if _, ok := diskOf(n, p); ok {
+				mib = machineQuota(quotaMiB)
+			}
+		}
+		quota, err := quotaOf(mib)
 		if err != nil {
 			return err
 		}
-		if used := number(all[name]["used"]); used > int64(quotaMiB)<<20 {
+		if used := number(all[name]["used"]); used > int64(mib)<<20 {
 			return &UsedError{QuotaMiB: quotaMiB, UsedMiB: int((used + 1<<20 - 1) >> 20)}
 		}
 		return r.zfs().Set(ctx, name, map[string]string{"quota": quota})
@@ -199,21 +206,8 @@ func (r *Roots) Files(ctx context.Context, instance string) (*Tree, error) {
 func (r *Roots) DropInstance(ctx context.Context, instance string) error {
 	image := ""
 	err := r.own(ctx, instance, []string{"origin"}, func(name string, all map[string]map[string]string) error {
-		if from, ok := strings.CutSuffix(all[name]["origin"], "@"+finalSnapshot); ok {
-			image = from
-		}
-		if len(all) > 1 { // destroyed one by one: a mount must not be found half way
-			if busy := r.holders(all); busy != nil {
-				return busy
-			}
-		}
-		err := r.destroy(ctx, name, all)
-		if isBusy(err) {
-			if busy := r.holders(all); busy != nil {
-				return errors.Join(busy, err)
-			}
-		}
-		return err
+		image = clonedFrom(all)
+		return r.destroyUnused(ctx, name, all)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -225,6 +219,22 @@ func (r *Roots) DropInstance(ctx context.Context, instance string) error {
 		r.idle(ctx, image)
 	}
 	return nil
+}
+
+// destroyUnused is destroy, once it is sure that nobody uses any of it.
+func (r *Roots) destroyUnused(ctx context.Context, name string, all map[string]map[string]string) error {
+	if len(all) > 1 { // destroyed one by one: what is in use must not be found half way
+		if busy := r.holders(all); busy != nil {
+			return busy
+		}
+	}
+	err := r.destroy(ctx, name, all)
+	if isBusy(err) {
+		if busy := r.holders(all); busy != nil {
+			return errors.Join(busy, err)
+		}
+	}
+	return err
 }
 
 // idle notes when an image was used last. That it could not is no more than an image that

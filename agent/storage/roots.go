@@ -11,17 +11,19 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Roots is the root file systems of a system pool: those of images, and those of
-// instances, which are clones of them. None is ever mounted where somebody sees it; the
+// instances, which are clones of them; and the first disks of virtual machines likewise. None is ever mounted where somebody sees it; the
 // tree of each is in its folder root.
 //
 //	zones/IMAGE-partial   an import that is under way, or was cut
 //	zones/IMAGE           nereid:image=IMAGE, readonly=on
 //	zones/IMAGE@final     what instances are cloned from
-//	zones/INSTANCE        nereid:instance=INSTANCE, a clone, with its quota
+//	zones/INSTANCE        nereid:instance=INSTANCE, a clone, with its quota; a virtual
+//	                      machine's has its disks below it (CloneDisks)
 //
 // A dataset is taken for one of these by its name and its property together; everything
 // else is left alone. Fields are set before the first call. Methods may be called from
@@ -33,10 +35,13 @@ type Roots struct {
 	ZFS Pooled
 	// Proc is the folder where processes are; empty: /proc.
 	Proc string
+	// Dev is the folder where devices are; empty: /dev.
+	Dev string
 	// Log gets what happened; nil discards.
 	Log *slog.Logger
 
 	names keyLock
+	pool  atomic.Pointer[string] // that Pool gave last
 }
 
 // Names and properties of root file systems.
@@ -82,11 +87,12 @@ type FoundImage struct {
 // FoundInstance is an instance in the pool.
 type FoundInstance struct {
 	UUID     string
-	Image    string // of which it is a clone; empty: it is none any more
+	Image    string // of which it is a clone, or its first disk; empty: it is none any more
 	Used     int64  // bytes, with its snapshots
 	QuotaMiB int
-	Spec     []byte // as KeepSpec kept it; nil: none was kept
-	Problem  string // why Spec could not be read
+	Disks    []FoundDisk // of a virtual machine, by number
+	Spec     []byte      // as KeepSpec kept it; nil: none was kept
+	Problem  string      // why Spec could not be read
 }
 
 // Found is what a pool holds of images and instances, each by UUID.
@@ -120,12 +126,13 @@ func (r *Roots) dataset(ctx context.Context, uuid string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	r.pool.Store(&pool)
 	return pool + "/" + uuid, nil
 }
 
 // listed are the properties that Look reads.
 func listed() []string {
-	return append([]string{"type", "guid", "used", "quota", "origin", "creation", propImage, propInstance, propIdle}, specProps()...)
+	return append([]string{"type", "guid", "used", "quota", "volsize", "origin", "creation", propImage, propInstance, propIdle}, specProps()...)
 }
 
 // Look lists images and instances, with one command whatever their number.
@@ -134,6 +141,7 @@ func (r *Roots) Look(ctx context.Context) (Found, error) {
 	if err != nil {
 		return Found{}, fmt.Errorf("list images and instances: %w", err)
 	}
+	r.pool.Store(&pool)
 	all, err := r.zfs().List(ctx, pool, listed()...)
 	if err != nil {
 		return Found{}, fmt.Errorf("list images and instances: %w", err)
@@ -144,10 +152,13 @@ func (r *Roots) Look(ctx context.Context) (Found, error) {
 // sortOut says what is what.
 func sortOut(pool string, all map[string]map[string]string) Found {
 	var f Found
-	clones := map[string][]string{}
+	clones, disks := map[string][]string{}, map[string][]FoundDisk{}
 	for name, p := range all {
 		if image, ok := strings.CutSuffix(p["origin"], "@"+finalSnapshot); ok {
 			clones[image] = append(clones[image], name)
+		}
+		if d, ok := diskOf(name, p); ok {
+			disks[path.Dir(name)] = append(disks[path.Dir(name)], d)
 		}
 	}
 	for name, p := range all {
@@ -168,8 +179,13 @@ func sortOut(pool string, all map[string]map[string]string) Found {
 				Idle: later(created, seconds(p[propIdle])), Clones: clones[name],
 			})
 		case p[propInstance] == uuid && !partial:
-			i := FoundInstance{UUID: uuid, Used: number(p["used"]), QuotaMiB: int(number(p["quota"]) >> 20)}
-			if image, ok := strings.CutSuffix(strings.TrimPrefix(p["origin"], pool+"/"), "@"+finalSnapshot); ok {
+			i := FoundInstance{UUID: uuid, Used: number(p["used"]), QuotaMiB: int(number(p["quota"]) >> 20), Disks: disks[name]}
+			slices.SortFunc(i.Disks, byNumber)
+			origin := p["origin"]
+			if len(i.Disks) > 0 {
+				origin = all[name+"/"+i.Disks[0].Name]["origin"]
+			}
+			if image, ok := strings.CutSuffix(strings.TrimPrefix(origin, pool+"/"), "@"+finalSnapshot); ok {
 				i.Image = image
 			}
 			var err error

@@ -33,6 +33,8 @@ const (
 	poolZFS      = "7e57da7a-0000-4000-8000-000000000002"
 	poolBad      = "7e57da7a-0000-4000-8000-000000000003"
 	poolInstance = "7e57da7a-0000-4000-8000-000000000004"
+	poolDisk     = "7e57da7a-0000-4000-8000-000000000005"
+	poolMachine  = "7e57da7a-0000-4000-8000-000000000006"
 )
 
 func testPool(t *testing.T) *Roots {
@@ -142,8 +144,8 @@ func TestVMPoolRoots(t *testing.T) {
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(ctx)
 		f, err := r.Look(ctx)
-		err = errors.Join(err, r.DropInstance(ctx, poolInstance), r.Tidy(ctx, f))
-		for _, u := range []string{poolTar, poolZFS, poolBad} {
+		err = errors.Join(err, r.DropInstance(ctx, poolInstance), r.DropInstance(ctx, poolMachine), r.Tidy(ctx, f))
+		for _, u := range []string{poolTar, poolZFS, poolBad, poolDisk} {
 			err = errors.Join(err, r.DropImage(ctx, u))
 		}
 		if err != nil {
@@ -191,6 +193,7 @@ func TestVMPoolRoots(t *testing.T) {
 	poolBadStreams(t, r, name, stream.Bytes())
 	poolKilled(t, r, image, stream.Bytes())
 	poolInstances(t, r)
+	poolDisks(t, r)
 
 	for _, u := range []string{poolTar, poolZFS} {
 		poolStep(t, "drop image", func() error { return r.DropImage(ctx, u) })

@@ -20,11 +20,7 @@ func TestPowerLostAtEveryStep(t *testing.T) {
 	spec := specOf(b, api.FormatTar)
 	l, r := rootsLab(t)
 	stream, _ := l.stream(t)
-	story := []struct {
-		name string
-		do   func(ctx context.Context, l *lab, r *Roots) error
-		want string // what is there in the end
-	}{
+	powerLost(t, l, r, []powerStep{
 		{"import", func(ctx context.Context, _ *lab, r *Roots) error {
 			return r.ImportImage(ctx, spec, bytes.NewReader(b), nil)
 		}, "image"},
@@ -45,7 +41,40 @@ func TestPowerLostAtEveryStep(t *testing.T) {
 		{"import a stream", func(ctx context.Context, _ *lab, r *Roots) error {
 			return r.ImportImage(ctx, specOf(stream, api.FormatZFS), bytes.NewReader(stream), nil)
 		}, "image"},
+	})
+}
+
+// TestPowerLostWithDisks is TestPowerLostAtEveryStep for a virtual machine.
+func TestPowerLostWithDisks(t *testing.T) {
+	disk := testDisk()
+	create := func(disks ...api.VMDisk) func(context.Context, *lab, *Roots) error {
+		return func(ctx context.Context, _ *lab, r *Roots) error {
+			return r.CloneDisks(ctx, testInstance, disks, 100)
+		}
 	}
+	grown := api.VMDisk{Name: "disk1", SizeMiB: 40}
+	l, r := rootsLab(t)
+	powerLost(t, l, r, []powerStep{
+		{"import", func(ctx context.Context, _ *lab, r *Roots) error {
+			return r.ImportImage(ctx, diskSpec(disk), bytes.NewReader(disk), nil)
+		}, "image"},
+		{"create", create(testDisks...), "image instance 167 disk0 8 disk1 20 "},
+		{"grow and add", create(testDisks[0], grown, api.VMDisk{Name: "disk2", SizeMiB: 1}), "image instance 167 disk0 8 disk1 40 disk2 1 "},
+		{"drop a disk", func(ctx context.Context, _ *lab, r *Roots) error { return r.DropDisk(ctx, testInstance, "disk1") }, "image instance 167 disk0 8 disk2 1 "},
+		{"drop", func(ctx context.Context, l *lab, r *Roots) error { return r.DropInstance(ctx, testInstance) }, "image"},
+		{"collect", func(ctx context.Context, _ *lab, r *Roots) error { return r.DropImage(ctx, testImage) }, ""},
+	})
+}
+
+type powerStep struct {
+	name string
+	do   func(ctx context.Context, l *lab, r *Roots) error
+	want string // what is there in the end
+}
+
+// powerLost has power go at each point of each step.
+func powerLost(t *testing.T, l *lab, r *Roots, story []powerStep) {
+	t.Helper()
 	if err := l.World.Create(t.Context(), "zones/mine", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +152,14 @@ func whatIs(t *testing.T, l *lab, r *Roots) string {
 		words = append(words, "image")
 	}
 	for _, i := range f.Instances {
-		words = append(words, "instance", fmt.Sprint(i.QuotaMiB), string(i.Spec))
+		words = append(words, "instance", fmt.Sprint(i.QuotaMiB))
+		for _, d := range i.Disks {
+			words = append(words, d.Name, fmt.Sprint(d.SizeMiB))
+		}
+		words = append(words, string(i.Spec))
+		if len(i.Disks) > 0 {
+			continue
+		}
 		to, err := r.Files(t.Context(), i.UUID)
 		if err != nil {
 			t.Fatal(err)

@@ -18,8 +18,8 @@ import (
 	zfs "github.com/mistifyio/go-zfs/v3"
 )
 
-// ZFS is the system's zfs: Datasets, Snapshots, Streams, Lister, Properties and
-// Mounts. Its zero value is ready.
+// ZFS is the system's zfs: Datasets, Snapshots, Streams, Lister, Properties,
+// Mounts and Volumes. Its zero value is ready.
 type ZFS struct{}
 
 // call runs what go-zfs does and says what it meant.
@@ -107,9 +107,20 @@ func (ZFS) Rename(ctx context.Context, from, to string) error {
 	return call(ctx, "rename", from, func() error { _, err := (&zfs.Dataset{Name: from}).Rename(to, false, false); return err })
 }
 
-// Destroy implements Datasets.
+// Destroy implements Datasets. A volume that is busy is tried once more when udev has
+// looked at what it was told of: its rules open each volume that comes.
 func (ZFS) Destroy(ctx context.Context, name string) error {
-	return call(ctx, "destroy", name, func() error { return (&zfs.Dataset{Name: name}).Destroy(zfs.DestroyDefault) })
+	destroy := func() error {
+		return call(ctx, "destroy", name, func() error { return (&zfs.Dataset{Name: name}).Destroy(zfs.DestroyDefault) })
+	}
+	err := destroy()
+	if !isBusy(err) {
+		return err
+	}
+	if _, settled := (commands{}).Run(ctx, "udevadm", "settle", "--timeout=30"); settled != nil {
+		return err
+	}
+	return destroy()
 }
 
 // Snapshot implements Snapshots.

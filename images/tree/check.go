@@ -19,6 +19,7 @@ type Checked struct {
 	Digest      string // of these: sha256: and 64 hexadecimal digits
 	GUID        string // of a ZFS stream's snapshot
 	Origin      string // GUID of the snapshot that the stream is a change of
+	Volume      bool   // the stream is of a volume
 	Summary            // of a tar
 }
 
@@ -50,7 +51,7 @@ func Check(ctx context.Context, r io.Reader, compression, format string, l Limit
 		if err != nil {
 			return c, err
 		}
-		c.GUID, c.Origin = info.GUID, info.Origin
+		c.GUID, c.Origin, c.Volume = info.GUID, info.Origin, info.Volume
 		_, err = io.Copy(io.Discard, b)
 		if err != nil {
 			return c, err

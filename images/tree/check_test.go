@@ -167,12 +167,16 @@ func TestCheckStream(t *testing.T) {
 		"incremental": {stream(le, 1, 4, 2, 7, 5, "zones/a@final"), "7 5"},
 		"compound":    {stream(le, 2, 4, 2, 7, 0, ""), "several datasets"},
 		"raw":         {stream(le, 1, 1<<24, 2, 7, 0, ""), "is raw"},
-		"volume":      {stream(le, 1, 4, 3, 7, 0, ""), "not of a file system"},
+		"volume":      {stream(le, 1, 4, 3, 7, 0, ""), "7  of a volume"},
+		"other":       {stream(le, 1, 4, 1, 7, 0, ""), "neither of a file system nor of a volume"},
 		"cut":         {stream(le, 1, 4, 2, 7, 0, "")[:311], "too short"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := Check(t.Context(), bytes.NewReader(zstded(t, tt.b)), Zstd, api.FormatZFS, DefaultLimits())
 			got := c.GUID + " " + c.Origin
+			if c.Volume {
+				got += " of a volume"
+			}
 			if err != nil {
 				got = err.Error()
 			}

@@ -17,10 +17,11 @@ type StreamInfo struct {
 	GUID   string // of the snapshot, decimal
 	Origin string // GUID of the snapshot that it is a change of; empty: none
 	Name   string // of the snapshot where it was sent
+	Volume bool   // it is of a volume, not of a file system
 }
 
-// ReadStream reads the first record of a ZFS stream: one file system's, neither raw nor
-// of several datasets.
+// ReadStream reads the first record of a ZFS stream: one file system's or volume's,
+// neither raw nor of several datasets.
 func ReadStream(r io.Reader) (StreamInfo, error) {
 	b := make([]byte, streamHeader)
 	if _, err := io.ReadFull(r, b); err != nil {
@@ -53,6 +54,7 @@ func parseStream(b []byte) (StreamInfo, error) {
 	const (
 		compound   = 2 // DMU_COMPOUNDSTREAM
 		filesystem = 2 // DMU_OST_ZFS
+		volume     = 3 // DMU_OST_ZVOL
 		raw        = 1 << 24
 	)
 	o := streamOrder(b)
@@ -67,12 +69,12 @@ func parseStream(b []byte) (StreamInfo, error) {
 		return StreamInfo{}, &FormatError{"the ZFS stream is one of several datasets or snapshots; send one without -R and -I"}
 	case features&raw != 0:
 		return StreamInfo{}, &FormatError{"the ZFS stream is raw, so that its key would be needed; send it without -w"}
-	case ost != filesystem:
-		return StreamInfo{}, &FormatError{fmt.Sprintf("the ZFS stream is not of a file system (objset type %d); a zone's root is one", ost)}
+	case ost != filesystem && ost != volume:
+		return StreamInfo{}, &FormatError{fmt.Sprintf("the ZFS stream is neither of a file system nor of a volume (objset type %d)", ost)}
 	case guid == 0:
 		return StreamInfo{}, &FormatError{"the ZFS stream names no snapshot"}
 	}
-	out := StreamInfo{GUID: strconv.FormatUint(guid, 10)}
+	out := StreamInfo{GUID: strconv.FormatUint(guid, 10), Volume: ost == volume}
 	if from != 0 {
 		out.Origin = strconv.FormatUint(from, 10)
 	}
