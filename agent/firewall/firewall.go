@@ -166,6 +166,23 @@ func (f *Firewall) Protect(ctx context.Context, devices []string) error {
 	return nil
 }
 
+// Guard puts anti-spoofing on interfaces of ports, as Protect does, for those who have no
+// Firewall: the agent is away. What a port may send is in tables that the last Apply or
+// SetPort left, and that stay when its interface goes; one of which they say nothing
+// sends nothing.
+//
+// Errors: there are no such tables, or an interface is not there (before Linux 6.16).
+func Guard(ctx context.Context, devices []string) error {
+	var chains []chain
+	for _, d := range devices {
+		chains = append(chains, guardChain(d))
+	}
+	if err := (system{}).whole(ctx, &transaction{addChains: chains}); err != nil {
+		return fmt.Errorf("put anti-spoofing on %s: %w", strings.Join(devices, ", "), err)
+	}
+	return nil
+}
+
 // separate is needed where br_netfilter is loaded, which is on by default and may come
 // with anybody's container engine: see "What must be so around it".
 func (f *Firewall) separate(ctx context.Context) (changed bool, err error) {

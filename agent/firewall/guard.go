@@ -218,7 +218,9 @@ func (p *portInput) chain() chain {
 		return when(bytesAre(networkHeader, protocol, protoTCP), bytesAre(networkHeader, source, address...),
 			bytesAre(linkHeader, 6, append(p.mac[:], etherType...)...), then(acceptIt))
 	}
-	c := chain{table: netdevTable, name: "port_" + p.name, hook: ingress, priority: guardPriority, device: p.name}
+	c := guardChain(p.name)
+	rest := c.rules
+	c.rules = nil
 	if p.closed {
 		c.rules = []rule{when(dropAs(countClosed))}
 		return c
@@ -230,8 +232,15 @@ func (p *portInput) chain() chain {
 		}
 		c.rules = append(c.rules, r)
 	}
-	c.rules = append(c.rules, when(then(jumpTo("guard"))))
+	c.rules = append(c.rules, rest...)
 	return c
+}
+
+// guardChain is the base chain of a port of which nothing is known here: the guard's
+// sets know it.
+func guardChain(device string) chain {
+	return chain{table: netdevTable, name: "port_" + device, hook: ingress, priority: guardPriority, device: device,
+		rules: []rule{when(then(jumpTo("guard")))}}
 }
 
 // guardElements fills the guard's sets with what is of no port.
@@ -241,8 +250,12 @@ func guardElements(es map[string]elements) {
 	}
 }
 
-// guarded says by which elements the guard knows a port.
+// guarded says by which elements the guard knows a port. Of one that is closed it knows
+// nothing, and lets nothing pass.
 func (p *portInput) guarded(put func(set, key string, e element)) {
+	if p.closed {
+		return
+	}
 	name := encodeName(p.name)
 	add := func(set string, on bool) {
 		if on {

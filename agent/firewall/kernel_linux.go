@@ -40,6 +40,15 @@ func (system) commit(ctx context.Context, t *transaction) error {
 	}
 }
 
+// whole is commit for what makes no sense without all of its interfaces.
+func (system) whole(ctx context.Context, t *transaction) error {
+	there := make(map[string]bool)
+	for _, c := range t.addChains {
+		there[c.device] = true
+	}
+	return send(ctx, t.encode(there))
+}
+
 func send(ctx context.Context, ms []message) error {
 	s, err := openSocket()
 	if err != nil {

@@ -140,8 +140,35 @@ func newNode(t testing.TB, name string) *node {
 	n.run(t, "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1")
 	n.run(t, "ip link set eth0 up")
 	n.run(t, "ip link set lo up")
-	command(t, "ip link set "+name+" up")
+	carrier(t, name)
 	return n
+}
+
+// carrier sets an interface up and waits until the kernel has noted that it is: a bridge
+// forwards nothing of one that it gets before that, until then.
+func carrier(t testing.TB, name string) {
+	t.Helper()
+	updates, done := make(chan netlink.LinkUpdate), make(chan struct{})
+	if err := netlink.LinkSubscribe(updates, done); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		close(done)
+		for range updates {
+		}
+	}()
+	command(t, "ip link set "+name+" up")
+	late := time.After(10 * time.Second)
+	for {
+		select {
+		case u := <-updates:
+			if a := u.Attrs(); a.Name == name && a.OperState == netlink.OperUp {
+				return
+			}
+		case <-late:
+			t.Fatalf("%s has no carrier", name)
+		}
+	}
 }
 
 // addIPv6 adds an address and waits until duplicate address detection is over.

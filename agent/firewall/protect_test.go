@@ -41,6 +41,24 @@ func proveProtect(t *testing.T, f *Firewall) {
 			command(t, "nft delete table netdev nereid_firewall")
 		}
 	}
+	// Whoever has no Firewall puts the guard there, of which all but its chain stays.
+	n := newNode(t, "nic1")
+	for range 2 {
+		if err := Guard(t.Context(), []string{"nic1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command(t, "ip link set nic1 master br0")
+	from, before := n.wire(t), counters(t, f)[countMAC]
+	from.send(ipPacket(macUp, mac2, own4, up4, protoTCP, tcp(1, 2)), 100)
+	from.send(ipPacket(macUp, mac1, own4, up4, protoTCP, tcp(1, 2)), 101)
+	if up.receive(101)[100] || counters(t, f)[countMAC] != before+1 {
+		t.Error("behind Guard another's MAC passed")
+	}
+	if repaired, err := f.VerifyOrRepair(t.Context()); !repaired || err != nil {
+		t.Errorf("a port that has no more than the guard: repaired %v, %v", repaired, err)
+	}
+	command(t, "ip link del nic1")
 	if err := f.Protect(t.Context(), []string{"nic9"}); err == nil || !strings.Contains(err.Error(), "no such port") {
 		t.Errorf("Protect of another's interface: %v", err)
 	}

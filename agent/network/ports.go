@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +39,11 @@ func (n *Network) SetPort(ctx context.Context, spec api.PortSpec) error {
 		return err
 	}
 	defer p.free()
+	unlock, err := lockNIC(n.Dir, p.name)
+	if err != nil {
+		return fmt.Errorf("lock NIC %s: %w", mac, err)
+	}
+	defer unlock()
 	before, unused := n.want(p, &spec)
 	defer n.tidy(unused)
 	if err := n.standOn(ctx, p, groundOf(spec)); err != nil {
@@ -48,7 +54,11 @@ func (n *Network) SetPort(ctx context.Context, spec api.PortSpec) error {
 	if err != nil {
 		return err
 	}
-	plan := planPort(spec, n.bridge(groundOf(spec)), link)
+	bridge := n.bridge(groundOf(spec))
+	if err := n.joining(p, spec, bridge); err != nil {
+		return fmt.Errorf("keep NIC %s: %w", mac, err)
+	}
+	plan := planPort(spec, bridge, link)
 	problems := plan.problems
 	if plan.fault != nil {
 		problems = append(problems, plan.fault.Error()+".")
@@ -75,6 +85,12 @@ func (n *Network) SetPort(ctx context.Context, spec api.PortSpec) error {
 	if len(problems) > 0 {
 		return Problems(problems)
 	}
+	if spec.Brand != api.BrandLX {
+		return nil
+	}
+	if err := n.keepJoined(p, &Joined{spec, bridge}); err != nil {
+		return fmt.Errorf("keep NIC %s: %w", mac, err)
+	}
 	return nil
 }
 
@@ -91,6 +107,11 @@ func (n *Network) DropPort(ctx context.Context, mac, instance string) error {
 		return err
 	}
 	defer p.free()
+	unlock, err := lockNIC(n.Dir, p.name)
+	if err != nil {
+		return fmt.Errorf("lock NIC %s: %w", mac, err)
+	}
+	defer unlock()
 	n.change.RLock()
 	defer n.change.RUnlock()
 	link, err := n.seenOf(ctx, p)
@@ -102,6 +123,9 @@ func (n *Network) DropPort(ctx context.Context, mac, instance string) error {
 	n.mu.Unlock()
 	if want != nil && instance != "" && want.Instance != instance {
 		return nil
+	}
+	if err := n.keepJoined(p, nil); err != nil { // so that no unit makes it anew
+		return fmt.Errorf("forget NIC %s: %w", mac, err)
 	}
 	steps := planDrop(mac, instance, link)
 	if len(steps) > 0 { // first, so that no entry is set for a link that is gone
@@ -119,6 +143,9 @@ func (n *Network) DropPort(ctx context.Context, mac, instance string) error {
 	}
 	delete(n.known().ports, p.name)
 	n.mu.Unlock()
+	if n.Dir != "" && err == nil {
+		err = os.Remove(lockFile(n.Dir, p.name)) // which is ours
+	}
 	return err
 }
 

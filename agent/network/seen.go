@@ -30,6 +30,9 @@ type portState struct {
 	want *api.PortSpec
 	link *Link // as seen last; nil: it is not there
 	sure bool  // nothing was heard since that contradicts link
+
+	kept   bool    // joined is what is kept for Rejoin; guarded by busy
+	joined *Joined // nil: nothing
 }
 
 func newMemory() memory {
