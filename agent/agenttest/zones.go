@@ -258,12 +258,29 @@ func (z *Zones) Start(ctx context.Context, name, dir string, l api.Limits) error
 			return fmt.Errorf("the unit is there, %s", s)
 		}
 		z.become(name, "activating")
-		if err := os.WriteFile(filepath.Join(dir, "started"), nil, 0o600); err != nil { // as the unit does
+		if err := Begin(dir, fmt.Sprint(len(z.calls))); err != nil {
 			return err
 		}
 		z.become(name, "active")
 		return nil
 	})
+}
+
+// Begin leaves what a zone's unit does when it starts one: what is set in it, which run
+// it is, and that it ran.
+func Begin(dir, run string) error {
+	data, err := os.ReadFile(filepath.Join(dir, "in", "zone.json"))
+	for path, text := range map[string]string{"in/now.json": string(data), "up": run, "started": ""} {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, path), []byte(text), 0o600)
+		}
+	}
+	return err
+}
+
+// Do makes a change of the test's own, which is there or not there when the agent ends.
+func (z *Zones) Do(ctx context.Context, call string, change func()) error {
+	return z.do(ctx, call, func() error { change(); return nil })
 }
 
 // Stop implements machine.Units.

@@ -45,6 +45,8 @@ func (m *Machines) do(ctx context.Context, uuid string, spec *api.InstanceSpec, 
 		return nil
 	case stepFiles:
 		return m.leave(uuid, spec, s.Start)
+	case stepLive:
+		return m.live(ctx, uuid, spec)
 	case stepStart:
 		return m.start(ctx, uuid, spec)
 	case stepStop, stepKill:
@@ -166,6 +168,31 @@ func (m *Machines) start(ctx context.Context, uuid string, spec *api.InstanceSpe
 	return nil
 }
 
+// live brings a zone that runs to the NICs that are wanted. One that started anew
+// meanwhile may have begun with what was wanted before.
+func (m *Machines) live(ctx context.Context, uuid string, spec *api.InstanceSpec) error {
+	m.mu.Lock()
+	base := m.find(uuid).base()
+	m.mu.Unlock()
+	dir := m.dir(uuid)
+	h, in, _ := m.filesOf(spec, base)
+	run := zone.Up(dir)
+	if run == "" {
+		return errors.New("the zone is starting; it is tried again")
+	}
+	if err := m.Live(ctx, uuid, h); err != nil {
+		return err
+	}
+	if zone.Up(dir) != run {
+		return errors.New("the zone started anew meanwhile; it is tried again")
+	}
+	if err := zone.Set(dir, h, in); err != nil {
+		return fmt.Errorf("note what is set in zone %s: %w", uuid, err)
+	}
+	m.note(uuid, func(i *instance) { i.now = &in })
+	return nil
+}
+
 // end has a zone end. From here on its end is ours, and no wish of its own.
 func (m *Machines) end(ctx context.Context, uuid string, kill bool) error {
 	if err := zone.Unmark(m.dir(uuid)); err != nil {
@@ -242,6 +269,9 @@ func (m *Machines) status(uuid string, w Wanted, wait string, err error) api.Ins
 	switch {
 	case s.unit == unitRuns:
 		st.State, st.Started = api.InstanceRunning, since
+		if wait == "NIC" {
+			st.Reason = "It gets its NICs as soon as they are there; what is wrong with one is among the server's problems."
+		}
 	case s.unit == unitStarts:
 		st.State, st.Reason = api.InstanceProvisioning, "It starts."
 	case s.unit == unitStops || w.Gone:

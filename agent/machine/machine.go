@@ -71,6 +71,9 @@ type Machines struct {
 	// Changed is called when something of an instance is another now: Set has something
 	// to do, or to say. It must not block.
 	Changed func(uuid string)
+	// Live gives a zone that runs the NICs that it has not, and brings what is set in it
+	// to what was left for it. Nil: that comes with the zone's next start.
+	Live func(ctx context.Context, uuid string, h zone.Host) error
 	// Prepare makes the server ready for zones, before the first one. Nil: it is.
 	Prepare func(ctx context.Context) error
 	Log     *slog.Logger
@@ -239,6 +242,9 @@ func (m *Machines) saw(uuid, state string, since time.Time) {
 	if was == unitRuns && i.ran && (state == unitNone || state == unitFailed) {
 		m.ended(uuid, i)
 	}
+	if was != state {
+		i.now = nil // what a start set is to be read
+	}
 	if state != unitStops {
 		i.until = time.Time{}
 	}
@@ -332,16 +338,22 @@ func (m *Machines) Running() []string {
 func (m *Machines) look(uuid string, spec *api.InstanceSpec) seen {
 	m.mu.Lock()
 	i := m.find(uuid)
+	if i.unit == unitRuns && i.now == nil && m.Live != nil {
+		if in, err := zone.Now(m.dir(uuid)); err == nil {
+			i.now = &in
+		}
+	}
 	s := i.seen
 	s.paused = time.Now().Before(i.pause)
-	s.server = m.Server
+	s.server, s.live = m.Server, m.Live != nil
 	s.image = spec != nil && m.images[spec.Image]
 	m.mu.Unlock()
-	if spec != nil && m.Ready != nil && s.unit == unitNone {
-		for _, n := range spec.NICs {
-			if !m.Ready(n.MAC) {
-				s.waits = append(s.waits, n.MAC)
-			}
+	if spec == nil || m.Ready == nil || s.unit != unitNone && s.unit != unitRuns {
+		return s
+	}
+	for _, n := range spec.NICs {
+		if (s.unit == unitNone || s.live && !s.has(n.MAC)) && !m.Ready(n.MAC) {
+			s.waits = append(s.waits, n.MAC)
 		}
 	}
 	return s

@@ -24,7 +24,8 @@ type server struct {
 	dir    string
 	m      *Machines
 	images []string
-	dirty  bool // something changed since the last Set
+	dirty  bool    // something changed since the last Set
+	nics   *string // set in zone a, which runs; nil: nothing can be
 }
 
 func newServer(t *testing.T) *server {
@@ -36,6 +37,9 @@ func newServer(t *testing.T) *server {
 // restart is an agent that starts: the units run, and the run directory is there.
 func (s *server) restart() {
 	s.m = &Machines{Store: s.zones, Units: s.zones, Dir: s.dir, Pool: "zones", Changed: func(string) { s.dirty = true }}
+	if s.nics != nil {
+		s.m.Live = s.live
+	}
 	m := s.m
 	s.zones.Heard = func(name, state string, since time.Time) { m.Saw(name, state, since) }
 	known := map[string]*api.InstanceSpec{}
@@ -125,6 +129,11 @@ func TestPlan(t *testing.T) {
 		{what: "rebooted", seen: func(s *seen) { h := host; h.Done = []string{"r"}; s.left = &h }, want: func(s *api.InstanceSpec) { s.Reboot = "r" }, out: ""},
 		{what: "a signal", want: func(s *api.InstanceSpec) { s.Signal = &api.SignalSpec{ID: "s", Signal: "SIGHUP"} }, out: "signal SIGHUP"},
 		{what: "more memory and a NIC less", want: func(s *api.InstanceSpec) { s.MemoryMiB, s.NICs = 256, nil }, out: "keep spec; files; limits {MemoryMiB:256 SwapMiB:0 VCPUs:2 CPUCapPercent:0 CPUWeight:0 QuotaMiB:1024 Processes:0 IOWeight:0}"},
+		{what: "what is set is not known", seen: func(s *seen) { s.live = true }, out: "set NICs"},
+		{what: "what is wanted is set", seen: func(s *seen) { s.live, s.now = true, &inside }, out: ""},
+		{what: "a NIC more, live", seen: func(s *seen) { s.live, s.now = true, &zone.Inside{Hostname: "web"} }, out: "set NICs"},
+		{what: "a NIC more that is not there, live", seen: func(s *seen) { s.live, s.now, s.waits = true, &zone.Inside{Hostname: "web"}, []string{"x"} }, out: ", then NIC"},
+		{what: "a NIC less, live", seen: func(s *seen) { s.live, s.now = true, &inside }, want: func(s *api.InstanceSpec) { s.NICs = nil }, out: "keep spec; files; set NICs"},
 		{what: "more disk", want: func(s *api.InstanceSpec) { s.QuotaMiB = 2048 }, out: "quota 2048 MiB; keep spec; files; limits {MemoryMiB:128 SwapMiB:0 VCPUs:2 CPUCapPercent:0 CPUWeight:0 QuotaMiB:2048 Processes:0 IOWeight:0}"},
 		{what: "the server goes down", w: Wanted{Down: true}, out: "stop, then end"},
 		{what: "deleted", w: Wanted{Gone: true}, out: "stop, then end"},

@@ -41,6 +41,13 @@ type seen struct {
 	guest   *mdata.Guest      // the same, of its metadata; nil: not known
 	server  string            // UUID of this one
 	limits  *api.Limits       // of the unit; nil: not known
+	live    bool              // what is set in a zone that runs can be changed
+	now     *zone.Inside      // what is set in it; nil: not known
+}
+
+// has reports whether a zone that runs has a NIC.
+func (s seen) has(mac string) bool {
+	return s.now != nil && slices.ContainsFunc(s.now.NICs, func(n api.InstanceNIC) bool { return n.MAC == mac })
 }
 
 // plan is what there is to do of an instance now, and what is waited for when that is
@@ -112,7 +119,15 @@ func (s seen) run(spec *api.InstanceSpec) (steps []step, wait string) {
 		if s.limits != nil && *s.limits != spec.Limits {
 			steps = append(steps, stepLimits{spec.Limits})
 		}
-		return append(steps, s.answer(spec)...), ""
+		steps = append(steps, s.answer(spec)...)
+		switch { // last: what is in the zone may make it fail, and that is to stop nothing else
+		case !s.live || s.now != nil && sameNetwork(*s.now, inside):
+		case len(s.waits) > 0:
+			wait = "NIC"
+		default:
+			steps = append(steps, stepLive{})
+		}
+		return steps, wait
 	}
 	if s.ran && !again && spec.Restart != api.RestartAlways {
 		return s.answer(spec), "" // it ended by itself

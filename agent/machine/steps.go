@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -24,6 +25,7 @@ type (
 	stepQuota struct{ MiB int }
 	stepKeep  struct{} // the spec, with the dataset
 	stepFiles struct{ Start bool }
+	stepLive  struct{} // NICs, addresses, routes, resolvers of a zone that runs
 	stepStart struct{}
 	stepStop  struct{}
 	stepKill  struct{}
@@ -49,6 +51,7 @@ func (s stepFiles) String() string {
 	}
 	return "files"
 }
+func (stepLive) String() string     { return "set NICs" }
 func (stepStart) String() string    { return "start" }
 func (stepStop) String() string     { return "stop" }
 func (stepKill) String() string     { return "kill" }
@@ -116,6 +119,19 @@ func sameFiles(s seen, h zone.Host, in zone.Inside, g mdata.Guest) bool {
 	}
 	h.Dataset = s.left.Dataset
 	return reflect.DeepEqual(*s.left, h) && reflect.DeepEqual(*s.inside, in) && reflect.DeepEqual(*s.guest, g)
+}
+
+// sameNetwork reports whether two have the same NICs, resolvers and names: what is
+// changed in a zone that runs.
+func sameNetwork(a, b zone.Inside) bool {
+	of := func(in zone.Inside) string {
+		text, err := json.Marshal([]any{in.Hostname, in.Domain, in.NICs, in.Resolvers})
+		if err != nil { // there is nothing in them that cannot be marshalled
+			return err.Error()
+		}
+		return string(text)
+	}
+	return of(a) == of(b)
 }
 
 // ids are the requests of a spec.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"nereid/agent/machine/zone"
 	"nereid/api"
 )
 
@@ -47,3 +48,6 @@ func Prepare(context.Context) error { return errHere }
 
 // Leader is not there on this system.
 func Leader(context.Context, string) (int, error) { return 0, errors.ErrUnsupported }
+
+// Live is not there on this system.
+func Live(context.Context, string, zone.Host) error { return errHere }

@@ -21,7 +21,7 @@ func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
 	roots := &storage.Roots{Pool: st.SystemPool, Log: a.Log}
 	units := &machine.Systemd{}
 	a.Zones = agent.Zones{
-		Machines: &machine.Machines{Store: roots, Units: units, Log: a.Log,
+		Machines: &machine.Machines{Store: roots, Units: units, Live: machine.Live, Log: a.Log,
 			Prepare: func(ctx context.Context) error { return prepareZones(ctx, st, units) }},
 		Datasets: roots,
 		Pool:     st.SystemPool,

@@ -3,6 +3,7 @@
 //
 //	nereid-zone prepare DIR
 //	nereid-zone enter DIR
+//	nereid-zone give DIR        by enter, with a socket as descriptor 3
 //	nereid-zone started DIR     with the process's id in MAINPID
 //	nereid-zone consoles
 //	nereid-zone metadata
@@ -15,16 +16,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
+	"nereid/agent/firewall"
 	"nereid/agent/machine/enter"
 	"nereid/agent/machine/zone"
+	"nereid/agent/network"
 )
 
 func main() {
@@ -63,9 +69,11 @@ func run(args []string) error {
 		}
 		return zone.KeepConsoles(ctx, zone.Consoles)
 	case verb == "prepare" && dir != "":
-		return zone.Prepare(dir)
+		return zone.Prepare(dir, rejoin)
 	case verb == "enter" && dir != "":
 		return zone.Enter(dir)
+	case verb == "give" && dir != "":
+		return zone.Give(dir)
 	case verb == "started" && dir != "":
 		pid, err := strconv.Atoi(os.Getenv("MAINPID"))
 		if err != nil {
@@ -73,5 +81,25 @@ func run(args []string) error {
 		}
 		return zone.Ran(dir, pid)
 	}
-	return fmt.Errorf("want prepare DIR, enter DIR, started DIR, consoles or metadata; got %q", args[1:])
+	return fmt.Errorf("want prepare DIR, enter DIR, give DIR, started DIR, consoles or metadata; got %q", args[1:])
 }
+
+// rejoin puts a NIC back into its bridge. One that the agent has not had in a bridge is
+// the agent's to make.
+func rejoin(mac string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), rejoinLimit)
+	defer cancel()
+	k, err := network.Open("")
+	if err != nil {
+		return fmt.Errorf("put NIC %s back: %w", mac, err)
+	}
+	defer k.Close()
+	err = network.Rejoin(ctx, k, filepath.Dir(zone.Dir), mac, firewall.Guard)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// rejoinLimit bounds the wait for one NIC.
+const rejoinLimit = 20 * time.Second

@@ -186,6 +186,7 @@ func TestVMZones(t *testing.T) {
 		o.until(zones["z2"].on, fmt.Sprintf(`l=$(machinectl show --value -p Leader %s) && [ "$l" != %s ]`, zones["z2"].UUID, before))
 		reach(t)
 	})
+	t.Run("NICs", func(t *testing.T) { o.liveNICs(t, zones["z1"], zones["z2"], reach) })
 	t.Run("stop and start", func(t *testing.T) {
 		o.nereid("instance", "stop", "z1", "--wait")
 		if got := o.instance("z1"); got.State != api.InstanceStopped {

@@ -11,11 +11,17 @@
 // The zone's unit reads them anew at each start, so that a reboot from inside comes up
 // with what is wanted now, and with the agent away. Its commands, in order:
 //
-//	nereid-zone prepare DIR    before a start: leftovers go, NICs are made and settle
+//	nereid-zone prepare DIR    before a start: leftovers go, NICs are made
 //	nereid-zone enter DIR      the unit's process: mounts the dataset in a mount
 //	                           namespace of its own and becomes systemd-nspawn
-//	nereid-zone started DIR    after it: the out-of-memory killer spares nspawn
-//	/run/nereid/init           in the zone: sets names and NICs, becomes the image's init
+//	nereid-zone give DIR       beside it: gives the zone its NICs when it asks for them
+//	/run/nereid/init           in the zone: asks for the NICs, sets them and names up,
+//	                           becomes the image's init
+//	nereid-zone started DIR    after that: the out-of-memory killer spares nspawn
+//
+// What was set in a zone is beside what is wanted of it, in in/now.json. Where they differ
+// the agent gives the zone the NICs that it has not, and has /run/nereid/init again set in
+// it what is wanted. A NIC that is no more wanted goes by itself: a pair's ends go together.
 //
 // Beside them, one for a server:
 //

@@ -20,6 +20,8 @@ const ttyInside = "/dev/ttyS1"
 
 // Arguments are systemd-nspawn's for a zone, whose folder is dir and whose root file
 // system is at root. tty is the terminal of its metadata; signal is what shuts it down.
+// NICs are none of them: systemd-nspawn fails at a zone's end, be it a reboot, when one
+// that it was given is no more there.
 func Arguments(h Host, dir, root, tty, signal string) []string {
 	args := []string{
 		"--quiet", "--keep-unit", "--register=yes", "--settings=no", "--link-journal=no",
@@ -32,9 +34,6 @@ func Arguments(h Host, dir, root, tty, signal string) []string {
 		"--bind-ro=" + filepath.Join(dir, insideDir) + ":" + Inner,
 		"--bind-ro=" + Program + ":" + Inner + "/" + initFile,
 		"--bind=" + tty + ":" + ttyInside,
-	}
-	for _, n := range h.NICs {
-		args = append(args, "--network-interface="+Peer(n.MAC)+":"+n.Name)
 	}
 	return append(args, Inner+"/"+initFile)
 }

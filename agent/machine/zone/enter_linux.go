@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,13 @@ func enter(dir string) error {
 	if err != nil {
 		return fmt.Errorf("enter zone: %w", err)
 	}
+	if h.NICs, err = begin(dir, h, func(n NIC) bool { l, err := there(Peer(n.MAC)); return err == nil && l != nil }); err != nil {
+		return fmt.Errorf("enter zone: %w", err)
+	}
+	// Before there is a namespace of the zone's mounts, which would stay with it.
+	if err := offer(dir, h); err != nil {
+		return fmt.Errorf("enter zone: %w", err)
+	}
 	// The namespace is this thread's, which is the one that becomes nspawn.
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
@@ -65,9 +73,6 @@ func enter(dir string) error {
 		signal = "SIGTERM"
 	}
 	if err := openConsole(h.UUID); err != nil {
-		return fmt.Errorf("enter zone: %w", err)
-	}
-	if err := own(filepath.Join(dir, insideDir, insideFile), h.Base); err != nil {
 		return fmt.Errorf("enter zone: %w", err)
 	}
 	tty, err := openTerminal(h.Base)
@@ -118,11 +123,12 @@ func makePipe(path string) error {
 // Ran notes that a zone runs, and has the out-of-memory killer spare its nspawn, whose
 // end would be the zone's. What runs in the zone keeps the score that it has.
 func Ran(dir string, pid int) error {
-	f, err := os.OpenFile(filepath.Join(dir, startedFile), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(dir, startedFile), nil, 0o600); err != nil {
 		return fmt.Errorf("note that the zone runs: %w", err)
 	}
-	f.Close()
+	if err := os.WriteFile(filepath.Join(dir, upFile), []byte(strconv.Itoa(pid)), 0o600); err != nil {
+		return fmt.Errorf("note that the zone runs: %w", err)
+	}
 	if err := os.Remove(filepath.Join(dir, errorFile)); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("note that the zone runs: %w", err)
 	}

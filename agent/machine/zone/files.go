@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,15 +29,24 @@ const (
 	guestFile   = "metadata.json"
 	insideDir   = "in"
 	insideFile  = "zone.json"
-	initFile    = "init" // below insideDir: where Program is in the zone
+	nowFile     = "now.json" // below insideDir: what was set in the zone that runs, or starts
+	initFile    = "init"     // below insideDir: where Program is in the zone
 	scriptName  = "user-script"
 	startedFile = "started" // it ran since the agent left its files
+	upFile      = "up"      // it is set up, by the nspawn whose process number this is
 	errorFile   = "error"   // why the last start did not work
 	enteredFile = "entered" // its time is when the unit became systemd-nspawn last
 )
 
+// Again is the argument of a zone's first program that has it bring a zone that runs from
+// what was set in it to what is wanted now.
+const Again = "again"
+
 // Inner is the folder in a zone that has insideDir, read-only.
 const Inner = "/run/nereid"
+
+// InnerProgram is Program in a zone.
+const InnerProgram = Inner + "/" + initFile
 
 // Host is what is done on the server to start a zone.
 type Host struct {
@@ -92,16 +102,17 @@ func Leave(dir string, h Host, in Inside, g mdata.Guest) error {
 		}
 	}
 	for _, f := range []struct {
-		path string
-		mode os.FileMode
-		v    any
+		path  string
+		mode  os.FileMode
+		owner uint32
+		v     any
 	}{
-		{filepath.Join(inner, initFile), 0o755, nil},
-		{filepath.Join(inner, insideFile), 0o600, in}, // Enter makes it the zone's
-		{filepath.Join(dir, guestFile), 0o600, g},
-		{filepath.Join(dir, hostFile), 0o600, h},
+		{filepath.Join(inner, initFile), 0o755, 0, nil},
+		{filepath.Join(inner, insideFile), 0o600, h.Base, in},
+		{filepath.Join(dir, guestFile), 0o600, 0, g},
+		{filepath.Join(dir, hostFile), 0o600, 0, h},
 	} {
-		if err := replace(f.path, f.mode, f.v); err != nil {
+		if err := replace(f.path, f.mode, f.owner, f.v); err != nil {
 			return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
 		}
 	}
@@ -114,8 +125,9 @@ func Leave(dir string, h Host, in Inside, g mdata.Guest) error {
 }
 
 // replace writes a file anew; without v it is an empty one, which stays when it is there:
-// a program is mounted over it in the zone, and goes with it.
-func replace(path string, mode os.FileMode, v any) error {
+// a program is mounted over it in the zone, and goes with it. owner is the zone's root for
+// what is its to read; 0: whoever writes.
+func replace(path string, mode os.FileMode, owner uint32, v any) error {
 	var data []byte
 	if v == nil {
 		if _, err := os.Lstat(path); err == nil {
@@ -134,6 +146,11 @@ func replace(path string, mode os.FileMode, v any) error {
 	if err := os.Chmod(next, mode); err != nil {
 		return err
 	}
+	if owner != 0 && os.Geteuid() == 0 {
+		if err := os.Chown(next, int(owner), int(owner)); err != nil {
+			return err
+		}
+	}
 	return os.Rename(next, path)
 }
 
@@ -151,6 +168,45 @@ func read(path string, v any) error {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return nil
+}
+
+// begin has a zone started with what is wanted now, whatever is left for it meanwhile, and
+// with those of its NICs that are there. It gives these.
+func begin(dir string, h Host, there func(NIC) bool) ([]NIC, error) {
+	var in Inside
+	if err := read(filepath.Join(dir, insideDir, insideFile), &in); err != nil {
+		return nil, err
+	}
+	in.NICs = slices.DeleteFunc(in.NICs, func(n api.InstanceNIC) bool {
+		return !slices.ContainsFunc(h.NICs, func(of NIC) bool { return of.MAC == n.MAC && there(of) })
+	})
+	return in.of(h), Set(dir, h, in)
+}
+
+// of are the NICs of a zone that are set in it.
+func (in Inside) of(h Host) []NIC {
+	return slices.DeleteFunc(slices.Clone(h.NICs), func(n NIC) bool {
+		return !slices.ContainsFunc(in.NICs, func(of api.InstanceNIC) bool { return of.MAC == n.MAC })
+	})
+}
+
+// Up names the run of a zone that is set up; empty: it is not, or does not run.
+func Up(dir string) string {
+	data, err := os.ReadFile(filepath.Join(dir, upFile))
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+// Now is what was set last in a zone that runs.
+func Now(dir string) (in Inside, err error) {
+	return in, read(filepath.Join(dir, insideDir, nowFile), &in)
+}
+
+// Set notes what was set in a zone.
+func Set(dir string, h Host, in Inside) error {
+	return replace(filepath.Join(dir, insideDir, nowFile), 0o600, h.Base, in)
 }
 
 // Log is the name of the log of what a zone printed, in the folder of the logs; the one

@@ -23,11 +23,17 @@ import (
 // what the agent left, and becomes the image's init. It waits for nobody. What it cannot
 // set it says on the console, and goes on: a zone that runs can be looked into.
 func Init() error {
+	if len(os.Args) == 2 && os.Args[1] == Again {
+		return bringUpToDate()
+	}
 	var in Inside
-	if err := read(filepath.Join(Inner, insideFile), &in); err != nil {
+	if err := read(filepath.Join(Inner, nowFile), &in); err != nil {
 		say("read what the agent left", err)
 	}
-	say("set up network", in.network())
+	if len(in.NICs) > 0 {
+		say("set up network", ask())
+	}
+	say("set up network", in.network(Inside{}))
 	_, err := os.Stat("/etc/.nereid-started")
 	first := errors.Is(err, os.ErrNotExist)
 	say("write files", in.write("/", first))
@@ -55,6 +61,26 @@ func Init() error {
 	return nil
 }
 
+// bringUpToDate brings addresses, routes, resolvers and names of hosts of the zone that it
+// runs in from what was set to what the agent left last. Nothing else of the zone changes,
+// and it may be done twice.
+func bringUpToDate() error {
+	var was, in Inside
+	if err := read(filepath.Join(Inner, insideFile), &in); err != nil {
+		return fmt.Errorf("read what the agent left: %w", err)
+	}
+	if err := read(filepath.Join(Inner, nowFile), &was); err != nil {
+		return fmt.Errorf("read what was set: %w", err)
+	}
+	var names []file
+	for _, f := range in.files() {
+		if f.path == hostsFile || f.path == resolvFile {
+			names = append(names, f)
+		}
+	}
+	return errors.Join(in.network(was), write("/", names, false))
+}
+
 // ready tells systemd-nspawn, and by it the zone's unit, that the zone is set up: its init
 // is all that is to come (sd_notify(3)).
 func ready() {
@@ -72,8 +98,8 @@ func say(what string, err error) {
 	}
 }
 
-// network sets the NICs up.
-func (in Inside) network() error {
+// network sets the NICs up. What was set on them before, and is not wanted, goes.
+func (in Inside) network(was Inside) error {
 	var errs []error
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
@@ -85,7 +111,7 @@ func (in Inside) network() error {
 	for _, n := range in.NICs {
 		l, err := netlink.LinkByName(n.Interface)
 		if err == nil {
-			err = settle(nil, l, n.MTU, n.Primary, nicAddresses(n))
+			err = settle(nil, l, n.MTU, wishesOf(n), was.wishes(n.Interface))
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", n.Interface, err))
@@ -194,24 +220,51 @@ func nicAddresses(n api.InstanceNIC) (all []address) {
 	return all
 }
 
-// withDefault adds a default route.
-func withDefault(routes map[netip.Prefix]netip.Addr, gw netip.Addr) map[netip.Prefix]netip.Addr {
-	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	if gw.Is6() {
-		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+// wishes are the addresses and routes of a NIC.
+type wishes struct {
+	addresses []netip.Prefix
+	routes    map[netip.Prefix]netip.Addr // by destination
+}
+
+// wishesOf are a NIC's. Its gateways are the default routes where it is primary.
+func wishesOf(n api.InstanceNIC) wishes {
+	w := wishes{routes: map[netip.Prefix]netip.Addr{}}
+	for _, a := range nicAddresses(n) {
+		w.addresses = append(w.addresses, a.prefix)
+		maps.Copy(w.routes, a.routes)
+		if n.Primary && a.gateway.IsValid() {
+			w.routes[defaultOf(a.gateway)] = a.gateway
+		}
 	}
-	routes = maps.Clone(routes)
-	routes[all] = gw
-	return routes
+	return w
+}
+
+// wishes are those of a NIC by its name; none when there is none.
+func (in Inside) wishes(name string) wishes {
+	for _, n := range in.NICs {
+		if n.Interface == name {
+			return wishesOf(n)
+		}
+	}
+	return wishes{}
+}
+
+// defaultOf is the destination of a default route by a gateway.
+func defaultOf(gw netip.Addr) netip.Prefix {
+	if gw.Is6() {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 }
 
 func netOf(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// settle makes a link what it is to be: addresses of ours that are not named go, and the
-// others are there, with their routes.
-func settle(h *netlink.Handle, l netlink.Link, mtu int, primary bool, want []address) error {
+// settle makes a link what it is to be: what was set on it and is not wanted goes, and
+// what is wanted is there. What the zone's own administrator set stays. h is nil for the
+// namespace of the caller.
+func settle(h *netlink.Handle, l netlink.Link, mtu int, want, was wishes) error {
 	if h == nil {
 		var err error
 		if h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
@@ -224,49 +277,40 @@ func settle(h *netlink.Handle, l netlink.Link, mtu int, primary bool, want []add
 			return fmt.Errorf("set MTU %d: %w", mtu, err)
 		}
 	}
-	have, err := h.AddrList(l, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+	route := func(dst netip.Prefix, via netip.Addr) *netlink.Route {
+		return &netlink.Route{LinkIndex: l.Attrs().Index, Dst: netOf(dst), Gw: via.AsSlice(), Protocol: unix.RTPROT_STATIC}
 	}
-	there := map[netip.Prefix]bool{}
-	for _, a := range have {
-		ip, _ := netip.AddrFromSlice(a.IP)
-		ones, _ := a.Mask.Size()
-		p := netip.PrefixFrom(ip.Unmap(), ones)
-		if ip.Unmap().IsLinkLocalUnicast() {
-			continue
+	for dst, via := range was.routes {
+		if _, stays := want.routes[dst]; stays {
+			continue // and is replaced
 		}
-		if there[p] = slices.ContainsFunc(want, func(w address) bool { return w.prefix == p }); !there[p] {
-			if err := h.AddrDel(l, &a); err != nil {
-				return fmt.Errorf("remove address %s: %w", p, err)
-			}
+		if err := h.RouteDel(route(dst, via)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route %s via %s: %w", dst, via, err)
 		}
 	}
-	for _, a := range want {
-		if there[a.prefix] {
+	for _, a := range was.addresses {
+		if slices.Contains(want.addresses, a) {
 			continue
 		}
-		add := &netlink.Addr{IPNet: netOf(a.prefix)}
-		if a.prefix.Addr().Is6() {
+		if err := h.AddrDel(l, &netlink.Addr{IPNet: netOf(a)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", a, err)
+		}
+	}
+	for _, a := range want.addresses {
+		add := &netlink.Addr{IPNet: netOf(a)}
+		if a.Addr().Is6() {
 			add.Flags = unix.IFA_F_NODAD
 		}
 		if err := h.AddrAdd(l, add); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add address %s: %w", a.prefix, err)
+			return fmt.Errorf("add address %s: %w", a, err)
 		}
 	}
 	if err := h.LinkSetUp(l); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
-	for _, a := range want {
-		routes := a.routes
-		if primary && a.gateway.IsValid() {
-			routes = withDefault(routes, a.gateway)
-		}
-		for dst, via := range routes {
-			r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: netOf(dst), Gw: via.AsSlice(), Protocol: unix.RTPROT_STATIC}
-			if err := h.RouteReplace(r); err != nil {
-				return fmt.Errorf("add route %s via %s: %w", dst, via, err)
-			}
+	for dst, via := range want.routes {
+		if err := h.RouteReplace(route(dst, via)); err != nil {
+			return fmt.Errorf("add route %s via %s: %w", dst, via, err)
 		}
 	}
 	return nil

@@ -26,6 +26,12 @@ type file struct {
 	ours bool        // whatever is there, it is replaced
 }
 
+// Files that say where others are.
+const (
+	hostsFile  = "etc/hosts"
+	resolvFile = "etc/resolv.conf"
+)
+
 // files are those that a zone has before its init.
 func (in Inside) files() []file {
 	names := in.Hostname
@@ -41,7 +47,7 @@ func (in Inside) files() []file {
 	}
 	all := []file{
 		{path: "etc/hostname", text: in.Hostname + "\n", mode: 0o644, dir: 0o755, ours: true},
-		{path: "etc/hosts", text: hosts, mode: 0o644, dir: 0o755},
+		{path: hostsFile, text: hosts, mode: 0o644, dir: 0o755},
 	}
 	if len(in.Resolvers) > 0 {
 		text := mark
@@ -51,7 +57,7 @@ func (in Inside) files() []file {
 		for _, r := range in.Resolvers {
 			text += "nameserver " + r + "\n"
 		}
-		all = append(all, file{path: "etc/resolv.conf", text: text, mode: 0o644, dir: 0o755})
+		all = append(all, file{path: resolvFile, text: text, mode: 0o644, dir: 0o755})
 	}
 	if in.Keys != "" {
 		all = append(all, file{path: "root/.ssh/authorized_keys", text: mark + strings.TrimRight(in.Keys, "\n") + "\n", mode: 0o600, dir: 0o700})
@@ -81,12 +87,13 @@ func (in Inside) addresses() (all []netip.Addr) {
 // write writes a zone's files below root. One that is not ours, and is more than what a
 // fresh image brings, stays; first says that the image is fresh.
 func (in Inside) write(root string, first bool) error {
-	var errs []error
 	seed, err := in.seed()
-	if err != nil {
-		errs = append(errs, err)
-	}
-	for _, f := range append(in.files(), seed...) {
+	return errors.Join(err, write(root, append(in.files(), seed...), first))
+}
+
+func write(root string, files []file, first bool) error {
+	var errs []error
+	for _, f := range files {
 		path := filepath.Join(root, f.path)
 		if !f.ours && !first && foreign(path) {
 			continue

@@ -14,7 +14,10 @@ var errHere = fmt.Errorf("zones of this kind are Linux's: %w", errors.ErrUnsuppo
 func Enter(string) error { return errHere }
 
 // Prepare is not there on this system.
-func Prepare(string) error { return errHere }
+func Prepare(string, func(string) error) error { return errHere }
+
+// Give is not there on this system.
+func Give(string) error { return errHere }
 
 // Ran is not there on this system.
 func Ran(string, int) error { return errHere }

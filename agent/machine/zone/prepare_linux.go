@@ -1,39 +1,28 @@
 package zone
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// settleLimit bounds the wait for the device manager's look at a NIC.
-const settleLimit = 40 * time.Second
-
-// settleAgain is when the device manager is asked to look again, once: it may have been
-// away. While it looks again the NIC counts as not known.
-const settleAgain = 15 * time.Second
-
 // Prepare makes ready what a start of the zone needs: what a crash left goes, and each
-// NIC's end is there and known to the device manager, without which systemd-nspawn takes
-// none. A NIC that a crash or the zone destroyed is made anew, in no bridge: the agent
-// puts it into one, with its rules.
-func Prepare(dir string) error {
-	err := prepare(dir)
+// NIC's pair is there. The pair of a zone that ran before went with it, and rejoin makes it
+// anew and puts it into its bridge, protected, where the agent has had it in one. One that
+// it cannot make is the agent's to make, and to give to the zone then; rejoin says why.
+func Prepare(dir string, rejoin func(mac string) error) error {
+	err := prepare(dir, rejoin)
 	if err != nil {
 		return leaveReason(dir, err)
 	}
 	return nil
 }
 
-func prepare(dir string) error {
+func prepare(dir string, rejoin func(mac string) error) error {
 	h, err := Read(dir)
 	if err != nil {
 		return fmt.Errorf("prepare zone: %w", err)
@@ -41,8 +30,11 @@ func prepare(dir string) error {
 	if err := sweep(h.UUID); err != nil {
 		return fmt.Errorf("prepare zone: %w", err)
 	}
+	if err := os.Remove(filepath.Join(dir, upFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("prepare zone: %w", err)
+	}
 	for _, n := range h.NICs {
-		if err := n.ready(); err != nil {
+		if err := n.ready(rejoin); err != nil {
 			return fmt.Errorf("prepare zone: NIC %s: %w", n.MAC, err)
 		}
 	}
@@ -68,55 +60,37 @@ func sweep(uuid string) error {
 	return nil
 }
 
-// ready makes a NIC's pair where it is not there, and waits until the device manager
-// has seen the end that goes into the zone.
-func (n NIC) ready() error {
-	name := Peer(n.MAC)
-	l, err := netlink.LinkByName(name)
-	var none netlink.LinkNotFoundError
-	if errors.As(err, &none) {
-		if err := n.make(); err != nil {
-			return err
-		}
-		l, err = netlink.LinkByName(name)
-	}
+// ready has a NIC's pair there and in its bridge, as far as rejoin can.
+func (n NIC) ready(rejoin func(mac string) error) error {
+	port, err := there(Port(n.MAC)) // first: who makes a pair makes both ends at once
 	if err != nil {
 		return err
 	}
-	seen := filepath.Join("/run/udev/data", "n"+strconv.Itoa(l.Attrs().Index))
-	event := filepath.Join("/sys/class/net", name, "uevent")
-	for begun, asked := time.Now(), false; ; {
-		data, err := os.ReadFile(seen)
-		known := bytes.HasPrefix(data, []byte("I:")) || bytes.Contains(data, []byte("\nI:"))
-		if err == nil && known && !bytes.Contains(data, []byte("ID_PROCESSING=1")) {
-			return nil
-		}
-		if err != nil && !os.IsNotExist(err) {
+	waits, err := there(Peer(n.MAC))
+	if err != nil {
+		return err
+	}
+	if waits == nil && port != nil {
+		// Its other end is in what is left of the zone that ran before.
+		if err := netlink.LinkDel(port); err != nil && !notFound(err) && !errors.Is(err, unix.ENODEV) {
 			return err
 		}
-		if time.Since(begun) > settleLimit {
-			return fmt.Errorf("the device manager did not look at %s within %v; is systemd-udevd there (systemctl status systemd-udevd)?", name, settleLimit)
-		}
-		if !asked && time.Since(begun) > settleAgain {
-			asked = true
-			if err := os.WriteFile(event, []byte("add"), 0); err != nil {
-				return err
-			}
-		}
-		time.Sleep(5 * time.Millisecond)
+		port = nil
 	}
+	if port != nil && port.Attrs().MasterIndex != 0 {
+		return nil
+	}
+	if err := rejoin(n.MAC); err != nil {
+		fmt.Fprintln(os.Stderr, "nereid-zone:", err)
+	}
+	return nil
 }
 
-// make makes a NIC's pair. Its end that stays has no alias, and is in no bridge: the
-// agent takes it for one that was begun.
-func (n NIC) make() error {
-	mac, err := net.ParseMAC(n.MAC)
-	if err != nil {
-		return err
+// there is a link; nil: it is not there.
+func there(name string) (netlink.Link, error) {
+	l, err := netlink.LinkByName(name)
+	if notFound(err) {
+		return nil, nil
 	}
-	a := netlink.NewLinkAttrs()
-	a.Name, a.MTU = Port(n.MAC), n.MTU
-	v := netlink.NewVeth(a)
-	v.PeerName, v.PeerHardwareAddr, v.PeerMTU = Peer(n.MAC), mac, uint32(n.MTU)
-	return netlink.LinkAdd(v)
+	return l, err
 }

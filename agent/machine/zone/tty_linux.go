@@ -106,7 +106,7 @@ func leaveProcess(dir, uuid string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return replace(filepath.Join(dir, uuid), 0o600, process{os.Getpid(), start})
+	return replace(filepath.Join(dir, uuid), 0o600, 0, process{os.Getpid(), start})
 }
 
 // Process is the systemd-nspawn of a zone that runs.

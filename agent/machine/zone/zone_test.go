@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -201,18 +202,53 @@ func TestLeave(t *testing.T) {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
 	}
+	if info, err := os.Stat(filepath.Join(dir, "in/zone.json")); err != nil || os.Geteuid() == 0 && info.Sys().(*syscall.Stat_t).Uid != h.Base {
+		t.Errorf("in/zone.json is not the zone's root's: %+v, %v", info, err)
+	}
 	if Started(dir) || Unmark(dir) != nil || Reason(dir) != "" {
 		t.Error("it did not start yet")
+	}
+}
+
+// TestBegin: a zone starts with what was left for it then, and with those of its NICs that
+// are there; what is left later is not set in it until it is noted to be.
+func TestBegin(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a")
+	inside := func(macs ...string) (in Inside) {
+		for _, m := range macs {
+			in.NICs = append(in.NICs, api.InstanceNIC{MAC: m})
+		}
+		return in
+	}
+	first, later := inside("a", "b", "c"), inside("a", "d")
+	h := Host{UUID: "a", Base: 524288, NICs: []NIC{{MAC: "a"}, {MAC: "b"}, {MAC: "d"}}} // c is not yet there to be given
+	for _, tt := range []struct{ in, now Inside }{{first, inside("a")}, {later, inside("a", "d")}} {
+		if err := Leave(dir, h, tt.in, mdata.Guest{}); err != nil {
+			t.Fatal(err)
+		}
+		given, err := begin(dir, h, func(n NIC) bool { return n.MAC != "b" })
+		if err != nil || len(given) != len(tt.now.NICs) {
+			t.Errorf("given %v, %v", given, err)
+		}
+		if err := Leave(dir, h, later, mdata.Guest{}); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := Now(dir); err != nil || cmp.Diff(tt.now, now) != "" {
+			t.Errorf("%+v, %v", now, err)
+		}
 	}
 }
 
 // TestArguments: every barrier that systemd-nspawn is asked for is asked for.
 func TestArguments(t *testing.T) {
 	args := Arguments(Host{UUID: "a", Base: 524288, Hostname: "web", NICs: []NIC{{"02:00:00:00:00:0A", "net0", 1400}}}, "/d", "/r", "/dev/pts/7", "SIGTERM")
+	if slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--network-interface") }) {
+		t.Errorf("systemd-nspawn is given NICs: %q", args)
+	}
 	for _, want := range []string{
 		"--keep-unit", "--register=yes", "--settings=no", "--private-network", "--link-journal=no", "--console=read-only",
 		"--private-users=524288:65536", "--private-users-ownership=map", "--machine=a", "--directory=/r", "--kill-signal=SIGTERM",
-		"--network-interface=nz02000000000a:net0", "--drop-capability=CAP_MKNOD,CAP_AUDIT_CONTROL,CAP_AUDIT_WRITE",
+		"--drop-capability=CAP_MKNOD,CAP_AUDIT_CONTROL,CAP_AUDIT_WRITE",
 		"--system-call-filter=~io_uring_setup io_uring_enter io_uring_register userfaultfd", "--bind-ro=/d/in:/run/nereid", "--bind=/dev/pts/7:/dev/ttyS1",
 	} {
 		if !slices.Contains(args, want) {
