@@ -21,7 +21,7 @@ import (
 
 // adminNIC is a NIC of an instance on network admin.
 func adminNIC(ip string) api.NetworkNIC {
-	return api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, BelongsTo: "00000000-0000-4000-9000-000000000001",
+	return api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, BelongsTo: "00000000-0000-4000-9000-000000000001",
 		Addresses: []api.NICAddress{{Network: networks.AdminName, IP: ip}}}
 }
 
@@ -278,7 +278,7 @@ func TestNICAsksDHCP(t *testing.T) {
 	if m.cfg.Network.Address.String() != "127.77.0.120/24" {
 		t.Errorf("the configuration of its boot: %+v", m.cfg.Network)
 	}
-	if ip := must[api.IPAddress](t)(h.client.IPs("admin").Get(ctx, "127.77.0.120")); ip.BelongsToType != api.BelongsToZone || ip.MAC != nic.MAC {
+	if ip := must[api.IPAddress](t)(h.client.IPs("admin").Get(ctx, "127.77.0.120")); ip.BelongsToType != api.BelongsToOther || ip.MAC != nic.MAC {
 		t.Errorf("the address: %+v", ip)
 	}
 	h.consistent()

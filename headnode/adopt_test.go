@@ -37,7 +37,7 @@ func TestAdopt(t *testing.T) {
 	say("r2")
 
 	named := func(mac, ip string) error {
-		_, err := h.client.NICs().Create(ctx, api.NetworkNIC{MAC: mac, Owner: alice, BelongsToType: api.BelongsToZone, Server: zs[1].uuid,
+		_, err := h.client.NICs().Create(ctx, api.NetworkNIC{MAC: mac, Owner: alice, BelongsToType: api.BelongsToOther, Server: zs[1].uuid,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: "ext", IP: ip}}})
 		return err
 	}

@@ -129,7 +129,7 @@ func TestTwoAtATime(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				c, err := h.createNIC(tx, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToZone, Server: m.uuid,
+				c, err := h.createNIC(tx, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToOther, Server: m.uuid,
 					BelongsTo: "00000000-0000-4000-9000-0000000000" + string(rune('a'+instance/10)) + string(rune('0'+instance%10)),
 					Addresses: []api.NICAddress{{Network: network}}}, provided)
 				_, err = h.nicChanged(tx, c, err)
@@ -151,7 +151,7 @@ func TestTwoAtATime(t *testing.T) {
 				}
 				nics, err := networks.NICsOfServer(tx, m.uuid)
 				for _, n := range nics {
-					if n.BelongsToType == api.BelongsToZone && n.Addresses[0].Network == on.UUID {
+					if n.BelongsToType == api.BelongsToOther && n.Addresses[0].Network == on.UUID {
 						mac = n.MAC
 					}
 				}

@@ -46,7 +46,7 @@ func TestEffectsOfNICs(t *testing.T) {
 	allow := must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Owner: alice, Enabled: true, Rule: "FROM any TO tag app = x ALLOW tcp PORT 80"}))
 	const instance, other = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 	nic := func(ctx context.Context, n api.NetworkNIC) (api.NetworkNIC, error) {
-		n.Owner, n.BelongsToType, n.Addresses = alice, api.BelongsToZone, []api.NICAddress{{Network: "external"}}
+		n.Owner, n.BelongsToType, n.Addresses = alice, api.BelongsToOther, []api.NICAddress{{Network: "external"}}
 		if n.BelongsTo == "" {
 			n.BelongsTo = instance
 		}

@@ -62,7 +62,7 @@ func TestEventsOfNICs(t *testing.T) {
 		}
 	}
 	var n, other api.NetworkNIC
-	in := api.NetworkNIC{Owner: alice, BelongsTo: alice, BelongsToType: api.BelongsToZone, Server: ms[0].uuid, Primary: true, Addresses: []api.NICAddress{{Network: web.UUID}}}
+	in := api.NetworkNIC{Owner: alice, BelongsTo: alice, BelongsToType: api.BelongsToOther, Server: ms[0].uuid, Primary: true, Addresses: []api.NICAddress{{Network: web.UUID}}}
 	got := nics(func() { n = must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, in)) })
 	want("new", got, api.Event{Kind: "nic", Path: "/v1/nics", Name: n.MAC, Owner: alice, Server: ms[0].uuid})
 	got = nics(func() {
@@ -107,7 +107,7 @@ func TestEventsOfSets(t *testing.T) {
 	defer es.Close()
 	must[api.FabricVLAN](t)(h.client.FabricVLANs(alice).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
 	web := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", Subnet: "10.0.1.0/24"}))
-	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsTo: alice, BelongsToType: api.BelongsToZone,
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsTo: alice, BelongsToType: api.BelongsToOther,
 		Server: ms[0].uuid, Addresses: []api.NICAddress{{Network: web.UUID}}}))
 	for ev, err := range es.All() {
 		if err != nil {

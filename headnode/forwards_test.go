@@ -32,7 +32,7 @@ func TestForwards(t *testing.T) {
 		vlan := 2 + i
 		must[api.FabricVLAN](t)(h.client.FabricVLANs(owner).Create(ctx, api.FabricVLAN{VLAN: vlan, Name: "web" + string(rune('0'+i))}))
 		net := must[api.Network](t)(h.client.FabricNetworks(owner, vlan).Create(ctx, api.Network{Name: "net" + string(rune('0'+i)), InternetNAT: i != 1}))
-		nics = append(nics, must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToZone, Server: ms[i].uuid,
+		nics = append(nics, must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToOther, Server: ms[i].uuid,
 			BelongsTo: "00000000-0000-4000-9000-00000000000" + string(rune('1'+i)), Addresses: []api.NICAddress{{Network: net.UUID}}})))
 	}
 	ip := nics[0].Addresses[0].IP

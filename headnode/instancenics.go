@@ -40,12 +40,20 @@ func ownNIC(tx store.Tx, mac string) (n api.NetworkNIC, r instances.Record, owne
 	return n, r, owned, err
 }
 
-// joins gives the instance that a change of a NIC would give it to.
-func joins(tx store.Tx, n api.NetworkNIC, u api.NICUpdate) (instances.Record, bool, error) {
-	if u.BelongsTo == nil || n.BelongsToType != api.BelongsToZone {
-		return instances.Record{}, false, nil
+// joins gives the instance that a change of a NIC would give it to; an empty record where
+// it would be an instance's that does not exist.
+func joins(tx store.Tx, n api.NetworkNIC, u api.NICUpdate) (r instances.Record, would bool, err error) {
+	if u.BelongsTo == nil || n.BelongsToType == api.BelongsToServer {
+		return r, false, nil
 	}
-	return instanceOf(tx, *u.BelongsTo)
+	r, would, err = instanceOf(tx, *u.BelongsTo)
+	return r, would || n.BelongsToType == api.BelongsToZone, err
+}
+
+// noInstance refuses a NIC of an instance that does not exist.
+func noInstance(uuid string) error {
+	return refuse(http.StatusNotFound, api.CodeNotFound, "look for it (nereid instance list), or make it first (nereid instance create); what is no instance of ours is of type other (--belongs-to-type other)",
+		"there is no instance %.64s for the NIC to belong to", uuid)
 }
 
 // byNobody is who asks for a change of a NIC, of which the log says it.

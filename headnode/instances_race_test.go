@@ -225,6 +225,26 @@ func TestUnexpectedInstance(t *testing.T) {
 	if len(i.NICs) != 2 || i.NICs[0].Interface != "net0" {
 		t.Errorf("%+v", i)
 	}
+	// One that is said to be of something else, and names an instance, is the instance's; one
+	// that names none that is there is refused, and so is a change to that.
+	third := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsTo: made.UUID, BelongsToType: api.BelongsToOther, Addresses: []api.NICAddress{{Network: "web"}}}))
+	if i := h.instance("web0"); len(i.NICs) != 3 || third.BelongsToType != api.BelongsToZone || third.Brand != made.Brand {
+		t.Errorf("%+v, NIC %+v", i, third)
+	}
+	_, err = h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsTo: other, BelongsToType: api.BelongsToZone, Server: zs[1].uuid, Addresses: []api.NICAddress{{Network: "web"}}})
+	wantCode(t, "a NIC of an instance that does not exist", err, api.CodeNotFound)
+	if err == nil || !strings.Contains(err.Error(), "no instance "+other) || !strings.Contains(err.Error(), "--belongs-to-type other") {
+		t.Errorf("%v", err)
+	}
+	for range h.client.NICs().All(ctx, map[string][]string{"belongs_to": {other}}) {
+		t.Error("a NIC that was refused is there")
+	}
+	of := other
+	_, err = h.client.NICs().Update(ctx, third.MAC, api.NICUpdate{BelongsTo: &of}, "")
+	wantCode(t, "an instance's NIC for one that does not exist", err, api.CodeConflict)
+	router := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsTo: other, BelongsToType: api.BelongsToOther, Addresses: []api.NICAddress{{Network: "web"}}}))
+	_, err = h.client.NICs().Update(ctx, router.MAC, api.NICUpdate{BelongsTo: &made.UUID}, "")
+	wantCode(t, "something else's NIC for an instance", err, api.CodeConflict)
 	// Its tags are what rules see, on each NIC.
 	must[api.Instance](t)(h.client.Instances().Update(ctx, "web0", api.InstanceUpdate{SetTags: map[string]any{"role": "db", "n": 2}}, ""))
 	for n, err := range h.client.NICs().All(ctx, map[string][]string{"belongs_to": {made.UUID}}) {

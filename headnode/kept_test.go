@@ -37,7 +37,7 @@ func TestKeptAfterRestore(t *testing.T) {
 	net := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", Subnet: "10.0.0.0/24"}))
 	nic := func(on *machine, instance, ip string) api.NetworkNIC {
 		t.Helper()
-		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid, BelongsTo: instance,
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: on.uuid, BelongsTo: instance,
 			Addresses: []api.NICAddress{{Network: net.UUID, IP: ip}}}))
 	}
 	nic(two, "00000000-0000-4000-9000-000000000002", "10.0.0.2")
@@ -79,7 +79,7 @@ func TestKeptAfterRestore(t *testing.T) {
 	}
 	// Once it is known, it is where the head node has it.
 	h.wantMap("before adoption", net.VNI, "10.0.0.1 10.77.0.11", "10.0.0.2 10.77.0.12")
-	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{MAC: lost.MAC, Owner: alice, BelongsToType: api.BelongsToZone, Server: one.uuid, BelongsTo: lost.BelongsTo,
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{MAC: lost.MAC, Owner: alice, BelongsToType: api.BelongsToOther, Server: one.uuid, BelongsTo: lost.BelongsTo,
 		Addresses: []api.NICAddress{{Network: net.UUID, IP: "10.0.0.1"}}}))
 	one.rep.UnexpectedNICs = nil
 	one.mustDrain()
@@ -96,9 +96,9 @@ func TestKeptTakesNothing(t *testing.T) {
 	net := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", Subnet: "10.0.0.0/24", Gateway: "10.0.0.1"}))
 	other := must[api.Network](t)(h.client.FabricNetworks(bob, 2).Create(ctx, api.Network{Name: "web", Subnet: "10.0.0.0/24"}))
 	const instance = "00000000-0000-4000-9000-000000000001"
-	known := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: two.uuid, BelongsTo: instance,
+	known := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: two.uuid, BelongsTo: instance,
 		Addresses: []api.NICAddress{{Network: net.UUID, IP: "10.0.0.2"}}}))
-	gone := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: one.uuid, BelongsTo: instance,
+	gone := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: one.uuid, BelongsTo: instance,
 		Addresses: []api.NICAddress{{Network: net.UUID, IP: "10.0.0.3"}}}))
 	one.mustDrain()
 	if err := h.client.NICs().Delete(ctx, gone.MAC); err != nil {
@@ -125,7 +125,7 @@ func TestKeptTakesNothing(t *testing.T) {
 	h.wantMap("another account's", other.VNI)
 
 	// A NIC that is given the address has it, whatever the server goes on to report.
-	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: two.uuid, BelongsTo: instance,
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: two.uuid, BelongsTo: instance,
 		Addresses: []api.NICAddress{{Network: net.UUID, IP: "10.0.0.79"}}}))
 	h.wantMap("given to another", net.VNI, "10.0.0.2 10.77.0.12", "10.0.0.78 10.77.0.11", "10.0.0.79 10.77.0.12")
 	one.rep.UnexpectedNICs = one.rep.UnexpectedNICs[9:]
@@ -177,7 +177,7 @@ func TestKeptNICHasItsWayOut(t *testing.T) {
 	}
 	restart(false)
 	on := ms[3]
-	lost := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+	lost := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: on.uuid,
 		BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
 	if n, away := ways(); n != 2 || away == nil || len(away.Via) != 2 {
 		t.Fatalf("before: %d gateways, %+v", n, away)

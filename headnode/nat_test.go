@@ -36,7 +36,7 @@ func TestNAT(t *testing.T) {
 	ctx := context.Background()
 	nic := func(on *machine) api.NetworkNIC {
 		t.Helper()
-		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: on.uuid,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
 	}
 	router := func(m *machine) *api.NATSpec {
@@ -124,7 +124,7 @@ func TestNATComesAndGoes(t *testing.T) {
 	ctx := context.Background()
 	nic := func(on *machine) api.NetworkNIC {
 		t.Helper()
-		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: on.uuid,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
 	}
 	via := func() int {
@@ -167,7 +167,7 @@ func TestNATWithoutLink(t *testing.T) {
 	h, ms, net := natRack(t)
 	ctx := context.Background()
 	for _, m := range []*machine{ms[0], ms[3]} {
-		must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: m.uuid,
+		must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: m.uuid,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: net.UUID}}}))
 	}
 	// nat is a server's own NAT, and by which address of the transit VNI others reach
@@ -228,7 +228,7 @@ func TestNATWithoutLink(t *testing.T) {
 	report(nil, ms[:3]...)
 	must[api.FabricVLAN](t)(h.client.FabricVLANs(bob).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
 	bobs := must[api.Network](t)(h.client.FabricNetworks(bob, 2).Create(ctx, api.Network{Name: "web", InternetNAT: true}))
-	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: bob, BelongsToType: api.BelongsToZone, Server: ms[0].uuid,
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: bob, BelongsToType: api.BelongsToOther, Server: ms[0].uuid,
 		BelongsTo: "00000000-0000-4000-9000-000000000002", Addresses: []api.NICAddress{{Network: bobs.UUID}}}))
 	report([]string{"external"}, ms[:3]...)
 	report(nil, ms[1])

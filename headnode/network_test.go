@@ -137,7 +137,7 @@ func TestFabric(t *testing.T) {
 	agreeing := api.WithConfirm(ctx, api.ConfirmAll) // one NIC of the instance is primary
 	nic := func(owner, network string, on *machine) api.NetworkNIC {
 		t.Helper()
-		return must[api.NetworkNIC](t)(h.client.NICs().Create(agreeing, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToZone, Server: on.uuid, Primary: true,
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(agreeing, api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToOther, Server: on.uuid, Primary: true,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: network}}}))
 	}
 	a := nic(alice, net.UUID, one)

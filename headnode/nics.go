@@ -41,14 +41,17 @@ func (s *Server) routeNICs(h huma.API) {
 				return n, err
 			}
 			r, found, err := instanceOf(tx, n.BelongsTo)
-			if err != nil || found && n.BelongsToType == api.BelongsToZone {
-				if err != nil {
-					return n, err
-				}
+			if err != nil {
+				return n, err
+			}
+			if found && n.BelongsToType != api.BelongsToServer { // it is the instance's, whatever it was called
 				n, _, err = s.addNIC(tx, s.byNobody(), r, n)
 				return n, err
 			}
 			c, err := s.createNIC(tx, n, provided)
+			if err == nil && n.BelongsToType == api.BelongsToZone { // said last: what else is wrong is said first
+				return n, noInstance(n.BelongsTo)
+			}
 			return s.nicChanged(tx, c, err)
 		},
 		update: func(tx store.Tx, a args, u api.NICUpdate) (api.NetworkNIC, error) {
@@ -67,7 +70,9 @@ func (s *Server) routeNICs(h huma.API) {
 				return s.changeOwnNIC(tx, s.byNobody(), r, n.MAC, u)
 			}
 			if r, found, err := joins(tx, n, u); err != nil || found {
-				if err == nil {
+				if err == nil && r.UUID == "" {
+					err = noInstance(*u.BelongsTo)
+				} else if err == nil {
 					err = refuse(http.StatusConflict, api.CodeConflict, "delete this one, and give the instance another one with: nereid instance nic add "+r.UUID+" NETWORK", "NIC %s cannot become one of instance %s", n.MAC, r.Name)
 				}
 				return n, err

@@ -31,7 +31,7 @@ func objectRack(t *testing.T) (*head, map[string]map[string]string) {
 	must[api.Bond](t)(h.client.Bonds(m.uuid).Create(ctx, api.Bond{Name: "bond0", Mode: "active-backup", MACs: []string{m.nics[1]}, NICTags: []string{"external", "underlay"}}))
 	must[api.FabricVLAN](t)(h.client.FabricVLANs(alice).Create(ctx, api.FabricVLAN{VLAN: 2, Name: "web"}))
 	web := must[api.Network](t)(h.client.FabricNetworks(alice, 2).Create(ctx, api.Network{Name: "web", Subnet: "10.0.1.0/24", Gateway: "10.0.1.1", InternetNAT: true}))
-	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsTo: alice, BelongsToType: api.BelongsToZone, Server: m.uuid,
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsTo: alice, BelongsToType: api.BelongsToOther, Server: m.uuid,
 		Addresses: []api.NICAddress{{Network: web.UUID, IP: "10.0.1.5"}}}))
 	forward := must[api.FabricForward](t)(h.client.FabricForwards(alice).Create(ctx, api.FabricForward{Protocol: "tcp", IP: "10.0.1.5", ToPort: 22}))
 	rule := must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Rule: "FROM any TO all vms ALLOW tcp PORT 80", Owner: alice}))

@@ -33,7 +33,7 @@ func portRack(t *testing.T) (*head, *machine) {
 // zoneNIC makes an instance's NIC.
 func (m *machine) zoneNIC(instance int) api.NetworkNIC {
 	m.h.t.Helper()
-	return must[api.NetworkNIC](m.h.t)(m.h.client.NICs().Create(context.Background(), api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: m.uuid,
+	return must[api.NetworkNIC](m.h.t)(m.h.client.NICs().Create(context.Background(), api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: m.uuid,
 		BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", instance), Addresses: []api.NICAddress{{Network: "external"}}}))
 }
 
@@ -265,7 +265,7 @@ func TestPortsRestored(t *testing.T) {
 	if all := strings.Join(h.server(m.uuid).Alerts, "\n"); !strings.Contains(all, "nereid nic create --mac "+c.MAC) {
 		t.Errorf("alerts %q", all)
 	}
-	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{MAC: c.MAC, Server: m.uuid, Owner: alice, BelongsTo: c.BelongsTo, BelongsToType: api.BelongsToZone,
+	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{MAC: c.MAC, Server: m.uuid, Owner: alice, BelongsTo: c.BelongsTo, BelongsToType: api.BelongsToOther,
 		Addresses: []api.NICAddress{{Network: "external", IP: c.Addresses[0].IP}}}))
 	m.mustDrain()
 	if _, there := m.ports[api.PortKey(c.MAC, c.BelongsTo)]; !there || len(m.ports) != 3 {
@@ -397,7 +397,7 @@ func TestRulesTellWhomTheyConcern(t *testing.T) {
 	nic := func(on *machine, owner, tag string) api.NetworkNIC {
 		t.Helper()
 		n++
-		in := api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToZone, Server: on.uuid, Addresses: []api.NICAddress{{Network: "external"}},
+		in := api.NetworkNIC{Owner: owner, BelongsToType: api.BelongsToOther, Server: on.uuid, Addresses: []api.NICAddress{{Network: "external"}},
 			BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", n)}
 		if tag != "" {
 			in.Tags = map[string]string{tag: "yes"}

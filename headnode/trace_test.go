@@ -19,7 +19,7 @@ func TestTrace(t *testing.T) {
 	db := must[api.Network](t)(h.client.FabricNetworks(alice, 3).Create(ctx, api.Network{Name: "db"}))
 	nic := func(network string, on *machine, instance string) api.NetworkNIC {
 		t.Helper()
-		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: on.uuid,
 			BelongsTo: "00000000-0000-4000-9000-00000000000" + instance, Addresses: []api.NICAddress{{Network: network}}}))
 	}
 	a, b, c := nic(web.UUID, ms[0], "1"), nic(web.UUID, ms[1], "2"), nic(db.UUID, ms[1], "3")
@@ -67,7 +67,7 @@ func TestTraceMeasures(t *testing.T) {
 	must[api.FirewallRule](t)(h.client.FirewallRules().Create(ctx, api.FirewallRule{Rule: "FROM any TO all vms ALLOW icmp TYPE ALL", Enabled: true, Owner: alice}))
 	var macs []string
 	for i, m := range ms {
-		n := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: m.uuid,
+		n := must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: m.uuid,
 			BelongsTo: fmt.Sprintf("00000000-0000-4000-9000-%012d", i), Addresses: []api.NICAddress{{Network: web.UUID}}}))
 		macs = append(macs, n.MAC)
 	}

@@ -63,6 +63,12 @@ func uuidOr(s, other string) string {
 // network that there is not, as it was made after the head node's backup.
 func adoption(tx store.Tx, r inventory.Record, u api.UnexpectedNIC) (string, error) {
 	command := fmt.Sprintf("nereid nic create --mac %s --on %s --belongs-to %s", u.MAC, r.Hostname, u.Instance)
+	if _, found, err := instanceOf(tx, u.Instance); err != nil || !found {
+		if err != nil {
+			return "", err
+		}
+		command += " --belongs-to-type " + api.BelongsToOther
+	}
 	if u.Owner != "" {
 		command += " --owner " + u.Owner
 	}

@@ -35,7 +35,7 @@ func TestGoneNICs(t *testing.T) {
 	}
 	nic := func(on *machine) api.NetworkNIC {
 		t.Helper()
-		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToZone, Server: on.uuid,
+		return must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{Owner: alice, BelongsToType: api.BelongsToOther, Server: on.uuid,
 			BelongsTo: "00000000-0000-4000-9000-000000000001", Addresses: []api.NICAddress{{Network: "external"}}}))
 	}
 	a, b := nic(one), nic(one)
@@ -98,7 +98,7 @@ func TestUnexpectedNICs(t *testing.T) {
 	one.mustSync()
 	s := h.server(one.uuid)
 	all := strings.Join(s.Alerts, "\n")
-	command := "nereid nic create --mac " + u.MAC + " --on " + s.Hostname + " --belongs-to " + instance + " --owner " + alice + " --network " + net.UUID + "=10.0.0.77"
+	command := "nereid nic create --mac " + u.MAC + " --on " + s.Hostname + " --belongs-to " + instance + " --belongs-to-type other --owner " + alice + " --network " + net.UUID + "=10.0.0.77"
 	for _, want := range []string{command, "nereid nic move " + elsewhere.MAC + " " + s.Hostname, "02:4e:52:00:00:78 of instance " + instance + " is here", "lets nothing through"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("the alerts lack %q:\n%s", want, all)

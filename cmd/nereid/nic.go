@@ -78,8 +78,8 @@ func (a *app) nicCreate() *cobra.Command {
 networks, as one of IPv4 and one of IPv6, must be on one layer-2 segment. With --on it is there at once: until there are instances, a network
 namespace named nic-MAC stands in for one. --underlay makes it that server's address on the underlay, which VXLAN uses. The NICs of an instance have one
 set of firewall tags, and one of them is primary: before --tag or --primary changes others, they are shown, and so are the rules that would end.`,
-		Example: lines("nereid nic create --network external --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111",
-			"nereid nic create --network web=10.0.1.5 --network web6 --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111",
+		Example: lines("nereid nic create --network external --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111 --belongs-to-type other",
+			"nereid nic create --network web=10.0.1.5 --network web6 --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111 --belongs-to-type other",
 			"nereid nic create --network underlay --on cn0 --underlay"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -97,7 +97,7 @@ set of firewall tags, and one of them is primary: before --tag or --primary chan
 				in.Server = s.UUID
 			}
 			if in.BelongsToType == "" {
-				in.BelongsToType = api.BelongsToOther
+				in.BelongsToType = api.BelongsToZone
 				if in.Underlay {
 					in.BelongsToType, in.BelongsTo = api.BelongsToServer, in.Server
 				}
@@ -117,8 +117,8 @@ set of firewall tags, and one of them is primary: before --tag or --primary chan
 	fl.StringSliceVar(&networks, "network", nil, "network or pool, or NETWORK=ADDRESS; can be repeated")
 	fl.StringVar(&n.Server, "on", "", "server it is on, by hostname, UUID or MAC")
 	fl.StringVar(&n.Owner, "owner", "", "account it belongs to, a UUID")
-	fl.StringVar(&n.BelongsTo, "belongs-to", "", "UUID of the instance, or of what else it belongs to")
-	fl.StringVar(&n.BelongsToType, "belongs-to-type", "", "zone, server or other (default other)")
+	fl.StringVar(&n.BelongsTo, "belongs-to", "", "UUID of the instance that gets it, or of what else it belongs to")
+	fl.StringVar(&n.BelongsToType, "belongs-to-type", "", "zone, server or other (default zone: an instance)")
 	fl.StringVar(&n.MAC, "mac", "", "its MAC address (default: one is made)")
 	fl.BoolVar(&n.Primary, "primary", false, "its gateway is the default route")
 	fl.StringToStringVar(&n.Tags, "tag", nil, "firewall tag of what it belongs to, as role=web; can be repeated")

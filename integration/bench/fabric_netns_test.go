@@ -116,7 +116,7 @@ func fabricWays(r *labtest.Rack) []way {
 				continue
 			}
 			args := []string{"nic", "create", "--network", fmt.Sprintf("%s=10.0.2.%d%d", n.UUID, i+1, k), "--on", s.Spec.Name, "--owner", owner, "--primary",
-				"--belongs-to-type", "zone", "--belongs-to", fmt.Sprintf("00000000-0000-4000-9000-0000000000%d%d", i, k), "-o", "json"}
+				"--belongs-to-type", "other", "--belongs-to", fmt.Sprintf("00000000-0000-4000-9000-0000000000%d%d", i, k), "-o", "json"}
 			if i < 2 {
 				args = append(args, "--no-firewall")
 			}

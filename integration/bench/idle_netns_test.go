@@ -36,7 +36,7 @@ func TestBenchIdleServer(t *testing.T) {
 		{"network", "create", "external", "--nic-tag", "external", "--subnet", "198.51.100.0/24", "--gateway", "198.51.100.1", "--start", "198.51.100.10"},
 		{"nictag", "provide", "cn1", s.Spec.NICs[1].MAC, "external"},
 		{"nic", "create", "--network", "external", "--on", "cn1",
-			"--owner", "a11ce000-0000-4000-8000-000000000001", "--belongs-to", "11111111-1111-4111-8111-111111111111"},
+			"--owner", "a11ce000-0000-4000-8000-000000000001", "--belongs-to", "11111111-1111-4111-8111-111111111111", "--belongs-to-type", "other"},
 	} {
 		cmd := r.Exec(t.Context(), filepath.Join(r.Bin, "nereid"), append([]string{"--server", r.Socket()}, args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -66,7 +66,7 @@ func (o operator) createNIC(owner, server string, networks ...string) api.Networ
 	o.T.Helper()
 	_, ip, _ := strings.Cut(networks[0], "=")
 	instance := fmt.Sprintf("%s-0000-4000-9000-%s", owner[:8], regexp.MustCompile(`[^0-9a-f]`).ReplaceAllString(ip+"000000000000", "")[:12])
-	args := []string{"nic", "create", "--on", server, "--owner", owner, "--primary", "--belongs-to-type", "zone", "--belongs-to", instance}
+	args := []string{"nic", "create", "--on", server, "--owner", owner, "--primary", "--belongs-to-type", "other", "--belongs-to", instance}
 	for _, n := range networks {
 		args = append(args, "--network", n)
 	}

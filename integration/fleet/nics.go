@@ -111,7 +111,7 @@ func (f *Fleet) makeNIC(ctx context.Context, s *server, i int) nic {
 	n.told = f.seen.expect(n.instance)
 	err := f.operator(ctx, func(c *api.Client) error {
 		n.asked = time.Now()
-		out, err := c.NICs().Create(ctx, api.NetworkNIC{Owner: owner, BelongsTo: n.instance, BelongsToType: api.BelongsToZone,
+		out, err := c.NICs().Create(ctx, api.NetworkNIC{Owner: owner, BelongsTo: n.instance, BelongsToType: api.BelongsToOther,
 			Server: s.info.UUID, Addresses: []api.NICAddress{{Network: NetworkName}}})
 		n.mac = out.MAC
 		return err
