@@ -22,6 +22,9 @@ func neighbour(index int, a netip.Addr) (string, error) {
 		f = unix.AF_INET6
 	}
 	n, err := getEntry(&netlink.Ndmsg{Family: uint8(f), Index: uint32(index)}, nl.NewRtAttr(netlink.NDA_DST, a.AsSlice()))
+	if errors.Is(err, unix.ENODEV) { // the link is gone
+		return "", nil
+	}
 	if err != nil || n == nil || n.State&netlink.NUD_PERMANENT == 0 {
 		return "", err
 	}
@@ -29,13 +32,18 @@ func neighbour(index int, a netip.Addr) (string, error) {
 }
 
 // staticEntry gives the port that a MAC's static forwarding entry leads to, on
-// the bridge that port index is on; 0: there is none.
+// the bridge that port index is on; 0: there is none. A port that is on no bridge any more
+// (the kernel says EINVAL of it), or is gone, has none: a VNI's bridge goes with its last NIC
+// at any time after the links were listed.
 func staticEntry(index int, mac string) (int, error) {
 	m, err := net.ParseMAC(mac)
 	if err != nil {
 		return 0, err
 	}
 	n, err := getEntry(&netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(index), Flags: netlink.NTF_MASTER}, nl.NewRtAttr(netlink.NDA_LLADDR, m))
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
+		return 0, nil
+	}
 	if err != nil || n == nil || n.State&netlink.NUD_NOARP == 0 {
 		return 0, err
 	}
