@@ -194,6 +194,7 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	trust := identity.Trust{CASHA256: a.Boot.CASHA256, Host: base.Hostname(), Now: a.Clock.Now}
 	s, ok := a.lastSpec(ctx)
 	a.ports.start(ctx, portsOfSpec(s.Network))
+	a.copies.serve(a.UUID)
 	a.copies.start(ctx)
 	s.Network = a.network(s.Network, nil)
 	a.refollow()

@@ -12,14 +12,16 @@ import (
 	"nereid/api"
 )
 
-// copies are the sets of accounts that this server follows: firewall rules, and addresses
-// that they name. They say nothing of their own of the server, so a snapshot replaces all
-// that is known of one: what it does not name any more is not in it. Methods are for any
-// goroutine, and wait for nothing.
+// copies are the sets that this server follows beside its own ports, instances and images,
+// and maps: firewall rules, and addresses that they name; networks and NAT of accounts that
+// it has a router of, and what it has to do with NAT itself. They have no data of their own,
+// so a snapshot replaces all that is known of one: what it does not name any more is not in
+// it. Methods are for any goroutine, and wait for nothing.
 type copies struct {
 	a *Agent
 
 	mu    sync.Mutex
+	nat   string             // the server's own set; empty: it is not known which server this is
 	sets  map[string]*copied // that are wanted
 	ask   []string           // those of them that are asked for, in order
 	queue []copiesRecord     // that the keeper has not taken
@@ -51,7 +53,7 @@ func newCopies(a *Agent) *copies {
 	return &copies{a: a, sets: map[string]*copied{}, all: true, news: make(chan struct{}, 1)}
 }
 
-// copyKey is the key of a value: of a rule its UUID, of an address the value itself.
+// copyKey is the key of a value: its UUID, or of an address the value itself.
 func copyKey(value json.RawMessage) (string, error) {
 	var key string
 	if err := json.Unmarshal(value, &key); err == nil && key != "" {
@@ -159,7 +161,7 @@ func inTurn(names []string) []string {
 	rank, of := map[string]int{}, map[string]int{}
 	for _, name := range names {
 		owner, which, _ := api.AccountOfSet(name)
-		if which != "rules" { // they come first
+		if strings.HasPrefix(which, "addresses/") { // the others come first
 			of[owner]++
 			rank[name] = of[owner]
 		}

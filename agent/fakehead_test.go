@@ -428,6 +428,7 @@ func (h *fakeHead) sync(w http.ResponseWriter, r *http.Request) {
 		if spec.Network != nil { // the ports are a set
 			n := *spec.Network
 			n.Ports, n.Gone, n.Firewall = nil, nil, api.FirewallSpec{} // and the rules
+			n.VNIs, n.Routers = nil, nil                               // and what these come from
 			spec.Network = &n
 		}
 		out.Revision, out.Spec = spec.Revision, &spec

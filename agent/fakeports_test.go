@@ -124,7 +124,7 @@ func (h *fakeHead) refuses(in api.SyncRequest) (out []api.RefusedSet) {
 		}
 	}
 	for _, f := range in.Follow {
-		if h.refusedSets[f.Set] {
+		if h.refusedSets[f.Set] || h.strange(f.Set) {
 			out = append(out, api.RefusedSet{Set: f.Set, Why: api.Problem{Status: 403, Code: api.CodeForbidden, Title: "not yours"}})
 		}
 	}
@@ -151,8 +151,8 @@ func (h *fakeHead) deltas(in api.SyncRequest) (out []api.Delta) {
 			}
 			continue
 		}
-		if _, _, isAccounts := api.AccountOfSet(f.Set); isAccounts {
-			if d := h.accountDelta(f); d != nil && !h.ports.mute && !h.late[f.Set] && !h.refusedSets[f.Set] {
+		if isCopy(f.Set) {
+			if d := h.accountDelta(f); d != nil && !h.ports.mute && !h.late[f.Set] && !h.refusedSets[f.Set] && !h.strange(f.Set) {
 				out = append(out, *d)
 			}
 			continue
@@ -171,10 +171,12 @@ func (h *fakeHead) deltas(in api.SyncRequest) (out []api.Delta) {
 }
 
 // accountDelta is what a follower lacks of a set of an account: rules and addresses that
-// the spec says, as global ones. It is a snapshot each time.
+// the spec says, as global ones, and what its VNIs and routers come from. It is a snapshot
+// each time.
 func (h *fakeHead) accountDelta(f api.Follow) *api.Delta {
 	values := map[string]any{}
 	if h.spec != nil && h.spec.Network != nil {
+		fabricValues(h.spec.Network, f.Set, values)
 		if f.Set == api.RuleSet("") {
 			for _, r := range globalRules(h.spec.Network) {
 				values[r.UUID] = r
@@ -226,4 +228,68 @@ func globalRules(n *api.NetworkSpec) (out []api.RuleSpec) {
 		out = append(out, r)
 	}
 	return out
+}
+
+// strange says whether a set is of an account that has no VNI and no router in the spec. It
+// is called with mu held.
+func (h *fakeHead) strange(set string) bool {
+	owner, _, _ := api.AccountOfSet(set)
+	if h.spec == nil || h.spec.Network == nil || set != api.NetworkSet(owner) && set != api.NATSet(owner) {
+		return false
+	}
+	n := h.spec.Network
+	return !slices.ContainsFunc(n.VNIs, func(v api.VNISpec) bool { return v.Owner == owner }) &&
+		!slices.ContainsFunc(n.Routers, func(r api.RouterSpec) bool { return r.Owner == owner })
+}
+
+// fabricValues adds what a set has of which the VNIs and routers of a spec come.
+func fabricValues(n *api.NetworkSpec, set string, values map[string]any) {
+	owner, _, _ := api.AccountOfSet(set)
+	on := map[uint32]bool{} // VNIs with a gateway, and the transit VNI
+	for _, r := range n.Routers {
+		hosted := slices.ContainsFunc(n.Ports, func(p api.PortSpec) bool { return p.Owner == r.Owner && p.VNI != 0 })
+		if set == api.ServerNATSet(testUUID) && !hosted {
+			values[r.Owner] = api.ServerNAT{UUID: r.Owner}
+		}
+		for i, on1 := range r.Networks {
+			on[on1.VNI] = true
+			if set == api.NetworkSet(r.Owner) {
+				key := fmt.Sprint("n", on1.VNI, "-", i)
+				values[key] = api.AccountNetwork{UUID: key, MTU: mtuOf(n, on1.VNI), RouterNetwork: on1}
+			}
+		}
+		if r.NAT == nil {
+			continue
+		}
+		on[r.NAT.VNI] = true
+		self := api.ServerNAT{UUID: api.SelfKey, Transit: r.NAT.Transit}
+		if r.NAT.Tag != "" {
+			self.External = &api.External{Tag: r.NAT.Tag, VLAN: r.NAT.VLAN, Address: r.NAT.Address, Gateway: r.NAT.Gateway}
+		}
+		if set == api.ServerNATSet(testUUID) {
+			values[self.UUID] = self
+		}
+		if set == api.NATSet(r.Owner) {
+			g := api.AccountNAT{UUID: api.GatewaysKey, VNI: r.NAT.VNI}
+			for _, via := range r.NAT.Via {
+				g.Gateways = append(g.Gateways, api.Gateway{Address: via})
+			}
+			values[g.UUID] = g
+		}
+	}
+	for _, v := range n.VNIs {
+		if set == api.NetworkSet(owner) && v.Owner == owner && !on[v.VNI] {
+			key := fmt.Sprint("n", v.VNI)
+			values[key] = api.AccountNetwork{UUID: key, MTU: v.MTU, RouterNetwork: api.RouterNetwork{VNI: v.VNI}}
+		}
+	}
+}
+
+func mtuOf(n *api.NetworkSpec, vni uint32) int {
+	for _, v := range n.VNIs {
+		if v.VNI == vni {
+			return v.MTU
+		}
+	}
+	return 0
 }

@@ -204,7 +204,7 @@ func TestInstances(t *testing.T) {
 		})
 		h.untilStates(all)
 		h.until("kept", func(s api.SyncRequest) bool {
-			return len(s.Follow) == 4 && s.Follow[1].Kept == 4 && s.Follow[2].Kept == 1 && s.Instances == nil
+			return len(s.Follow) == 5 && s.Follow[1].Kept == 4 && s.Follow[2].Kept == 1 && s.Instances == nil
 		})
 		if !slices.Equal(h.fetched, []string{"img"}) || h.fulls != 1 {
 			t.Errorf("fetched %q; %d full reports", h.fetched, h.fulls)

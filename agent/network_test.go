@@ -214,10 +214,18 @@ func networkSpec(rev string) *api.Spec {
 	return &api.Spec{Revision: rev, Hostname: "cn01", Network: &api.NetworkSpec{
 		Tags:     []api.TagSpec{{Name: "underlay", MTU: 9000, MAC: "52:54:00:00:00:02"}},
 		Underlay: &api.UnderlaySpec{Tag: "underlay", MTU: 9000, Address: "10.77.0.11/24", Subnets: []string{"10.77.0.0/24"}},
-		VNIs:     []api.VNISpec{{VNI: 7, MTU: 1450}},
-		Routers:  []api.RouterSpec{{Owner: "a"}},
+		VNIs:     []api.VNISpec{{VNI: 7, Owner: "a", MTU: 1450}},
+		Routers:  []api.RouterSpec{{Owner: "a", Networks: []api.RouterNetwork{{VNI: 7, Gateway: "10.0.0.1/24"}}}},
 		Ports:    []api.PortSpec{{MAC: "02:6e:72:00:00:01", Owner: "a", VNI: 7, Firewall: true}},
 	}}
+}
+
+// withVNI adds a network of account a to a spec.
+func withVNI(s *api.Spec, vni uint32) *api.Spec {
+	s.Network.VNIs = append(s.Network.VNIs, api.VNISpec{VNI: vni, Owner: "a", MTU: 1450})
+	r := &s.Network.Routers[0]
+	r.Networks = append(r.Networks, api.RouterNetwork{VNI: vni, Gateway: fmt.Sprintf("10.0.%d.1/24", vni)})
+	return s
 }
 
 func TestNetwork(t *testing.T) {
@@ -266,8 +274,7 @@ func TestNetwork(t *testing.T) {
 
 		// Another VNI is followed at once.
 		h.set(func() {
-			h.spec = networkSpec("r2")
-			h.spec.Network.VNIs = append(h.spec.Network.VNIs, api.VNISpec{VNI: 8})
+			h.spec = withVNI(networkSpec("r2"), 8)
 		})
 		h.until("r2", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r2" })
 		time.Sleep(time.Second)
@@ -294,9 +301,7 @@ func TestNetwork(t *testing.T) {
 			n.bad = []firewall.Failure{{Owner: "a", Err: errors.New("rule 7: protocol"), Closed: []string{"02:6e:72:00:00:01"}}}
 		})
 		other := func(rev string) *api.Spec { // another infrastructure
-			s := networkSpec(rev)
-			s.Network.VNIs = append(s.Network.VNIs, api.VNISpec{VNI: 9})
-			return s
+			return withVNI(networkSpec(rev), 9)
 		}
 		h.set(func() { h.spec = other("r3a") })
 		s = h.until("r3a", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r3a" })
@@ -458,8 +463,8 @@ func TestMapsCut(t *testing.T) {
 			h.mu.Lock()
 			again, left := h.syncs[0].Follow, h.cutSync
 			h.mu.Unlock()
-			m := len(again) - 1 // behind the ports and the rules
-			if left != nil || m != 3 || again[m].Set != api.MapSet(7) || again[m].Since != uint64(at+1) {
+			m := len(again) - 1 // behind the ports, the rules and what routers need
+			if left != nil || m != 6 || again[m].Set != api.MapSet(7) || again[m].Since != uint64(at+1) {
 				t.Fatalf("cut at byte %d: asked again with %+v", at, again)
 			}
 		}

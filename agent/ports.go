@@ -70,11 +70,17 @@ func gonePorts(s portState) []api.GoneNIC {
 	return out
 }
 
-// appliedPorts is the network that is applied: what the head node wants of it, and the ports.
-// before is the one that was applied until now: of it is kept what stale ports need. A
-// head node that wants nothing of it leaves it as it was, but for the ports. rules says what
-// rules mean for ports; known is false while it knows none, which leaves them as they were.
-func appliedPorts(s portState, before, wanted *api.NetworkSpec, rules func([]api.PortSpec) (fw api.FirewallSpec, known bool)) *api.NetworkSpec {
+// accountSets are what the sets of accounts mean for ports; *copies has them.
+type accountSets interface {
+	firewall(ports []api.PortSpec) (fw api.FirewallSpec, sets []string, known bool)
+	route(s *api.NetworkSpec, ports []api.PortSpec, before *api.NetworkSpec)
+}
+
+// appliedPorts is the network that is applied: what the head node wants of it, the ports,
+// and what accounts' sets mean for them. before is the one that was applied until now: of
+// it is kept what stale ports need. A head node that wants nothing of it leaves NIC tags,
+// bonds and the underlay as they were; where no rules are known, these too.
+func appliedPorts(s portState, before, wanted *api.NetworkSpec, sets accountSets) *api.NetworkSpec {
 	if before == nil && wanted == nil {
 		return nil
 	}
@@ -83,41 +89,32 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec, rules func([]api
 	if len(s.Stale) > 0 {
 		named = listPorts(s, func(mac string) bool { return !s.Stale[mac] })
 	}
-	at := fmt.Sprintf("%s:%d", s.Follow.Epoch, s.Follow.Since)
 	if wanted == nil {
-		n := *before
-		n.Ports, n.Gone, n.PortsAt, n.Kept = all, gonePorts(s), at, nil
-		if fw, known := rules(named); known {
-			n.Firewall = fw
-			keepRules(before, &n, s.Stale)
-		}
-		if len(named) < len(all) {
-			n.Kept = &api.Kept{NICs: slices.Sorted(maps.Keys(s.Stale))}
-			if before.Kept != nil {
-				n.Kept.VNIs = before.Kept.VNIs
-			}
-		}
-		return &n
+		w := *before
+		w.Kept, wanted = nil, &w
 	}
 	next := *wanted
-	next.Ports, next.Gone, next.PortsAt = named, gonePorts(s), at
-	next.Firewall, _ = rules(named)
-	if before != nil {
-		b := *before
-		b.Ports = all
-		before = &b
+	fw, _, known := sets.firewall(named)
+	next.Ports, next.Gone, next.Firewall = named, gonePorts(s), fw
+	next.PortsAt = fmt.Sprintf("%s:%d", s.Follow.Epoch, s.Follow.Since)
+	sets.route(&next, all, before)
+	if before == nil {
+		return &next
 	}
-	return keepNICs(before, &next)
+	b := *before
+	b.Ports = all
+	out := keepNICs(&b, &next)
+	if !known {
+		out.Firewall = before.Firewall
+	}
+	return out
 }
 
 // network is the network that is applied: see appliedPorts.
 func (a *Agent) network(before, wanted *api.NetworkSpec) *api.NetworkSpec {
 	a.ports.mu.Lock()
 	defer a.ports.mu.Unlock()
-	return appliedPorts(a.ports.state, before, wanted, func(ports []api.PortSpec) (api.FirewallSpec, bool) {
-		fw, _, known := a.copies.firewall(ports)
-		return fw, known
-	})
+	return appliedPorts(a.ports.state, before, wanted, a.copies)
 }
 
 // refollow says which sets of accounts are to be followed for the ports that there are to
@@ -125,8 +122,9 @@ func (a *Agent) network(before, wanted *api.NetworkSpec) *api.NetworkSpec {
 func (a *Agent) refollow() (more bool) {
 	a.ports.mu.Lock()
 	s := a.ports.state
+	all := listPorts(s, func(string) bool { return true })
 	ports := listPorts(s, func(mac string) bool { return !s.Stale[mac] })
 	a.ports.mu.Unlock()
 	_, sets, _ := a.copies.firewall(ports)
-	return a.copies.want(sets)
+	return a.copies.want(append(sets, a.copies.fabricSets(all)...))
 }

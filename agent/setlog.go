@@ -190,7 +190,8 @@ func (a *Agent) readKept(ctx context.Context, name string, take func(data []byte
 	take(data)
 }
 
-// start begins with the copies as they were kept.
+// start begins with the copies as they were kept. Where it is not known which server this
+// is, it is the one that they were kept of.
 func (c *copies) start(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -203,4 +204,9 @@ func (c *copies) start(ctx context.Context) {
 		})
 		return some
 	})
+	for name := range c.sets {
+		if c.nat == "" && isServerNAT(name) {
+			c.nat = name
+		}
+	}
 }

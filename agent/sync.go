@@ -22,6 +22,9 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	}
 	pctx, cancel := context.WithTimeout(ctx, heldTimeout)
 	defer cancel()
+	if l.a.copies.serve(l.uuid) {
+		l.a.refollow()
+	}
 	follow := []api.Follow{l.a.ports.follow(l.uuid)}
 	var told *api.InstanceReport
 	end := cancel
@@ -138,7 +141,7 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 			continue
 		}
 		some, whole := l.a.ports.take(d)
-		if _, _, isAccounts := api.AccountOfSet(d.Set); isAccounts {
+		if isCopy(d.Set) {
 			some, whole = l.a.copies.take(d)
 		}
 		news, l.stale = news || some, l.stale || some && whole
@@ -146,6 +149,9 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 	spec := resp.Spec != nil && resp.Revision != l.seen
 	if !spec && !l.stale {
 		return news
+	}
+	if spec {
+		l.a.copies.again()
 	}
 	more := l.a.refollow()
 	if l.a.ports.partial() || l.a.copies.lacks() {

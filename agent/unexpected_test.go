@@ -187,7 +187,7 @@ func TestRestoredHeadNodeCutsNothingOff(t *testing.T) {
 			t.Errorf("reported %+v", u)
 		}
 		time.Sleep(time.Minute)
-		if last, _ := h.last(); len(last.Follow) != 2 { // but for the ports and the global rules: they would be refused
+		if last, _ := h.last(); len(last.Follow) != 3 { // but for the ports, the global rules and its NAT: they would be refused
 			t.Errorf("asks for the sets %+v", last.Follow)
 		}
 		if s, _ := h.last(); len(s.Report.Problems) > 0 {

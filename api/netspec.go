@@ -3,16 +3,17 @@ package api
 // NetworkSpec is a server's network but for its admin address, which comes from
 // its boot. It is whole: applying it twice does the same as applying it once.
 //
-// What it says of NIC tags, bonds, VNIs and routers is all of them. Ports, Gone and
-// Firewall are filled in by the agent, from the sets that it follows. An instance's NIC is
-// removed only when Gone names it: one that is in neither list stays as it is, with all
-// that it needs, and is reported. What the agent did not make is left alone.
+// What it says of NIC tags, bonds, VNIs and routers is all of them. A head node sends NIC
+// tags, bonds and the underlay; the rest is filled in by the agent, from the sets that it
+// follows. An instance's NIC is removed only when Gone names it: one that is in neither
+// list stays as it is, with all that it needs, and is reported. What the agent did not make
+// is left alone.
 type NetworkSpec struct {
 	Bonds    []BondSpec    `json:"bonds,omitempty"`
 	Tags     []TagSpec     `json:"nic_tags,omitempty" doc:"NIC tags this server provides"`
 	Underlay *UnderlaySpec `json:"underlay,omitempty" doc:"absent: no VNIs here"`
-	VNIs     []VNISpec     `json:"vnis,omitempty" doc:"VNIs that have a port or a router here"`
-	Routers  []RouterSpec  `json:"routers,omitempty" doc:"one for each account with a gateway here"`
+	VNIs     []VNISpec     `json:"vnis,omitempty" doc:"VNIs that have a port or a router here; a head node sends none"`
+	Routers  []RouterSpec  `json:"routers,omitempty" doc:"one for each account with a gateway here; a head node sends none"`
 	Ports    []PortSpec    `json:"ports,omitempty" doc:"instances' NICs; a head node sends none"`
 	Firewall FirewallSpec  `json:"firewall,omitzero" doc:"a head node sends none"`
 	Gone     []GoneNIC     `json:"gone,omitempty" doc:"NICs to be removed; a head node sends none"`

@@ -240,7 +240,11 @@ func (s *Server) noteEnrolled(tx store.Tx, b api.Boot, out inventory.Outcome, no
 		if err := s.pending.Adopt(tx, b.MAC); err != nil {
 			return false, err
 		}
-		if _, err := networks.BootedFrom(tx, uuid, b.MAC); err != nil {
+		changed, err := networks.BootedFrom(tx, uuid, b.MAC)
+		if err == nil && changed {
+			err = s.reroute(tx, uuid)
+		}
+		if err != nil {
 			return false, err
 		}
 	}

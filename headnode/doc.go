@@ -18,18 +18,23 @@
 // follows in its sync:
 //
 //	server/<server>/ports, /instances, /images  its own; only a tombstone removes
+//	server/<server>/nat                         the accounts that it is a gateway of, its external and transit address
 //	vni/<VNI>                                   maps, where something of the VNI is
+//	account/<owner>/networks, /nat              what its routers need, where it has one
 //	account/<owner>/rules                       firewall rules, where the account has NICs
 //	account/<owner>/addresses/<name>            of the instances that its rules name so as peers
 //	account/all/rules, /addresses/<name>        the same of global rules, everywhere
 //
-// Sets of VNIs and accounts are replaced by a snapshot. Whether a server may follow one is
-// looked up at each answer, and refused for that set alone. A set of addresses is there
+// Sets of VNIs, accounts and NAT are replaced by a snapshot. Whether a server may follow one
+// is looked up at each answer, and refused for that set alone. An agent computes VNIs and
+// routers from the sets: its spec has NIC tags, bonds and the underlay. A NIC that comes, or
+// a gateway that changes, wakes the servers whose sets changed, and no others. A set of addresses is there
 // while a rule names it: a NIC that comes, changes or goes looks up which of the sets that
 // it may be in are there, reads no rule, and changes no server's record. An agent computes
 // from its ports and the rules which addresses it has to follow, and what the rules mean
 // for each port.
 //
-// Who does not follow account/all/rules is of an older platform, which had its rules in
-// its spec. It hears nothing of its ports and keeps the network that it has.
+// Who does not follow account/all/rules and server/<server>/nat is of an older platform,
+// which had its rules or its routers in its spec. It hears nothing of its ports and keeps the
+// network that it has.
 package headnode

@@ -38,11 +38,16 @@ func (s *Server) routeFabrics(h huma.API) {
 			if out, err = networks.UpdateSettings(tx, in.Body); err != nil {
 				return err
 			}
-			if err := s.renatAll(tx); err != nil {
-				return err
+			if out.NATNetwork != old.NATNetwork {
+				if err := s.rerouteAll(tx); err != nil {
+					return err
+				}
 			}
 			tell(tx, objectEvent("fabric settings", "/v1/fabric-settings", api.Event{}, false))
-			return touchAll(tx)
+			if out.UnderlayTag != old.UnderlayTag {
+				return touchAll(tx)
+			}
+			return nil
 		})
 		return withTag(out), err
 	}, lenient, collects, conditional, confirms)

@@ -34,7 +34,7 @@ func mayFollow(server string, asked []api.Follow) error {
 		_, isMap := api.VNIOfMap(f.Set)
 		_, _, isAccounts := api.AccountOfSet(f.Set)
 		if !isMap && !isAccounts && !ownSet(server, f.Set) {
-			return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the server itself, those of the accounts with NICs on it, and the maps of its spec's VNIs", "set %.100q is not one of server %s", f.Set, server)
+			return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the server itself, those of the accounts with NICs on it, and the maps of their VNIs", "set %.100q is not one of server %s", f.Set, server)
 		}
 		if named[f.Set] {
 			return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "name each set once", "server %s asks for set %.100q twice", server, f.Set)
@@ -44,13 +44,18 @@ func mayFollow(server string, asked []api.Follow) error {
 	return nil
 }
 
-// ownSet says whether a set is a server's own. Such a set is kept: its tombstones stay
-// until the server has them.
+// ownSet says whether a set is a server's own.
 func ownSet(server, set string) bool { return strings.HasPrefix(set, "server/"+server+"/") }
 
-// followable says why a server may not follow a VNI's map; nil: it may. It may where
-// the spec has the VNI: an account's VNIs that have NICs here or a gateway, and the
-// account's transit VNI. It costs a few reads, however much is on the server.
+// keptSet says whether a server's own set is one of which only tombstones remove: they stay
+// until the server has them.
+func keptSet(server, set string) bool {
+	return ownSet(server, set) && set != api.ServerNATSet(server)
+}
+
+// followable says why a server may not follow a VNI's map; nil: it may. It may where it has
+// a router of the account: the VNIs that have NICs here or a gateway, and the account's
+// transit VNI. It costs a few reads, however much is on the server.
 func followable(tx store.Tx, server string, vni uint32) (*api.Problem, error) {
 	owner, transit, used, err := fabric.OwnerOf(tx, vni)
 	if err != nil {
@@ -68,20 +73,25 @@ func followable(tx store.Tx, server string, vni uint32) (*api.Problem, error) {
 	if err != nil || may {
 		return nil, err
 	}
-	return refuse(http.StatusForbidden, api.CodeForbidden, "follow the maps of the VNIs that the spec has", "VNI %d has nothing on server %s", vni, server), nil
+	return refuse(http.StatusForbidden, api.CodeForbidden, "follow the maps of the VNIs that have something here", "VNI %d has nothing on server %s", vni, server), nil
 }
 
-// followableOf says why a server may not follow the sets of an account; nil: it may. It may
-// where the account has NICs; those of all accounts every server may follow.
-func followableOf(tx store.Tx, server, owner string) (*api.Problem, error) {
+// followableOf says why a server may not follow a set of an account; nil: it may. It may
+// follow the account's networks and NAT where it has a router of it, and the others where
+// the account has NICs; those of all accounts every server may follow.
+func followableOf(tx store.Tx, server, owner, set string) (*api.Problem, error) {
 	if owner == "" {
 		return nil, nil
 	}
-	may, err := networks.HasNICsOf(tx, server, owner)
+	look := networks.HasNICsOf
+	if set == api.NetworkSet(owner) || set == api.NATSet(owner) {
+		look = routes
+	}
+	may, err := look(tx, server, owner)
 	if err != nil || may {
 		return nil, err
 	}
-	return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the accounts that have NICs on the server", "account %.64s has no NIC on server %s", owner, server), nil
+	return refuse(http.StatusForbidden, api.CodeForbidden, "follow the sets of the accounts that have NICs on the server, or that it is a gateway of", "nothing on server %s needs set %.200s", server, set), nil
 }
 
 // followed is what its follower knows of a set, as the journal has it.
@@ -104,7 +114,7 @@ func (s *Server) acknowledge(ctx context.Context, server string, asked []api.Fol
 	err := s.store.View(ctx, func(tx store.Tx) error {
 		some = nil
 		for _, f := range asked {
-			if !ownSet(server, f.Set) {
+			if !keptSet(server, f.Set) {
 				continue
 			}
 			does, err := journal.Acknowledges(tx, journal.Set{Name: f.Set, Keep: true}, journal.Follow{Epoch: f.Epoch, Since: f.Kept})
@@ -153,7 +163,7 @@ func (s *Server) deltas(ctx context.Context, tx store.Tx, server string, look []
 				})
 			}
 		} else if owner, _, isAccounts := api.AccountOfSet(f.Set); isAccounts {
-			if why, err = followableOf(tx, server, owner); err == nil && why == nil {
+			if why, err = followableOf(tx, server, owner, f.Set); err == nil && why == nil {
 				d, size, news, err = s.shared(ctx, tx, f, func() (api.Delta, error) {
 					d, _, err := setDelta(tx, f, false, maxDeltas)
 					return d, err
@@ -161,7 +171,7 @@ func (s *Server) deltas(ctx context.Context, tx store.Tx, server string, look []
 			}
 		} else {
 			var a api.Delta
-			if a, news, err = setDelta(tx, f, true, left); err == nil && news {
+			if a, news, err = setDelta(tx, f, keptSet(server, f.Set), left); err == nil && news {
 				d, size, err = encodeDelta(a)
 			}
 		}
@@ -195,8 +205,7 @@ func (s *Server) shared(ctx context.Context, tx store.Tx, f api.Follow, lacks fu
 	})
 }
 
-// setDelta is what a server lacks of a set; news: it lacks something. keep: the set is one
-// of its own.
+// setDelta is what a server lacks of a set; news: it lacks something. keep: see keptSet.
 func setDelta(tx store.Tx, f api.Follow, keep bool, limit int) (a api.Delta, news bool, err error) {
 	d, err := journal.Changes(tx, journal.Set{Name: f.Set, Keep: keep}, followed(f), limit)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -62,16 +63,10 @@ func (s *Server) routeForwards(h huma.API) {
 		update: s.updateForward,
 		delete: func(tx store.Tx, a args) error {
 			f, err := getForward(tx, a["owner"], a["id"])
-			if err == nil {
-				err = tx.Delete(forwardPrefix + f.Owner + "/" + f.UUID)
-			}
-			if err == nil {
-				err = tx.Delete(forwardPortKey(f.Protocol, f.Port))
-			}
 			if err != nil {
 				return err
 			}
-			return s.forwardsChanged(tx, f.Owner)
+			return s.removeForwards(tx, f.Owner, f)
 		},
 	})
 }
@@ -85,23 +80,31 @@ func (s *Server) dropForwards(tx store.Tx, n api.NetworkNIC) error {
 	if err != nil {
 		return err
 	}
-	some := false
-	for _, f := range all {
-		if f.MAC != n.MAC {
-			continue
-		}
-		some = true
-		if err := tx.Delete(forwardPrefix + f.Owner + "/" + f.UUID); err != nil {
+	all = slices.DeleteFunc(all, func(f api.FabricForward) bool { return f.MAC != n.MAC })
+	return s.removeForwards(tx, n.Owner, all...)
+}
+
+// removeForwards removes forwards of an account. With the last one it may need no gateways.
+func (s *Server) removeForwards(tx store.Tx, owner string, some ...api.FabricForward) error {
+	if len(some) == 0 {
+		return nil
+	}
+	for _, f := range some {
+		if err := tx.Delete(forwardPrefix + owner + "/" + f.UUID); err != nil {
 			return err
 		}
 		if err := tx.Delete(forwardPortKey(f.Protocol, f.Port)); err != nil {
 			return err
 		}
+		if err := putSet(tx, api.NATSet(owner), f.UUID, nil); err != nil {
+			return err
+		}
 	}
-	if !some {
-		return nil
+	has, err := store.HasBelow(tx, forwardPrefix+owner+"/")
+	if err != nil || has {
+		return err
 	}
-	return s.forwardsChanged(tx, n.Owner)
+	return s.leadOutOf(tx, owner)
 }
 
 func getForward(tx store.Tx, owner, id string) (api.FabricForward, error) {
@@ -120,15 +123,16 @@ func forwardsOf(tx store.Tx, owner string) ([]api.FabricForward, error) {
 
 // showForward fills in what is not stored.
 func showForward(tx store.Tx, f *api.FabricForward) error {
-	gateways, err := gatewaysOf(tx, f.Owner)
+	g, err := gatewaysOf(tx, f.Owner)
 	f.Addresses = []string{}
-	for _, server := range gateways {
-		var n *api.NetworkNIC
-		if err == nil {
-			n, err = external(tx, server)
+	for _, g := range g.Gateways {
+		self, serr := selfNAT(tx, g.Server)
+		if serr != nil {
+			return serr
 		}
-		if n != nil {
-			f.Addresses = append(f.Addresses, n.Addresses[0].IP)
+		if e := self.External; e != nil && e.Address != "" {
+			address, _, _ := strings.Cut(e.Address, "/")
+			f.Addresses = append(f.Addresses, address)
 		}
 	}
 	return err
@@ -240,10 +244,17 @@ func (s *Server) putForward(tx store.Tx, f api.FabricForward) (api.FabricForward
 		return f, err
 	}
 	f.Revision, f.Addresses = inventory.NewRevision(), nil
-	if err := store.Put(tx, forwardPrefix+f.Owner+"/"+f.UUID, f); err != nil {
-		return f, err
+	had, err := store.HasBelow(tx, forwardPrefix+f.Owner+"/")
+	if err == nil {
+		err = store.Put(tx, forwardPrefix+f.Owner+"/"+f.UUID, f)
 	}
-	if err := s.forwardsChanged(tx, f.Owner); err != nil {
+	if err == nil {
+		err = publishForward(tx, f)
+	}
+	if err == nil && !had { // with the first one the account has gateways
+		err = s.leadOutOf(tx, f.Owner)
+	}
+	if err != nil {
 		return f, err
 	}
 	return f, showForward(tx, &f)
@@ -303,20 +314,14 @@ func forwardTarget(tx store.Tx, owner, ip string) (string, error) {
 	return "", refuse(http.StatusConflict, api.CodeConflict, "list the account's with: nereid nic list --owner "+owner, "no NIC of account %s has %s on its fabric", owner, ip)
 }
 
-// forwardsChanged makes an account's servers do what its forwards are now.
-func (s *Server) forwardsChanged(tx store.Tx, owner string) error {
-	if err := s.renat(tx, owner); err != nil {
-		return err
-	}
-	gateways, err := gatewaysOf(tx, owner)
+// publishForward writes a forward as servers follow it.
+func publishForward(tx store.Tx, f api.FabricForward) error {
+	to, err := netip.ParseAddr(f.IP)
 	if err != nil {
-		return err
+		return fmt.Errorf("port forward %s: %w", f.UUID, err)
 	}
-	here, err := serversOfOwner(tx, owner)
-	if err != nil {
-		return err
-	}
-	return touch(tx, slices.Concat(gateways, here)...)
+	return putSet(tx, api.NATSet(f.Owner), f.UUID, api.AccountNAT{UUID: f.UUID,
+		Forward: &api.ForwardSpec{Protocol: f.Protocol, Port: f.Port, Internal: netip.AddrPortFrom(to, f.ToPort).String()}})
 }
 
 // keepsForwards refuses a change of a NIC that would leave forwards without an end:

@@ -63,7 +63,7 @@ func TestForwards(t *testing.T) {
 	specs := func() (at []string, transit int) {
 		t.Helper()
 		for _, m := range ms {
-			for _, r := range m.mustSync().Spec.Network.Routers {
+			for _, r := range m.network().Routers {
 				if r.Owner != alice || r.NAT == nil {
 					continue
 				}

@@ -179,6 +179,7 @@ type machine struct {
 	old    bool // its agent follows no sets
 	follow api.Follow
 	sets   accountSets
+	wanted *api.NetworkSpec        // of its spec
 	ports  map[string]api.PortSpec // of the set, by key
 	gone   map[string]bool         // tombstones of the set, by key
 }
@@ -304,7 +305,7 @@ func (m *machine) syncWith(req api.SyncRequest) (int, api.SyncResponse, error) {
 	var out api.SyncResponse
 	if !m.old {
 		m.follow.Set = api.PortSet(m.uuid)
-		req.Follow = append([]api.Follow{m.follow}, m.sets.follow(m.h.t, m.ports)...)
+		req.Follow = append([]api.Follow{m.follow}, m.sets.follow(m.h.t, m.uuid, m.ports, m.unknown())...)
 	}
 	st, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", req, &out)
 	if out.Revision != "" {
@@ -315,14 +316,19 @@ func (m *machine) syncWith(req api.SyncRequest) (int, api.SyncResponse, error) {
 			m.take(d)
 		}
 	}
+	if out.Spec != nil {
+		clear(m.sets.refused)
+	}
 	m.sets.refuse(out.Refused)
 	if out.Spec == nil {
 		out.Spec = &api.Spec{}
 	}
 	if n := out.Spec.Network; n != nil {
-		if len(n.Ports)+len(n.Gone) > 0 {
-			m.h.t.Errorf("a spec has ports: %+v", n)
+		if len(n.Ports)+len(n.Gone)+len(n.VNIs)+len(n.Routers) > 0 {
+			m.h.t.Errorf("a spec has ports, VNIs or routers: %+v", n)
 		}
+		wanted := *n
+		m.wanted = &wanted
 		for _, key := range slices.Sorted(maps.Keys(m.ports)) {
 			n.Ports = append(n.Ports, m.ports[key])
 		}

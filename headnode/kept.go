@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -26,6 +27,10 @@ import (
 //
 //	kept/nic/<server>/<owner>/<VNI>/<MAC>  its addresses that are in the map for that
 //	kept/seen/<server>                     digest of what these are from
+//	kept/by/<owner>/<server>               the server has NICs of the account that are kept
+//
+// An account has its ways out also for them: else a gateway server would hear that it is
+// none of the account's.
 //
 // What a server says gives it no address of others: neither one that another NIC has,
 // nor a gateway's, nor one of another account's VNI. A NIC that is given the address
@@ -33,6 +38,7 @@ import (
 const (
 	keptPrefix     = "kept/nic/"
 	keptSeenPrefix = "kept/seen/"
+	keptByPrefix   = "kept/by/"
 )
 
 // maxKept is how many NICs of a server are kept in maps.
@@ -141,10 +147,34 @@ func (s *Server) keepMapped(tx store.Tx, server string, reported []api.Unexpecte
 	if err != nil || !change {
 		return err
 	}
-	if err := s.renatKept(tx, server, had, wanted); err != nil {
+	owners := map[string]bool{}
+	for _, some := range []map[string]keptNIC{had, wanted} {
+		for _, k := range some {
+			owners[k.owner] = true
+		}
+	}
+	for _, owner := range slices.Sorted(maps.Keys(owners)) {
+		if err := noteKept(tx, server, owner); err != nil {
+			return err
+		}
+		if err := s.leadOutAt(tx, owner, server); err != nil {
+			return err
+		}
+	}
+	return touch(tx, server) // with its spec it asks again for the sets that it was refused
+}
+
+// noteKept notes whether an account has NICs of a server that are kept.
+func noteKept(tx store.Tx, server, owner string) error {
+	key := keptByPrefix + owner + "/" + server
+	has, err := store.HasBelow(tx, keptPrefix+server+"/"+owner+"/")
+	if err != nil {
 		return err
 	}
-	return touch(tx, server) // its spec has the VNIs that kept NICs are on
+	if has {
+		return store.Put(tx, key, struct{}{})
+	}
+	return tx.Delete(key)
 }
 
 // keeps says what of a NIC that a server reports is kept in a map.
@@ -276,22 +306,6 @@ func rehomeKept(tx store.Tx, server string, under netip.Addr) error {
 	return err
 }
 
-// hostsOf are the accounts with NICs on their fabrics on a server, known or kept, each
-// with the VNIs of these NICs.
-func hostsOf(tx store.Tx, server string) (map[string][]uint32, error) {
-	hosts, err := networks.Hosts(tx, server)
-	if err != nil {
-		return nil, err
-	}
-	kept, err := keptOn(tx, server)
-	for _, k := range kept {
-		if !slices.Contains(hosts[k.owner], k.vni) {
-			hosts[k.owner] = append(hosts[k.owner], k.vni)
-		}
-	}
-	return hosts, err
-}
-
 // hostsVNI says whether an account has a NIC on a server and a VNI, known or kept.
 func hostsVNI(tx store.Tx, server, owner string, vni uint32) (bool, error) {
 	has, err := networks.HostsVNI(tx, server, owner, vni)
@@ -301,14 +315,21 @@ func hostsVNI(tx store.Tx, server, owner string, vni uint32) (bool, error) {
 	return store.HasBelow(tx, keptKey(server, owner, vni))
 }
 
-// routes says whether an account has a router on a server: see accountsOn.
-func routes(tx store.Tx, server, owner string) (bool, error) {
+// hostsAccount says whether an account has NICs on its fabrics on a server, known or kept.
+func hostsAccount(tx store.Tx, server, owner string) (bool, error) {
 	has, err := networks.HostsAccount(tx, server, owner)
-	if err == nil && !has {
-		has, err = store.Has(tx, natGatewayPrefix+server+"/"+owner)
+	if err != nil || has {
+		return has, err
 	}
-	if err == nil && !has {
-		has, err = store.HasBelow(tx, keptPrefix+server+"/"+owner+"/")
+	return store.HasBelow(tx, keptPrefix+server+"/"+owner+"/")
+}
+
+// routes says whether an account has a router on a server: see accountsAt. It costs a few
+// reads, however much is there.
+func routes(tx store.Tx, server, owner string) (bool, error) {
+	has, err := hostsAccount(tx, server, owner)
+	if err != nil || has {
+		return has, err
 	}
-	return has, err
+	return isGateway(tx, server, owner)
 }

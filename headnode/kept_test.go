@@ -71,7 +71,7 @@ func TestKeptAfterRestore(t *testing.T) {
 	}
 	// Its own server has the VNI and its map too, and hears where others are.
 	one.seen = ""
-	if n := one.mustSync().Spec.Network; len(n.VNIs) != 1 || n.VNIs[0].VNI != net.VNI || len(n.Ports) != 0 {
+	if n := one.network(); len(n.VNIs) != 1 || n.VNIs[0].VNI != net.VNI || len(n.Ports) != 0 {
 		t.Errorf("spec of the NIC's server: %+v", n)
 	}
 	if _, maps, err := one.maps(mapFollow{VNI: net.VNI}); err != nil || len(maps) != 1 || len(maps[0].Entries) != 2 {
@@ -135,7 +135,7 @@ func TestKeptTakesNothing(t *testing.T) {
 	one.mustDrain()
 	h.wantMap("not reported any more", net.VNI, "10.0.0.2 10.77.0.12", "10.0.0.79 10.77.0.12")
 	one.seen = ""
-	if n := one.mustSync().Spec.Network; len(n.VNIs) != 0 {
+	if n := one.network(); len(n.VNIs) != 0 {
 		t.Errorf("spec afterwards: %+v", n)
 	}
 }
@@ -163,7 +163,7 @@ func TestKeptNICHasItsWayOut(t *testing.T) {
 		t.Helper()
 		for i, m := range ms {
 			m.seen = ""
-			n := m.mustSync().Spec.Network
+			n := m.network()
 			if len(n.Routers) == 0 || n.Routers[0].NAT == nil {
 				continue
 			}

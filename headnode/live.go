@@ -19,7 +19,7 @@ type liveServer struct {
 	usage *api.Usage
 	parts map[string]string // digests of the parts of usage
 	quiet bool              // its silence was told to watchers
-	old   bool              // its agent does not follow rules
+	old   bool              // its agent does not follow all of its network
 	zones bool              // its agent follows the set of its instances
 
 	reported string // Now of the report of instances that was taken in last; empty: none
@@ -88,7 +88,8 @@ func (l *live) get(uuid string) (time.Time, *api.Usage) {
 	return s.last, s.usage
 }
 
-// follows notes whether a server's agent follows rules. It reports whether that is new.
+// follows notes whether a server's agent follows all of its network. It reports whether that
+// is new.
 func (l *live) follows(uuid string, does bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -135,7 +136,7 @@ func (l *live) report(uuid string) string {
 	return l.seen[uuid].reported
 }
 
-// outdated says whether a server's agent does not follow rules.
+// outdated says whether a server's agent does not follow all of its network.
 func (l *live) outdated(uuid string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

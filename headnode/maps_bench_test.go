@@ -83,13 +83,19 @@ func benchUUID(i int) string {
 	return fmt.Sprintf("%08x-5a3c-4d21-9e87-6b0f4c2d%04x", i*2654435761%(1<<32), i)
 }
 
+// followAll is what the agent of a server with NICs of alice on a VNI follows.
+func followAll(server string, vni uint32) []api.Follow {
+	return []api.Follow{{Set: api.PortSet(server)}, {Set: api.RuleSet("")}, {Set: api.RuleSet(alice)}, {Set: api.NetworkSet(alice)}, {Set: api.NATSet(alice)},
+		{Set: api.ServerNATSet(server)}, {Set: api.MapSet(vni)}}
+}
+
 // BenchmarkIdleSync is a sync that brings nothing and hears nothing, of a server that
-// follows its ports and the map of its account's VNI.
+// follows all that one with NICs of an account follows.
 func BenchmarkIdleSync(b *testing.B) {
 	s, net, _ := fabricServers(b, 1)
 	s.cfg.Hold = 1
 	agent := context.WithValue(context.Background(), callerKey{}, caller{uuid: benchUUID(0), key: benchUUID(0)})
-	in := &syncInput{UUID: benchUUID(0), Body: api.SyncRequest{Follow: []api.Follow{{Set: api.PortSet(benchUUID(0))}, {Set: api.MapSet(net.VNI)}}}}
+	in := &syncInput{UUID: benchUUID(0), Body: api.SyncRequest{Follow: followAll(benchUUID(0), net.VNI)}}
 	poll := func() {
 		out, err := s.sync(agent, in)
 		if err != nil {

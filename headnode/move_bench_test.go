@@ -18,8 +18,8 @@ import (
 )
 
 // BenchmarkMoveTold is one move of an address of a VNI that 1,000 servers have, from the
-// call of Update until the answers to all their syncs are made, as JSON. Each follows its
-// ports and that map. TLS and HTTP are not in it.
+// call of Update until the answers to all their syncs are made, as JSON. Each follows all
+// that one with NICs of an account follows. TLS and HTTP are not in it.
 func BenchmarkMoveTold(b *testing.B) {
 	const servers = 1000
 	s, net, nic := fabricServers(b, servers)
@@ -38,7 +38,7 @@ func BenchmarkMoveTold(b *testing.B) {
 	for i := range servers {
 		wg.Go(func() {
 			agent := context.WithValue(ctx, callerKey{}, caller{uuid: benchUUID(i), key: benchUUID(i)})
-			in := &syncInput{UUID: benchUUID(i), Body: api.SyncRequest{Follow: []api.Follow{{Set: api.PortSet(benchUUID(i))}, {Set: api.MapSet(net.VNI)}}}}
+			in := &syncInput{UUID: benchUUID(i), Body: api.SyncRequest{Follow: followAll(benchUUID(i), net.VNI)}}
 			for n := 0; ; n++ {
 				out, err := s.sync(agent, in)
 				if err != nil || out.Body == nil {

@@ -2,16 +2,15 @@ package headnode
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"nereid/api"
 	"nereid/headnode/fabric"
+	"nereid/headnode/journal"
 	"nereid/headnode/networks"
 	"nereid/headnode/store"
 )
@@ -19,36 +18,22 @@ import (
 // How an account's networks with internet_nat reach what is outside. A server that
 // provides the NIC tag of the NAT network does it itself, with one external address
 // for all accounts. For the others there are gatewayCount servers that do, reached
-// over the account's transit VNI.
+// over the account's transit VNI. Servers hear of it by sets of the journal, where it is
+// kept: api.NATSet of accounts, and api.ServerNATSet.
 //
-//	nat/index/<server>           number of the server's transit address
-//	nat/indexed/<number>         the server that has the number
-//	nat/gateway/<server>/<owner> the server is a gateway of the account
-//	nat/via/<owner>/<server>     the same, by account
-//	nat/down/<server>            NIC tags of the server that have no link
+//	nat/index/<server>     number of the server's transit address
+//	nat/indexed/<number>   the server that has the number
+//	nat/down/<server>      NIC tags of the server that have no link
+//	nat/up/<server>        it can do NAT
+//	nat/cut/<server>       it could, and has no link to the external network
 const (
 	natIndexPrefix   = "nat/index/"
 	natIndexedPrefix = "nat/indexed/"
-	natGatewayPrefix = "nat/gateway/"
-	natViaPrefix     = "nat/via/"
 	natDownPrefix    = "nat/down/"
+	natUpPrefix      = "nat/up/"
+	natCutPrefix     = "nat/cut/"
 	gatewayCount     = 2
 )
-
-// putGateway and dropGateway note that a server is or is not a gateway of an account.
-func putGateway(tx store.Tx, server, owner string) error {
-	if err := store.Put(tx, natGatewayPrefix+server+"/"+owner, struct{}{}); err != nil {
-		return err
-	}
-	return store.Put(tx, natViaPrefix+owner+"/"+server, struct{}{})
-}
-
-func dropGateway(tx store.Tx, server, owner string) error {
-	if err := tx.Delete(natGatewayPrefix + server + "/" + owner); err != nil {
-		return err
-	}
-	return tx.Delete(natViaPrefix + owner + "/" + server)
-}
 
 // transitMAC is the MAC that a router makes of its transit address.
 func transitMAC(a netip.Addr) string {
@@ -56,51 +41,180 @@ func transitMAC(a netip.Addr) string {
 	return fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
 }
 
-// renat brings an account's NAT up to date with its networks and NICs, and touches
-// the servers that begin or cease to be its gateways.
-func (s *Server) renat(tx store.Tx, owner string) error {
-	if owner == "" {
-		return nil
-	}
-	return s.renatEach(tx, owner)
+// ways is what the ways of all accounts have in common, for one transaction.
+type ways struct {
+	network string   // the NAT network, or pool; empty: there is no NAT
+	can     []string // servers that do NAT, sorted
+	under   map[string]netip.Addr
 }
 
-// renatEach is renat for several accounts.
-func (s *Server) renatEach(tx store.Tx, owners ...string) error {
-	w, err := natWays(tx)
+// natWays reads what ways have in common: one key for each server that does NAT.
+func natWays(tx store.Tx) (*ways, error) {
+	w := &ways{under: map[string]netip.Addr{}}
+	settings, err := networks.GetSettings(tx)
+	if err != nil || settings.NATNetwork == "" {
+		return w, err
+	}
+	w.network = settings.NATNetwork
+	if w.can, err = keysBelow(tx, natUpPrefix); err == nil && len(w.can) == 0 {
+		w.can, err = keysBelow(tx, natCutPrefix)
+	}
+	return w, err
+}
+
+// keysBelow are the keys with a prefix, which is cut off.
+func keysBelow(tx store.Tx, prefix string) (out []string, err error) {
+	for it, err := range tx.Scan(prefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, it.Key[len(prefix):])
+	}
+	return out, nil
+}
+
+// does says whether a server does NAT.
+func (w *ways) does(server string) bool {
+	_, does := slices.BinarySearch(w.can, server)
+	return does
+}
+
+// doesNAT is ways.does for one server. It costs a few reads.
+func doesNAT(tx store.Tx, server string) (bool, error) {
+	up, err := store.Has(tx, natUpPrefix+server)
+	if err != nil || up {
+		return up, err
+	}
+	cut, err := store.Has(tx, natCutPrefix+server)
+	if err != nil || !cut {
+		return false, err
+	}
+	some, err := store.HasBelow(tx, natUpPrefix)
+	return !some, err
+}
+
+// underlay is a server's address on the underlay, read once.
+func (w *ways) underlay(tx store.Tx, server string) (netip.Addr, error) {
+	if a, known := w.under[server]; known {
+		return a, nil
+	}
+	a, err := underlay(tx, server)
+	w.under[server] = a
+	return a, err
+}
+
+// gatewaysOf are an account's gateway servers and its transit VNI, as servers follow it;
+// zero: it has none.
+func gatewaysOf(tx store.Tx, owner string) (api.AccountNAT, error) {
+	return ofSet[api.AccountNAT](tx, api.NATSet(owner), api.GatewaysKey)
+}
+
+// selfNAT is what a server has to do with NAT; zero: nothing.
+func selfNAT(tx store.Tx, server string) (api.ServerNAT, error) {
+	return ofSet[api.ServerNAT](tx, api.ServerNATSet(server), api.SelfKey)
+}
+
+// ofSet reads a value of a set; zero: there is none.
+func ofSet[T any](tx store.Tx, set, key string) (v T, err error) {
+	e, found, err := journal.Get(tx, set, key)
+	if err == nil && found {
+		err = json.Unmarshal(e.Value, &v)
+	}
+	if err != nil {
+		return v, fmt.Errorf("read %s of set %s: %w", key, set, err)
+	}
+	return v, nil
+}
+
+// putSet writes a value of a set; nil: it has none any more.
+func putSet(tx store.Tx, set, key string, value any) error {
+	if value == nil {
+		_, err := journal.Delete(tx, journal.Set{Name: set}, key)
+		return err
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("write %s of set %s: %w", key, set, err)
+	}
+	_, err = journal.Put(tx, journal.Set{Name: set}, key, text)
+	return err
+}
+
+// isGateway says whether a server is a gateway of an account.
+func isGateway(tx store.Tx, server, owner string) (bool, error) {
+	_, is, err := journal.Get(tx, api.ServerNATSet(server), owner)
+	return is, err
+}
+
+// gatewayFor are the accounts that a server is a gateway of.
+func gatewayFor(tx store.Tx, server string) (out []string, err error) {
+	for e, err := range journal.Live(tx, api.ServerNATSet(server)) {
+		if err != nil {
+			return nil, err
+		}
+		if e.Key != api.SelfKey {
+			out = append(out, e.Key)
+		}
+	}
+	return out, nil
+}
+
+// needsNAT says whether an account has a network with internet_nat that a NAT network is
+// behind, and whether it has port forwards.
+func (w *ways) needsNAT(tx store.Tx, owner string) (needs, forwards bool, err error) {
+	if w.network == "" {
+		return false, false, nil
+	}
+	nets, err := networks.FabricNetworks(tx, owner)
+	if err != nil || !slices.ContainsFunc(nets, routedOut) {
+		return false, false, err
+	}
+	forwards, err = store.HasBelow(tx, forwardPrefix+owner+"/")
+	return true, forwards, err
+}
+
+func routedOut(n api.Network) bool { return n.InternetNAT && n.Gateway != "" }
+
+// serversOf are those with NICs, known or kept, on an account's fabrics.
+func serversOf(tx store.Tx, owner string) ([]string, error) {
+	nics, _, err := networks.ListNICs(tx, networks.NICFilter{Owner: owner}, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	here, err := keysBelow(tx, keptByPrefix+owner+"/")
+	for _, n := range nics {
+		if n.VNI != 0 && n.Server != "" {
+			here = append(here, n.Server)
+		}
+	}
+	slices.Sort(here)
+	return slices.Compact(here), err
+}
+
+// leadOut brings an account's ways outside up to date: its gateway servers, who is on its
+// transit VNI, and the external addresses of the servers that do its NAT.
+func (s *Server) leadOut(tx store.Tx, owner string, w *ways) error {
+	needs, forwards, err := w.needsNAT(tx, owner)
 	if err != nil {
 		return err
 	}
-	for _, owner := range owners {
-		if err := s.renatBy(tx, owner, w); err != nil {
+	had, err := gatewaysOf(tx, owner)
+	if err != nil || !needs && had.VNI == 0 {
+		return err
+	}
+	var here, away, gateways []string // away: those that must reach the gateways
+	if needs {
+		if here, err = serversOf(tx, owner); err != nil {
 			return err
 		}
 	}
-	return touch(tx, w.touch...)
-}
-
-func (s *Server) renatBy(tx store.Tx, owner string, w *ways) error {
-	was, err := gatewaysOf(tx, owner)
-	if err != nil {
-		return err
-	}
-	here, err := w.servers(tx, owner)
-	if err != nil {
-		return err
-	}
-	forwards, err := forwardsOf(tx, owner)
-	if err != nil {
-		return err
-	}
-	var away, gateways []string // away: those that must reach the gateways
 	for _, server := range here {
-		own := slices.Contains(w.can, server)
-		if own {
+		if w.does(server) {
 			if err := s.ensureExternal(tx, server, w); err != nil {
 				return err
 			}
 		}
-		if !own || len(forwards) > 0 { // answers go back by the gateway they came in by
+		if !w.does(server) || forwards { // answers go back by the gateway they came in by
 			away = append(away, server)
 		}
 	}
@@ -111,42 +225,94 @@ func (s *Server) renatBy(tx store.Tx, owner string, w *ways) error {
 		if err := s.ensureExternal(tx, server, w); err != nil {
 			return err
 		}
-		if err := putGateway(tx, server, owner); err != nil {
+		if err := putSet(tx, api.ServerNATSet(server), owner, api.ServerNAT{UUID: owner}); err != nil {
 			return err
 		}
 	}
-	for _, server := range was {
-		if !slices.Contains(gateways, server) {
-			if len(away) > 0 {
-				also(tx, "server %s is no longer a gateway of account %s, whose connections through it end", nameOf(tx, server), owner)
-			}
-			if err := dropGateway(tx, server, owner); err != nil {
-				return err
-			}
+	for _, g := range had.Gateways {
+		if slices.Contains(gateways, g.Server) {
+			continue
+		}
+		if len(away) > 0 {
+			also(tx, "server %s is no longer a gateway of account %s, whose connections through it end", nameOf(tx, g.Server), owner)
+		}
+		if err := putSet(tx, api.ServerNATSet(g.Server), owner, nil); err != nil {
+			return err
 		}
 	}
 	reached := slices.Concat(away, gateways)
 	slices.Sort(reached)
-	if err := s.mapTransit(tx, owner, slices.Compact(reached), w); err != nil {
+	vni, err := s.mapTransit(tx, owner, slices.Compact(reached), w)
+	if err != nil {
 		return err
 	}
-	if !slices.Equal(was, gateways) {
-		w.touch = append(w.touch, slices.Concat(was, gateways, here)...)
-	}
-	return nil
+	return putGateways(tx, owner, vni, gateways)
 }
 
-// natTags are the NIC tags of the network or pool that NAT uses.
-func natTags(tx store.Tx, id string) ([]string, error) {
-	p, err := networks.GetPool(tx, id)
-	if err == nil {
-		return p.NICTags, nil
+// leadOutOf is leadOut, alone.
+func (s *Server) leadOutOf(tx store.Tx, owner string) error {
+	w, err := natWays(tx)
+	if err != nil {
+		return err
 	}
-	if !isProblem(err, api.CodeNotFound) {
-		return nil, err
+	return s.leadOut(tx, owner, w)
+}
+
+// putGateways writes which gateway servers an account has, best first.
+func putGateways(tx store.Tx, owner string, vni uint32, gateways []string) error {
+	if vni == 0 {
+		return putSet(tx, api.NATSet(owner), api.GatewaysKey, nil)
 	}
-	n, err := networks.GetNetwork(tx, id)
-	return []string{n.NICTag}, err
+	out := api.AccountNAT{UUID: api.GatewaysKey, VNI: vni}
+	for _, server := range gateways {
+		a, err := transitAddr(tx, server)
+		if err != nil {
+			return err
+		}
+		out.Gateways = append(out.Gateways, api.Gateway{Server: server, Address: a.String()})
+	}
+	return putSet(tx, api.NATSet(owner), api.GatewaysKey, out)
+}
+
+// leadOutAt is leadOut after the account's fabrics came to a server, or left it. Unless
+// gateways come or go, it costs the same however many servers the account is on.
+func (s *Server) leadOutAt(tx store.Tx, owner, server string) error {
+	settings, err := networks.GetSettings(tx)
+	if err != nil || settings.NATNetwork == "" {
+		return err
+	}
+	w := &ways{network: settings.NATNetwork, under: map[string]netip.Addr{}}
+	needs, forwards, err := w.needsNAT(tx, owner)
+	if err != nil {
+		return err
+	}
+	here, err := hostsAccount(tx, server, owner)
+	if err != nil {
+		return err
+	}
+	own, err := doesNAT(tx, server)
+	if err != nil {
+		return err
+	}
+	if needs && here && own {
+		if err := s.ensureExternal(tx, server, w); err != nil {
+			return err
+		}
+	}
+	g, err := gatewaysOf(tx, owner)
+	away := needs && here && (!own || forwards)
+	switch {
+	case err != nil || !away && g.VNI == 0:
+		return err
+	case away && len(g.Gateways) > 0:
+		return reach(tx, g.VNI, server, w)
+	case !away && len(g.Gateways) > 0:
+		if last, err := leave(tx, owner, server, g); err != nil || !last {
+			return err
+		}
+	}
+	// It may be the first, or the last.
+	return s.leadOutOf(tx, owner)
 }
 
 // chooseGateways takes the servers whose hash with the account is greatest
@@ -169,102 +335,74 @@ func chooseGateways(owner string, can []string) []string {
 	return out
 }
 
-// gatewaysOf are an account's gateway servers, in the order in which they are used.
-func gatewaysOf(tx store.Tx, owner string) ([]string, error) {
-	var out []string
-	prefix := natViaPrefix + owner + "/"
-	for it, err := range tx.Scan(prefix, "") {
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, it.Key[len(prefix):])
+// reach puts a server on an account's transit VNI.
+func reach(tx store.Tx, vni uint32, server string, w *ways) error {
+	e, err := transitEntry(tx, server, w)
+	if err != nil || e == nil {
+		return err
 	}
-	return chooseGateways(owner, out), nil
+	_, err = fabric.Put(tx, vni, *e)
+	return err
 }
 
-// gatewayFor are the accounts that a server is a gateway of.
-func gatewayFor(tx store.Tx, server string) ([]string, error) {
-	var out []string
-	prefix := natGatewayPrefix + server + "/"
-	for it, err := range tx.Scan(prefix, "") {
-		if err != nil {
-			return nil, err
+// leave takes a server that needs no gateway off an account's transit VNI, unless it is a
+// gateway itself. last: there may be none now that does.
+func leave(tx store.Tx, owner, server string, g api.AccountNAT) (last bool, err error) {
+	is, err := isGateway(tx, server, owner)
+	if err == nil && !is {
+		var a netip.Addr
+		var found bool
+		if a, found, err = knownTransit(tx, server); err == nil && found {
+			_, err = fabric.Delete(tx, g.VNI, a)
 		}
-		out = append(out, it.Key[len(prefix):])
 	}
-	return out, nil
+	if err != nil {
+		return false, err
+	}
+	now, _, err := journal.ReadState(tx, fabric.MapSet(g.VNI))
+	return now.Live <= len(g.Gateways), err
 }
 
-// external is the NIC that holds a server's external address; nil when it has none.
-func external(tx store.Tx, server string) (*api.NetworkNIC, error) {
-	nics, err := networks.NICsOfServer(tx, server)
+// transitEntry is a server in the maps of transit VNIs; nil: it has no underlay.
+func transitEntry(tx store.Tx, server string, w *ways) (*api.MapEntry, error) {
+	a, err := transitAddr(tx, server)
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range nics {
-		if n.BelongsToType == api.BelongsToServer && !n.Underlay && n.VNI == 0 {
-			return &n, nil
-		}
+	under, err := w.underlay(tx, server)
+	if err != nil || !under.IsValid() {
+		return nil, err
 	}
-	return nil, nil
+	return &api.MapEntry{IP: a.String(), MAC: transitMAC(a), Underlay: under.String()}, nil
 }
 
-// ensureExternal gives a server an external address unless it has one.
-func (s *Server) ensureExternal(tx store.Tx, server string, w *ways) error {
-	if w.ready[server] {
-		return nil
-	}
-	n, err := external(tx, server)
-	if err != nil {
-		return err
-	}
-	if n == nil {
-		provided, err := networks.ProvidedTags(tx, server)
-		if err != nil {
-			return err
-		}
-		_, err = s.createNIC(tx, api.NetworkNIC{BelongsTo: server, BelongsToType: api.BelongsToServer, Server: server,
-			Addresses: []api.NICAddress{{Network: w.network}}}, provided)
-		if err != nil {
-			return fmt.Errorf("external address for NAT on server %s: %w", server, err)
-		}
-		w.touch = append(w.touch, server)
-	}
-	w.ready[server] = true
-	return nil
-}
-
-// mapTransit makes the map of an account's transit VNI have these servers and no
-// others; without any the VNI is given back.
-func (s *Server) mapTransit(tx store.Tx, owner string, servers []string, w *ways) error {
+// mapTransit makes the map of an account's transit VNI, which it gives, have these
+// servers and no others; without any the VNI is given back, and 0.
+func (s *Server) mapTransit(tx store.Tx, owner string, servers []string, w *ways) (vni uint32, err error) {
 	vni, found, err := fabric.TransitOf(tx, owner)
 	if err == nil && !found {
 		if len(servers) == 0 {
-			return nil
+			return 0, nil
 		}
 		vni, err = fabric.Transit(tx, owner, s.now())
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	now, err := fabric.Snapshot(tx, vni)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var put []api.MapEntry
 	keep := map[string]bool{}
 	for _, server := range servers {
-		a, err := transitAddr(tx, server)
+		e, err := transitEntry(tx, server, w)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		under, err := w.underlay(tx, server)
-		if err != nil {
-			return err
-		}
-		if under.IsValid() {
-			keep[a.String()] = true
-			put = append(put, api.MapEntry{IP: a.String(), MAC: transitMAC(a), Underlay: under.String()})
+		if e != nil {
+			keep[e.IP] = true
+			put = append(put, *e)
 		}
 	}
 	var gone []netip.Addr
@@ -274,125 +412,11 @@ func (s *Server) mapTransit(tx store.Tx, owner string, servers []string, w *ways
 		}
 	}
 	if _, err := fabric.Delete(tx, vni, gone...); err != nil {
-		return err
+		return 0, err
 	}
 	if len(put) == 0 {
-		return fabric.DropTransit(tx, owner, s.now())
+		return 0, fabric.DropTransit(tx, owner, s.now())
 	}
 	_, err = fabric.Put(tx, vni, put...)
-	return err
-}
-
-// natSpec is the NAT of an account's router on a server that has one; nil when there is
-// none.
-func natSpec(tx store.Tx, owner, server string, w *ways) (*api.NATSpec, error) {
-	if w.network == "" {
-		return nil, nil
-	}
-	has, err := hasNAT(tx, owner)
-	if err != nil || !has {
-		return nil, err
-	}
-	gateways, err := gatewaysOf(tx, owner)
-	if err != nil {
-		return nil, err
-	}
-	var n api.NATSpec
-	if slices.Contains(w.can, server) {
-		nic, err := external(tx, server)
-		if err != nil || nic == nil {
-			return nil, err
-		}
-		net, err := networks.GetNetwork(tx, nic.Addresses[0].Network)
-		if err != nil {
-			return nil, err
-		}
-		subnet, err := netip.ParsePrefix(net.Subnet)
-		if err != nil {
-			return nil, err
-		}
-		n.Tag, n.VLAN, n.Gateway = net.NICTag, net.VLAN, net.Gateway
-		n.Address = nic.Addresses[0].IP + "/" + strconv.Itoa(subnet.Bits())
-		forwards, err := forwardsOf(tx, owner)
-		if err != nil {
-			return nil, err
-		}
-		if slices.Contains(gateways, server) {
-			n.Forwards = natForwards(forwards, nic.Addresses[0].IP)
-		} else if len(forwards) == 0 {
-			return &n, nil
-		}
-	} else if len(gateways) == 0 {
-		return nil, nil
-	}
-	vni, found, err := fabric.TransitOf(tx, owner)
-	if err != nil || !found {
-		return nil, err
-	}
-	own, err := transitAddr(tx, server)
-	if err != nil {
-		return nil, err
-	}
-	n.VNI, n.Transit = vni, netip.PrefixFrom(own, networks.Transit.Bits()).String()
-	if n.Tag == "" {
-		for _, g := range gateways {
-			a, err := transitAddr(tx, g)
-			if err != nil {
-				return nil, err
-			}
-			n.Via = append(n.Via, a.String())
-		}
-	}
-	return &n, nil
-}
-
-// natForwards are the forwards of an external address.
-func natForwards(all []api.FabricForward, external string) []api.PortForward {
-	from, err := netip.ParseAddr(external)
-	if err != nil {
-		return nil // addresses are checked when they are given out
-	}
-	var out []api.PortForward
-	for _, f := range all {
-		to, err := netip.ParseAddr(f.IP)
-		if err != nil || to.Is4() != from.Is4() { // the NAT network was another one
-			continue
-		}
-		out = append(out, api.PortForward{Protocol: f.Protocol, External: netip.AddrPortFrom(from, f.Port).String(), Internal: netip.AddrPortFrom(to, f.ToPort).String()})
-	}
-	return out
-}
-
-// renatAll is renat for every account with a fabric: what concerns all changed.
-func (s *Server) renatAll(tx store.Tx) error {
-	owners := map[string]bool{}
-	only := true
-	nets, _, err := networks.ListNetworks(tx, networks.NetworkFilter{Fabric: &only}, "", 0)
-	if err != nil {
-		return err
-	}
-	for _, n := range nets {
-		owners[n.Owners[0]] = true
-	}
-	return s.renatEach(tx, slices.Sorted(maps.Keys(owners))...)
-}
-
-// forgetNAT frees what is kept of a server that is forgotten.
-func forgetNAT(tx store.Tx, server string) error {
-	owners, err := gatewayFor(tx, server)
-	for _, o := range owners {
-		if err == nil {
-			err = dropGateway(tx, server, o)
-		}
-	}
-	n, found, nerr := store.Lookup[uint32](tx, natIndexPrefix+server)
-	if err = cmp.Or(err, nerr); err == nil && found {
-		err = tx.Delete(indexedKey(n))
-	}
-	for _, prefix := range []string{natIndexPrefix, natDownPrefix} {
-		if err == nil {
-			err = tx.Delete(prefix + server)
-		}
-	}
-	return err
+	return vni, err
 }

@@ -41,7 +41,7 @@ func TestNAT(t *testing.T) {
 	}
 	router := func(m *machine) *api.NATSpec {
 		t.Helper()
-		spec := m.mustSync().Spec.Network
+		spec := m.network()
 		if spec == nil || len(spec.Routers) == 0 {
 			return nil
 		}
@@ -130,7 +130,7 @@ func TestNATComesAndGoes(t *testing.T) {
 	via := func() int {
 		t.Helper()
 		ms[3].seen = ""
-		if spec := ms[3].mustSync().Spec.Network; len(spec.Routers) > 0 && spec.Routers[0].NAT != nil {
+		if spec := ms[3].network(); len(spec.Routers) > 0 && spec.Routers[0].NAT != nil {
 			return len(spec.Routers[0].NAT.Via)
 		}
 		return 0
@@ -175,7 +175,7 @@ func TestNATWithoutLink(t *testing.T) {
 	nat := func(m *machine) (tag bool, via []string, own string) {
 		t.Helper()
 		m.seen = ""
-		spec := m.mustSync().Spec.Network
+		spec := m.network()
 		if spec == nil || len(spec.Routers) == 0 || spec.Routers[0].NAT == nil {
 			return false, nil, ""
 		}
@@ -233,7 +233,7 @@ func TestNATWithoutLink(t *testing.T) {
 	report([]string{"external"}, ms[:3]...)
 	report(nil, ms[1])
 	ms[0].seen = ""
-	for _, r := range ms[0].mustSync().Spec.Network.Routers {
+	for _, r := range ms[0].network().Routers {
 		if r.NAT == nil || r.NAT.Tag != "" || len(r.NAT.Via) != 1 {
 			t.Errorf("the only link left is another server's: account %s has %+v", r.Owner, r.NAT)
 		}

@@ -11,19 +11,34 @@ import (
 	"nereid/headnode/store"
 )
 
-// transitAddr is a server's address on transit VNIs, the same on all of them.
+// transitAddr is a server's address on transit VNIs, the same on all of them. One that has
+// none is given one.
 func transitAddr(tx store.Tx, server string) (netip.Addr, error) {
-	n, found, err := store.Lookup[uint32](tx, natIndexPrefix+server)
+	a, found, err := knownTransit(tx, server)
 	if err == nil && !found {
-		n, err = newIndex(tx, server, rand.Uint32N)
+		if _, err = newIndex(tx, server, rand.Uint32N); err == nil {
+			err = tellNAT(tx, server)
+		}
+		if err == nil {
+			a, _, err = knownTransit(tx, server)
+		}
 	}
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("transit address of server %s: %w", server, err)
 	}
+	return a, nil
+}
+
+// knownTransit is the address that transitAddr gave a server.
+func knownTransit(tx store.Tx, server string) (a netip.Addr, found bool, err error) {
+	n, found, err := store.Lookup[uint32](tx, natIndexPrefix+server)
+	if err != nil || !found {
+		return netip.Addr{}, false, err
+	}
 	first := networks.Transit.Addr().As4()
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(first[:])+n)
-	return netip.AddrFrom4(b), nil
+	return netip.AddrFrom4(b), true, nil
 }
 
 // indexDraws is how many numbers are drawn before there seems to be none left: there

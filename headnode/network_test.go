@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"nereid/api"
+	"nereid/headnode/networks"
 )
 
 const (
@@ -142,7 +143,7 @@ func TestFabric(t *testing.T) {
 	}
 	a := nic(alice, net.UUID, one)
 
-	spec := one.mustSync().Spec.Network
+	spec := one.network()
 	if spec == nil {
 		t.Fatal("no network in the spec")
 	}
@@ -151,7 +152,7 @@ func TestFabric(t *testing.T) {
 		Underlay: &api.UnderlaySpec{Tag: "underlay", MTU: 9000, Address: "10.77.0.11/24", Subnets: []string{"10.77.0.0/24"}},
 		VNIs:     []api.VNISpec{{VNI: net.VNI, Owner: alice, MTU: 8950}},
 		Routers: []api.RouterSpec{{Owner: alice, Networks: []api.RouterNetwork{{
-			VNI: net.VNI, Gateway: net.Gateway + "/24", MAC: gatewayMAC(net.VNI)}}}},
+			VNI: net.VNI, Gateway: net.Gateway + "/24", MAC: networks.GatewayMAC(net.VNI)}}}},
 		Ports: []api.PortSpec{{MAC: a.MAC, Instance: a.BelongsTo, Owner: alice, VNI: net.VNI, MTU: 8950, Primary: true, Firewall: true,
 			Addresses: []api.PortAddress{{Address: a.Addresses[0].IP + "/24", Gateway: net.Gateway}}}},
 	}
@@ -228,8 +229,8 @@ func TestFabric(t *testing.T) {
 	if m := must[api.FabricMap](t)(h.client.FabricMap(ctx, net.VNI, "", 0)); len(m.Entries) != 1 {
 		t.Errorf("map after the NIC is gone: %+v", m)
 	}
-	if out := two.mustSync(); len(out.Spec.Network.Ports)+len(out.Spec.Network.VNIs)+len(out.Spec.Network.Routers) != 0 {
-		t.Errorf("spec after the NIC is gone: %+v", out.Spec.Network)
+	if n := two.network(); len(n.Ports)+len(n.VNIs)+len(n.Routers) != 0 {
+		t.Errorf("spec after the NIC is gone: %+v", n)
 	}
 	if err := h.client.ForgetServer(ctx, two.uuid); err != nil {
 		t.Error(err)

@@ -13,8 +13,9 @@ import (
 	"nereid/headnode/store"
 )
 
-// touch gives servers a new revision, so that their agents hear their spec again.
-// A server that is not known is not waited for.
+// touch gives servers a new revision, so that their agents hear their spec again: NIC tags,
+// bonds and the underlay, which change rarely. What is many, or an account's, is a set of
+// the journal. A server that is not known is not waited for.
 func touch(tx store.Tx, servers ...string) error {
 	slices.Sort(servers)
 	for _, uuid := range slices.Compact(servers) {
@@ -35,7 +36,7 @@ func touch(tx store.Tx, servers ...string) error {
 	return nil
 }
 
-// touchAll is touch for every server: for what concerns all, and changes rarely.
+// touchAll is touch for every server: for what all servers' specs have, and changes rarely.
 func touchAll(tx store.Tx) error {
 	var all []string
 	for e, err := range inventory.All(tx) {
@@ -47,47 +48,29 @@ func touchAll(tx store.Tx) error {
 	return touch(tx, all...)
 }
 
-// touched touches servers that were listed with an error.
-func touched(tx store.Tx, servers []string, err error) error {
-	if err != nil {
-		return err
-	}
-	return touch(tx, servers...)
-}
-
-// networkChanged does what follows from a change of a network, and touches the
-// servers it concerns.
+// networkChanged does what follows from a change of a network. Of fabric networks servers
+// hear by sets.
 func (s *Server) networkChanged(tx store.Tx, n api.Network) error {
-	if n.Fabric { // its gateway is wherever its account has NICs
-		if err := s.renat(tx, n.Owners[0]); err != nil {
-			return err
-		}
-		return touchOwner(tx, n.Owners[0])
+	if n.Fabric {
+		return s.leadOutOf(tx, n.Owners[0])
 	}
 	settings, err := networks.GetSettings(tx)
 	if err != nil {
 		return err
 	}
 	if n.NICTag == settings.UnderlayTag { // where VXLAN may come from
-		return touchAll(tx)
+		err = touchAll(tx)
+	}
+	if err != nil {
+		return err
 	}
 	servers, err := networks.ServersOfNetwork(tx, n.UUID)
-	return touched(tx, servers, err)
-}
-
-// touchOwner touches the servers with NICs of an account.
-func touchOwner(tx store.Tx, owner string) error {
-	servers, err := serversOfOwner(tx, owner)
-	return touched(tx, servers, err)
-}
-
-func serversOfOwner(tx store.Tx, owner string) ([]string, error) {
-	nics, _, err := networks.ListNICs(tx, networks.NICFilter{Owner: owner}, "", 0)
-	var servers []string
-	for _, n := range nics {
-		servers = append(servers, n.Server)
+	for _, server := range servers {
+		if err == nil {
+			err = tellNAT(tx, server) // its external address may be there
+		}
 	}
-	return servers, err
+	return err
 }
 
 func (s *Server) routeNetworks(h huma.API) {
@@ -116,7 +99,10 @@ func (s *Server) routeNetworks(h huma.API) {
 			if len(servers) > 0 && t.MTU != before.MTU {
 				also(tx, "what provides it on %s gets MTU %d, not %d", api.Plural(len(servers), "server"), t.MTU, before.MTU)
 			}
-			return t, touched(tx, servers, err)
+			if err != nil {
+				return t, err
+			}
+			return t, touch(tx, servers...)
 		},
 		delete: func(tx store.Tx, a args) error { return networks.DeleteNICTag(tx, a["id"]) },
 	})
@@ -156,7 +142,15 @@ func (s *Server) routeNetworks(h huma.API) {
 			return networks.CreatePool(tx, p)
 		},
 		update: func(tx store.Tx, a args, u api.NetworkPoolUpdate) (api.NetworkPool, error) {
-			return networks.UpdatePool(tx, a["id"], u)
+			p, err := networks.UpdatePool(tx, a["id"], u)
+			if err != nil {
+				return p, err
+			}
+			settings, err := networks.GetSettings(tx)
+			if err == nil && settings.NATNetwork == p.UUID {
+				err = s.rerouteAll(tx)
+			}
+			return p, err
 		},
 		delete: func(tx store.Tx, a args) error { return networks.DeletePool(tx, a["id"]) },
 	})
@@ -257,7 +251,7 @@ func (s *Server) onServer(tx store.Tx, id string, fn func(uuid string, macs []st
 		err = tagsMoved(tx, r, before, named)
 	}
 	if err == nil {
-		err = s.renatAll(tx)
+		err = s.reroute(tx, r.UUID)
 	}
 	if err != nil {
 		return err

@@ -111,8 +111,9 @@ func provides(tx store.Tx, server string) ([]string, error) {
 	return tags, err
 }
 
-// nicChanged does what follows from a change of a NIC: its VNI's map, and the
-// servers that have to do something besides what the set of their ports says.
+// nicChanged does what follows from a change of a NIC: its VNI's map, the addresses that
+// rules name, and ways outside. No server's record is written but for the server's own
+// underlay address.
 func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.NetworkNIC, error) {
 	var out api.NetworkNIC
 	if err != nil {
@@ -131,6 +132,10 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	if err := keepsForwards(tx, c); err != nil {
 		return out, err
 	}
+	accounts, err := accountsMoved(tx, c)
+	if err != nil {
+		return out, err
+	}
 	if err := remap(tx, c); err != nil {
 		return out, err
 	}
@@ -140,60 +145,43 @@ func (s *Server) nicChanged(tx store.Tx, c networks.Change, err error) (api.Netw
 	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
 		switch {
 		case n == nil:
-		case n.VNI != 0:
+		case n.Underlay: // it is in the server's spec
+			if err = touch(tx, n.Server); err == nil {
+				err = s.reroute(tx, n.Server, accounts...)
+			}
+		case n.VNI != 0 && n.Server != "":
 			var spreads bool
 			if spreads, err = spreadsNAT(tx, c, *n); err == nil && spreads {
-				err = s.renat(tx, n.Owner)
+				err = s.leadOutAt(tx, n.Owner, n.Server)
 			}
-		case n.Underlay:
-			err = s.renatAll(tx)
+		case n.BelongsToType == api.BelongsToServer:
+			err = tellNAT(tx, n.Server)
 		}
 		if err != nil {
 			return out, err
 		}
 	}
-	servers, err := respecified(tx, c)
-	return out, touched(tx, servers, err)
+	return out, nil
+}
+
+// accountsMoved are the accounts of a server that gets, or loses, its underlay address:
+// those that are there before anything follows from that.
+func accountsMoved(tx store.Tx, c networks.Change) ([]string, error) {
+	for _, n := range []*api.NetworkNIC{c.Before, c.After} {
+		if n != nil && n.Underlay {
+			return accountsAt(tx, n.Server)
+		}
+	}
+	return nil, nil
 }
 
 // spreadsNAT says whether a NIC of a change made its account's fabric come to a server,
-// or leave it, where that matters for NAT. Other NICs change nothing of the ways outside.
+// or leave it. Other NICs change nothing of the ways outside.
 func spreadsNAT(tx store.Tx, c networks.Change, n api.NetworkNIC) (bool, error) {
-	if n.Server == "" {
-		return false, nil
-	}
 	if b, a := c.Before, c.After; b != nil && a != nil && b.VNI != 0 && a.VNI != 0 && b.Server == a.Server && b.Owner == a.Owner {
 		return false, nil
 	}
-	settings, err := networks.GetSettings(tx)
-	if err != nil || settings.NATNetwork == "" {
-		return false, err
-	}
 	return networks.Newcomer(tx, n)
-}
-
-// respecified are the servers whose specs a change of a NIC changes: of a NIC of their
-// own, and where it is the first or was the last on a fabric. Ports are not in the spec.
-func respecified(tx store.Tx, c networks.Change) ([]string, error) {
-	var out []string
-	b, a := c.Before, c.After
-	for _, n := range []*api.NetworkNIC{b, a} {
-		switch {
-		case n == nil || n.Server == "":
-		case n.BelongsToType == api.BelongsToServer:
-			out = append(out, n.Server)
-		case n.VNI == 0 || b != nil && a != nil && b.Server == a.Server && b.Owner == a.Owner && b.VNI == a.VNI:
-		default:
-			alone, err := networks.Alone(tx, *n)
-			if err != nil {
-				return nil, err
-			}
-			if alone {
-				out = append(out, n.Server)
-			}
-		}
-	}
-	return out, nil
 }
 
 // remap brings the map of a NIC's VNI up to date, or for an underlay address the

@@ -61,7 +61,7 @@ func BenchmarkNICCreate(b *testing.B) {
 			}
 			s.cfg.Hold = time.Minute
 			agent := context.WithValue(ctx, callerKey{}, caller{uuid: server, key: "k"})
-			in := &syncInput{UUID: server, Body: api.SyncRequest{Follow: []api.Follow{{Set: api.PortSet(server)}}}}
+			in := &syncInput{UUID: server, Body: api.SyncRequest{Follow: []api.Follow{{Set: api.PortSet(server)}, {Set: api.RuleSet("")}, {Set: api.ServerNATSet(server)}}}}
 			poll := func() (*polled[syncAnswer], error) {
 				out, err := s.sync(agent, in)
 				if err != nil || out.Body == nil {
@@ -71,7 +71,11 @@ func BenchmarkNICCreate(b *testing.B) {
 					in.Body.Seen = out.Body.Revision
 				}
 				for _, d := range deltasOf(b, out) {
-					in.Body.Follow[0] = in.Body.Follow[0].Take(d)
+					for i, f := range in.Body.Follow {
+						if f.Set == d.Set {
+							in.Body.Follow[i] = f.Take(d)
+						}
+					}
 				}
 				return out, err
 			}

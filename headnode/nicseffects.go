@@ -44,11 +44,7 @@ func alsoOutside(tx store.Tx, c networks.Change) error {
 	if n == nil || c.After != nil || n.BelongsToType != api.BelongsToServer || n.Underlay {
 		return nil
 	}
-	settings, err := networks.GetSettings(tx)
-	if err != nil || settings.NATNetwork == "" {
-		return err
-	}
-	tags, err := natTags(tx, settings.NATNetwork)
+	tags, err := natTags(tx)
 	if err != nil || !slices.Contains(tags, n.NICTag) {
 		return err
 	}

@@ -212,6 +212,12 @@ func Open(ctx context.Context, cfg Config) (s *Server, err error) {
 	if err := networks.TakeOverOwned(ctx, s.store); err != nil {
 		return nil, err
 	}
+	if err := networks.TakeOverFabrics(ctx, s.store); err != nil {
+		return nil, err
+	}
+	if err := s.store.Update(ctx, takeOverNAT); err != nil {
+		return nil, err
+	}
 	if err := s.publishRules(ctx); err != nil {
 		return nil, err
 	}

@@ -233,10 +233,13 @@ func (s *Server) forget(ctx context.Context, in *serverID) (*none, error) {
 				return err
 			}
 		}
-		if err := forgetNAT(tx, r.UUID); err != nil {
+		if err := s.keepMapped(tx, r.UUID, nil); err != nil {
 			return err
 		}
-		if err := s.keepMapped(tx, r.UUID, nil); err != nil {
+		if err := s.reroute(tx, r.UUID); err != nil {
+			return err
+		}
+		if err := forgetNAT(tx, r.UUID); err != nil {
 			return err
 		}
 		gone = r

@@ -43,8 +43,8 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[syncAnswer], 
 	if err := s.takeInstances(ctx, in.UUID, in.Body.Instances); err != nil {
 		return nil, err
 	}
-	current := follows(asked, api.RuleSet(""))
-	if !current { // its rules were in its spec: it keeps its NICs and those as they are
+	current := follows(asked, api.RuleSet("")) && follows(asked, api.ServerNATSet(in.UUID))
+	if !current { // its rules or its routers were in its spec: it keeps its NICs and those as they are
 		asked = slices.DeleteFunc(slices.Clone(asked), func(f api.Follow) bool { return f.Set == api.PortSet(in.UUID) })
 	}
 	zones := current && follows(asked, api.InstanceSet(in.UUID))
@@ -127,7 +127,8 @@ func follows(asked []api.Follow, set string) bool {
 	return slices.ContainsFunc(asked, func(f api.Follow) bool { return f.Set == set })
 }
 
-// outdated says what becomes of a server whose agent does not follow rules, and what to do.
+// outdated says what becomes of a server whose agent does not follow all of its network, and
+// what to do.
 func outdated(tx store.Tx, sv api.Server, now time.Time) (string, error) {
 	all, err := platforms.List(tx, now)
 	if err != nil {

@@ -94,7 +94,7 @@ func (m *machine) mustDrain() {
 	hold := m.h.cfg.Hold
 	m.h.cfg.Hold = 10 * time.Millisecond
 	defer func() { m.h.cfg.Hold = hold }()
-	for {
+	for range 100 {
 		st, _, err := m.sync()
 		if err != nil {
 			m.h.t.Fatal(err)
@@ -103,6 +103,7 @@ func (m *machine) mustDrain() {
 			return
 		}
 	}
+	m.h.t.Fatal("there is always news")
 }
 
 // A server follows its own sets and no others.
@@ -114,6 +115,7 @@ func TestFollowRefused(t *testing.T) {
 		{{Set: api.PortSet(m.uuid)}, {Set: api.PortSet(other)}},
 		{{Set: "vni/7"}},
 		{{Set: "server/" + m.uuid}},
+		{{Set: api.ServerNATSet(m.uuid)}, {Set: api.ServerNATSet(other)}},
 	} {
 		set := follow[len(follow)-1].Set
 		_, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &api.SyncResponse{})
@@ -129,12 +131,13 @@ func TestFollowRefused(t *testing.T) {
 	// The rest of the sync is as good as ever.
 	m.zoneNIC(1)
 	theirs := api.RuleSet(bob)
-	follow := []api.Follow{{Set: "vni/000007"}, {Set: api.PortSet(m.uuid)}, {Set: api.RuleSet("")}, {Set: theirs}, {Set: api.RuleSet(alice)}}
+	follow := []api.Follow{{Set: "vni/000007"}, {Set: api.PortSet(m.uuid)}, {Set: api.RuleSet("")}, {Set: theirs}, {Set: api.RuleSet(alice)}, {Set: api.ServerNATSet(m.uuid)},
+		{Set: api.NetworkSet(bob)}, {Set: api.NATSet(bob)}, {Set: api.NetworkSet(alice)}} // of alice there is a NIC here, on no fabric
 	var out api.SyncResponse
 	if _, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &out); err != nil {
 		t.Fatal(err)
 	}
-	if len(out.Deltas) != 3 || out.Deltas[0].Set != api.PortSet(m.uuid) || len(out.Refused) != 2 || out.Refused[0].Set != "vni/000007" || out.Refused[1].Set != theirs {
+	if len(out.Deltas) != 4 || out.Deltas[0].Set != api.PortSet(m.uuid) || len(out.Refused) != 5 || out.Refused[2].Set != api.NetworkSet(bob) || out.Refused[3].Set != api.NATSet(bob) || out.Refused[4].Set != api.NetworkSet(alice) || out.Refused[0].Set != "vni/000007" || out.Refused[1].Set != theirs {
 		t.Fatalf("answer %+v", out)
 	}
 	if why := out.Refused[1].Why; why.Code != api.CodeForbidden || !strings.Contains(why.Detail, bob) || !strings.Contains(why.Detail, m.uuid) {
@@ -162,19 +165,21 @@ func TestOldAgent(t *testing.T) {
 	if got, want := alerts(), "boot platform 20261201T101500Z: nereid platform assign 20261201T101500Z "+h.server(m.uuid).Hostname; !strings.Contains(got, want) {
 		t.Errorf("alerts %q, want %q", got, want)
 	}
-	// One that follows its ports, and has its rules from its spec, as those of the last
-	// platform: it keeps its NICs with these, and what else it follows.
+	// One that follows its ports, and has its rules from its spec, or its routers, as those of
+	// the last platforms: it keeps its NICs with these, and what else it follows.
 	m.zoneNIC(2)
-	var out api.SyncResponse
-	follow := []api.Follow{{Set: api.PortSet(m.uuid)}, {Set: api.ImageSet(m.uuid)}}
-	if _, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &out); err != nil {
-		t.Fatal(err)
-	}
-	if out.Spec == nil || out.Spec.Network != nil || len(out.Deltas) != 1 || out.Deltas[0].Set != api.ImageSet(m.uuid) {
-		t.Errorf("an agent that follows no rules is told %+v", out)
-	}
-	if got := alerts(); !strings.Contains(got, "the network stays as it is") {
-		t.Errorf("alerts %q", got)
+	for what, more := range map[string][]api.Follow{"rules": nil, "NAT": {{Set: api.RuleSet("")}}} {
+		var out api.SyncResponse
+		follow := append([]api.Follow{{Set: api.PortSet(m.uuid)}, {Set: api.ImageSet(m.uuid)}}, more...)
+		if _, err := m.post(m.h.ca.Pool(), "/v1/servers/"+m.uuid+"/sync", api.SyncRequest{Report: m.rep, Follow: follow}, &out); err != nil {
+			t.Fatal(err)
+		}
+		if out.Spec == nil || out.Spec.Network != nil || len(out.Deltas) != 1+len(more) || out.Deltas[0].Set != api.ImageSet(m.uuid) {
+			t.Errorf("an agent that follows no %s is told %+v", what, out)
+		}
+		if got := alerts(); !strings.Contains(got, "the network stays as it is") {
+			t.Errorf("alerts %q", got)
+		}
 	}
 	m.old, m.seen = false, ""
 	if n := m.mustSync().Spec.Network; n == nil || len(n.Ports) != 2 {

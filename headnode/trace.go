@@ -292,25 +292,25 @@ func (t *tracer) routed(src end, dst *end, to netip.Addr) (done bool, err error)
 	if !src.net.InternetNAT {
 		return true, t.stop("%s is on no network of the account, and network %s has no internet_nat", to, src.net.Name)
 	}
-	w, err := natWays(t.tx)
+	self, err := selfNAT(t.tx, src.nic.Server)
 	if err != nil {
 		return true, err
 	}
-	n, err := natSpec(t.tx, src.nic.Owner, src.nic.Server, w)
+	g, err := gatewaysOf(t.tx, src.nic.Owner)
 	switch {
 	case err != nil:
 		return true, err
-	case n == nil:
+	case self.External == nil && len(g.Gateways) == 0, self.External != nil && self.External.Address == "":
 		t.hop(src.host, "nat", "no server provides it")
 		return true, t.stop("no server with an underlay address provides the NIC tag of the NAT network")
-	case n.Tag != "":
-		t.hop(src.host, "nat", "from %s, by NIC tag %s of this server", n.Address, n.Tag)
+	case self.External != nil:
+		t.hop(src.host, "nat", "from %s, by NIC tag %s of this server", self.External.Address, self.External.Tag)
 	default:
-		gateways, used, err := t.gateways(src.nic, n.Via)
+		gateways, used, err := t.gateways(src.nic, g.Gateways)
 		if err != nil {
 			return true, err
 		}
-		t.hop(src.host, "nat", "by the gateway servers %s on transit VNI %d", gateways, n.VNI)
+		t.hop(src.host, "nat", "by the gateway servers %s on transit VNI %d", gateways, g.VNI)
 		there, err := underlay(t.tx, used.UUID)
 		if err != nil {
 			return true, err
@@ -325,11 +325,7 @@ func (t *tracer) routed(src end, dst *end, to netip.Addr) (done bool, err error)
 
 // gateways names an account's gateway servers, and says which of them the router on
 // a NIC's server uses; the first one when it did not say.
-func (t *tracer) gateways(nic api.NetworkNIC, via []string) (names string, used inventory.Record, err error) {
-	servers, err := gatewaysOf(t.tx, nic.Owner)
-	if err != nil {
-		return "", used, err
-	}
+func (t *tracer) gateways(nic api.NetworkNIC, via []api.Gateway) (names string, used inventory.Record, err error) {
 	var now api.GatewayReport
 	if _, usage := t.s.live.get(nic.Server); usage != nil && usage.Network != nil {
 		for _, g := range usage.Network.Gateways {
@@ -339,20 +335,19 @@ func (t *tracer) gateways(nic api.NetworkNIC, via []string) (names string, used 
 		}
 	}
 	var out []string
-	for i, server := range servers {
-		r, err := inventory.Get(t.tx, server)
+	for i, g := range via {
+		r, err := inventory.Get(t.tx, g.Server)
 		if err != nil {
 			return "", used, err
 		}
-		if i == 0 || i < len(via) && now.Used == via[i] {
+		if i == 0 || now.Used == g.Address {
 			used = r
 		}
-		name := cmp.Or(r.Hostname, server)
+		name := cmp.Or(r.Hostname, g.Server)
 		switch {
-		case i >= len(via):
-		case slices.Contains(now.Down, via[i]):
+		case slices.Contains(now.Down, g.Address):
 			name += " (does not answer)"
-		case now.Used == via[i]:
+		case now.Used == g.Address:
 			name += " (in use)"
 		}
 		out = append(out, name)

@@ -112,7 +112,7 @@ func TestUnexpectedNICs(t *testing.T) {
 	must[api.NetworkNIC](t)(h.client.NICs().Create(ctx, api.NetworkNIC{MAC: u.MAC, Server: one.uuid, Owner: alice, BelongsTo: instance, BelongsToType: api.BelongsToOther,
 		Addresses: []api.NICAddress{{Network: net.UUID, IP: "10.0.0.77"}}}))
 	one.seen = ""
-	spec := one.mustSync().Spec.Network
+	spec := one.network()
 	if len(spec.Ports) != 1 || spec.Ports[0].MAC != u.MAC || spec.Ports[0].Instance != instance || spec.Ports[0].Addresses[0].Address != "10.0.0.77/24" || len(spec.Gone) > 0 {
 		t.Errorf("spec %+v", spec)
 	}

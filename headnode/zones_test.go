@@ -74,7 +74,7 @@ func runner(m *machine) *zones {
 func (z *zones) report(rep *api.InstanceReport) api.SyncResponse {
 	z.h.t.Helper()
 	req := api.SyncRequest{Seen: z.machine.seen, InventoryDigest: "d1", Report: z.rep, Instances: rep}
-	for _, set := range []string{api.InstanceSet(z.uuid), api.ImageSet(z.uuid), api.RuleSet("")} {
+	for _, set := range []string{api.InstanceSet(z.uuid), api.ImageSet(z.uuid), api.RuleSet(""), api.ServerNATSet(z.uuid)} {
 		f := z.follow[set]
 		f.Set, f.Kept = set, f.Since
 		req.Follow = append(req.Follow, f)
@@ -92,7 +92,7 @@ func (z *zones) report(rep *api.InstanceReport) api.SyncResponse {
 	}
 	for _, d := range out.Deltas {
 		z.follow[d.Set] = z.follow[d.Set].Take(d)
-		if d.Set == api.RuleSet("") {
+		if d.Set == api.RuleSet("") || d.Set == api.ServerNATSet(z.uuid) {
 			continue
 		}
 		for _, v := range d.Put {

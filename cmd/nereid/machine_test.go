@@ -177,9 +177,10 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 		Boot: api.BootTimings{Stub: 1.5, SwitchRoot: 4.1, Systemd: 4.2, Agent: 7, FirstSync: 7.5}}
 	m.observe(&req.Report)
 	ports, rules, zones := api.Follow{Set: api.PortSet(m.uuid)}, api.Follow{Set: api.RuleSet("")}, newZones(m.uuid)
+	nat := api.Follow{Set: api.ServerNATSet(m.uuid)}
 	for {
 		var res api.SyncResponse
-		req.Follow, req.Instances = []api.Follow{ports, rules, zones.follow}, zones.report()
+		req.Follow, req.Instances = []api.Follow{ports, rules, nat, zones.follow}, zones.report()
 		status, err := post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/servers/"+m.uuid+"/sync", req, &res)
 		if status == http.StatusNotFound {
 			return false, nil // forgotten
@@ -196,6 +197,8 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 				ports = ports.Take(d)
 			} else if d.Set == rules.Set {
 				rules = rules.Take(d)
+			} else if d.Set == nat.Set {
+				nat = nat.Take(d)
 			} else if err := zones.take(d); err != nil {
 				return false, err
 			}

@@ -92,7 +92,7 @@ func Check(tx store.Tx) (err error) {
 	for key, mac := range inUse {
 		return fmt.Errorf("NIC %s has %q, which is not in use", mac, key)
 	}
-	return nil
+	return checkFabrics(tx)
 }
 
 // checkPort compares the port that a NIC is with the set of its server's ports.

@@ -159,6 +159,9 @@ func CreateNetwork(tx store.Tx, in api.Network) (_ api.Network, err error) {
 	if err := addFree(tx, n, n.first, n.last); err != nil {
 		return in, err
 	}
+	if err := publishFabric(tx, n); err != nil {
+		return in, err
+	}
 	n.Revision = newRevision()
 	return n.Network, store.Put(tx, netPrefix+n.UUID, n.Network)
 }
@@ -263,6 +266,9 @@ func DeleteNetwork(tx store.Tx, id string) (_ api.Network, err error) {
 		return a, err
 	}
 	if err := unplaceNetwork(tx, n); err != nil {
+		return a, err
+	}
+	if err := unpublishFabric(tx, n); err != nil {
 		return a, err
 	}
 	return a, tx.Delete(netPrefix + n.UUID)

@@ -52,6 +52,9 @@ func UpdateNetwork(tx store.Tx, now time.Time, id string, u api.NetworkUpdate) (
 	if err := store.Put(tx, netPrefix+n.UUID, n.Network); err != nil {
 		return before, after, err
 	}
+	if err := publishFabric(tx, n); err != nil {
+		return before, after, err
+	}
 	if err := renewPorts(tx, n.UUID); err != nil {
 		return before, after, err
 	}

@@ -159,16 +159,6 @@ func ownedKey(n api.NetworkNIC) string {
 	return ownedPrefix + server + "/" + n.Owner + "/" + n.MAC
 }
 
-// Alone says whether no other NIC of its account is on the server and the VNI of a NIC.
-func Alone(tx store.Tx, n api.NetworkNIC) (bool, error) {
-	for mac, err := range below(tx, hostsKey(n)) {
-		if err != nil || mac != n.MAC {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
 // Newcomer says whether no other NIC of its account is on the server of a NIC, on any
 // of the account's fabrics.
 func Newcomer(tx store.Tx, n api.NetworkNIC) (_ bool, err error) {

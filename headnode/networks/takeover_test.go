@@ -62,6 +62,18 @@ func TestTakeOverPorts(t *testing.T) {
 	if err := TakeOverPlaces(t.Context(), w.s); err != nil {
 		t.Error(err)
 	}
+	for n := 1; ; n++ {
+		err := takeOverFabrics(t.Context(), &killed{w.s, n}, 1)
+		if err == nil {
+			if n < 2 {
+				t.Errorf("networks took %d transactions: the interruption is not tested", n)
+			}
+			break
+		}
+		if !errors.Is(err, errKilled) {
+			t.Fatal(err)
+		}
+	}
 	w.must(func(tx store.Tx) error { // with Check
 		for it, err := range tx.Scan(oldGonePrefix, "") {
 			t.Errorf("%s is left: %v", it.Key, err)
