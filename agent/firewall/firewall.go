@@ -287,7 +287,7 @@ func (f *Firewall) programAfter(ctx context.Context, t *transaction, p program) 
 }
 
 // VerifyOrRepair sees whether our tables are as they were applied, and replaces
-// them when not. It costs one small request, and three files of /proc where
+// them when not, or no more than the chains at ports where nothing else differs. It costs one small request, and three files of /proc where
 // br_netfilter is loaded, when nobody has used nf_tables since.
 func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error) {
 	f.mu.Lock()
@@ -314,11 +314,40 @@ func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error
 		f.seen = now
 		return repaired, nil
 	}
+	if lost, only := f.lost(c); only && f.commit(ctx, &transaction{addChains: lost}) == nil {
+		f.log().WarnContext(ctx, "firewall: somebody else made ports anew, or changed their anti-spoofing, and it is repaired", "ports", len(lost))
+		return true, nil
+	}
 	if _, err := f.replace(ctx, f.applied.ruleset); err != nil {
 		return repaired, err
 	}
 	f.log().WarnContext(ctx, "firewall: the rules had been changed by somebody else and are repaired")
 	return true, nil
+}
+
+// lost are the chains at ports that are not as they were applied, as those that Guard
+// made; only is false when something else differs too.
+func (f *Firewall) lost(c *contents) (lost []chain, only bool) {
+	if f.program == nil || !maps.EqualFunc(c.elements, f.applied.elements, maps.Equal[elements, elements]) {
+		return nil, false
+	}
+	differ := make(map[chainKey]bool)
+	for k, is := range c.program {
+		if was, there := f.program[k]; !there || was != is {
+			differ[k] = true
+		}
+	}
+	for k := range f.program {
+		if _, there := c.program[k]; !there {
+			differ[k] = true
+		}
+	}
+	for _, p := range f.applied.ruleset.ports {
+		if differ[p.key()] {
+			lost = append(lost, p)
+		}
+	}
+	return lost, len(lost) == len(differ)
 }
 
 // Counters are packets dropped since the tables were first made, by reason: mac,

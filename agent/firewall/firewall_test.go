@@ -173,8 +173,15 @@ func TestFailures(t *testing.T) {
 	delete(k.elements[setMAC], key(encodeName("nic1"), mac1[:]))
 	verify(true)
 	k.gen++
-	k.chains = k.chains[1:]
+	k.chains = slices.DeleteFunc(slices.Clone(k.chains), func(c chain) bool { return c.name == "guard_na" })
 	verify(true)
+	k.gen++
+	replaced := k.replaced
+	k.chains = slices.DeleteFunc(slices.Clone(k.chains), func(c chain) bool { return c.name == "port_nic1" }) // its interface was made anew
+	repaired, err := f.VerifyOrRepair(t.Context())
+	if now := k.ruleset.String(); err != nil || !repaired || k.replaced != replaced || !strings.Contains(now, "port_nic1") {
+		t.Errorf("repaired %v, %v, with %d replacements; there is\n%s", repaired, err, k.replaced-replaced, now)
+	}
 	k.gen++
 	k.ruleset = nil
 	verify(true)

@@ -55,8 +55,17 @@ func proveProtect(t *testing.T, f *Firewall) {
 	if up.receive(101)[100] || counters(t, f)[countMAC] != before+1 {
 		t.Error("behind Guard another's MAC passed")
 	}
-	if repaired, err := f.VerifyOrRepair(t.Context()); !repaired || err != nil {
-		t.Errorf("a port that has no more than the guard: repaired %v, %v", repaired, err)
+	chain := command(t, "nft -a list chain netdev nereid_firewall guard_na")
+	for _, want := range []bool{true, false} {
+		if repaired, err := f.VerifyOrRepair(t.Context()); repaired != want || err != nil {
+			t.Errorf("a port that has no more than the guard: repaired %v, %v", repaired, err)
+		}
+	}
+	if now := command(t, "nft -a list chain netdev nereid_firewall guard_na"); now != chain {
+		t.Errorf("for one port all tables were made anew: %s, and were %s", now, chain)
+	}
+	if rules := command(t, "nft list chain netdev nereid_firewall port_nic1"); !strings.Contains(rules, "accept") {
+		t.Errorf("the port has %s", rules)
 	}
 	command(t, "ip link del nic1")
 	if err := f.Protect(t.Context(), []string{"nic9"}); err == nil || !strings.Contains(err.Error(), "no such port") {
