@@ -106,3 +106,68 @@ func TestNetNSRejoin(t *testing.T) {
 		}
 	}
 }
+
+// TestNetNSNICKilled: an agent that is killed after any step of making a zone's NIC or of
+// dropping it, and a unit that puts NICs back meanwhile, are followed by an agent that has
+// it as it is wanted; one that is dropped leaves no link and no file.
+func TestNetNSNICKilled(t *testing.T) {
+	n := newLab(t).server(t, 1, 1)
+	p := labPort(1, 1, 100, "10.0.0.1/24")
+	p.Brand = api.BrandLX
+	spec := n.labSpec(1, "192.0.2.1/24", []uint32{100})
+	n.mustApply(t, spec)
+	before := n.read(t).String()
+	dir := t.TempDir()
+	start := func(s System) *Network {
+		t.Helper()
+		again := &Network{System: s, Dir: dir}
+		if err := again.Apply(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		return again
+	}
+	set := func(n *Network) error { return n.SetPort(t.Context(), p) }
+	drop := func(n *Network) error { return n.DropPort(t.Context(), p.MAC, p.Instance) }
+	protect := func(context.Context, []string) error { return nil }
+	for _, way := range []struct {
+		what        string
+		first, then func(*Network) error
+	}{{"making", drop, set}, {"dropping", set, drop}} {
+		for i := 0; ; i++ {
+			k := &killer{System: n.kernel, left: 1000}
+			mortal := start(k)
+			if err := way.first(mortal); err != nil {
+				t.Fatal(err)
+			}
+			k.left = i
+			err := way.then(mortal)
+			whole := k.left > 0
+			if whole && err != nil {
+				t.Fatalf("%s: %v", way.what, err)
+			}
+			if err := Rejoin(t.Context(), n.kernel, dir, p.MAC, protect); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s, killed after step %d: the unit: %v", way.what, i, err)
+			}
+			again := start(n.kernel)
+			for range 2 {
+				if err := way.then(again); err != nil {
+					t.Errorf("%s, killed after step %d: %v", way.what, i, err)
+				}
+			}
+			_, kept := ReadJoined(dir, p.MAC)
+			files, err := os.ReadDir(filepath.Join(dir, joinedDir))
+			switch l := n.read(t).Links[PortDevice(p.MAC)]; {
+			case err != nil:
+				t.Error(err)
+			case way.what == "making" && (kept != nil || l == nil || l.Master != BridgeOfVNI(100)):
+				t.Errorf("killed after step %d of making: %v, kept %v", i, l, kept)
+			case way.what == "dropping" && (l != nil || len(files) > 0 || n.read(t).String() != before):
+				t.Errorf("killed after step %d of dropping: left are %v, %v\n%s", i, l, files, n.read(t))
+			}
+			if whole {
+				t.Logf("%s: killed at %d places", way.what, i)
+				break
+			}
+		}
+	}
+}
