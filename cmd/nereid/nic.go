@@ -75,9 +75,9 @@ func (a *app) nicCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Make a NIC with an address on each of some networks",
 		Long: `Makes a NIC. --network is a network or a pool, by name or UUID, and may carry the address that is wanted, as NETWORK=ADDRESS; several
-networks, as one of IPv4 and one of IPv6, must be on one layer-2 segment. With --on it is there at once: until there are instances, a network
-namespace named nic-MAC stands in for one. --underlay makes it that server's address on the underlay, which VXLAN uses. The NICs of an instance have one
-set of firewall tags, and one of them is primary: before --tag or --primary changes others, they are shown, and so are the rules that would end.`,
+networks, as one of IPv4 and one of IPv6, must be on one layer-2 segment. --belongs-to gives it to an instance, which gets it while it runs. One
+of type other is in a network namespace on its server at once, nic-MAC. --underlay makes it that server's address on the underlay, which VXLAN
+uses. The NICs of an instance have one set of firewall tags, and one of them is primary: before --tag or --primary changes others, they are shown, and so are the rules that would end.`,
 		Example: lines("nereid nic create --network external --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111 --belongs-to-type other",
 			"nereid nic create --network web=10.0.1.5 --network web6 --on cn0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --belongs-to 11111111-1111-4111-8111-111111111111 --belongs-to-type other",
 			"nereid nic create --network underlay --on cn0 --underlay"),
