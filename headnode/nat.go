@@ -246,7 +246,13 @@ func (s *Server) leadOut(tx store.Tx, owner string, w *ways) error {
 	if err != nil {
 		return err
 	}
-	return putGateways(tx, owner, vni, gateways)
+	if err := putGateways(tx, owner, vni, gateways); err != nil {
+		return err
+	}
+	if len(gateways) == 0 || len(had.Gateways) > 0 && had.Gateways[0].Server == gateways[0] {
+		return nil
+	}
+	return hintGateways(tx, owner)
 }
 
 // leadOutOf is leadOut, alone.

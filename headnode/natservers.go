@@ -186,6 +186,13 @@ func (s *Server) rerouted(tx store.Tx, before *ways, servers, owners []string) e
 		if err := s.leadOut(tx, owner, w); err != nil {
 			return err
 		}
+		g, err := gatewaysOf(tx, owner)
+		if err == nil && len(g.Gateways) > 0 && slices.Contains(servers, g.Gateways[0].Server) { // it may have moved
+			err = hintGateways(tx, owner)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

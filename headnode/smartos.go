@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -119,7 +120,13 @@ type svpLookup struct{ s *Server }
 func (l svpLookup) VL2(ctx context.Context, vni uint32, mac svp.MAC) (under netip.AddrPort, found bool, err error) {
 	err = l.s.store.View(ctx, func(tx store.Tx) error {
 		entries, err := fabric.ByMAC(tx, vni, net.HardwareAddr(mac[:]).String())
-		if err != nil || len(entries) == 0 {
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			if net.HardwareAddr(mac[:]).String() == networks.GatewayMAC(vni) {
+				under, found, err = gatewayUnder(tx, vni)
+			}
 			return err
 		}
 		under, err = underlayOf(entries[0])
@@ -132,6 +139,9 @@ func (l svpLookup) VL2(ctx context.Context, vni uint32, mac svp.MAC) (under neti
 func (l svpLookup) VL3(ctx context.Context, vni uint32, ip netip.Addr) (mac svp.MAC, under netip.AddrPort, found bool, err error) {
 	err = l.s.store.View(ctx, func(tx store.Tx) error {
 		e, ok, err := fabric.ByIP(tx, vni, ip)
+		if err == nil && !ok {
+			e, ok, err = gatewayEntry(tx, vni, ip)
+		}
 		if err != nil || !ok {
 			return err
 		}
@@ -182,6 +192,54 @@ func (l svpLookup) Log(ctx context.Context, underlay netip.Addr, limit int) ([]s
 
 func (l svpLookup) LogRemove(ctx context.Context, ids [][16]byte) error {
 	return l.s.store.Update(ctx, func(tx store.Tx) error { return fabric.SVPRemove(tx, ids...) })
+}
+
+// gatewayEntry is where a SmartOS node finds an address that is the gateway of one of a
+// VNI's networks. Every agent has a router of the account; such a node has none, and uses
+// that of the account's first gateway server.
+func gatewayEntry(tx store.Tx, vni uint32, ip netip.Addr) (e api.MapEntry, found bool, err error) {
+	nets, err := networks.NetworksOfVNI(tx, vni)
+	if err != nil || !slices.ContainsFunc(nets, func(n api.Network) bool { return n.Gateway == ip.Unmap().String() }) {
+		return e, false, err
+	}
+	under, found, err := gatewayUnder(tx, vni)
+	return api.MapEntry{IP: ip.String(), MAC: networks.GatewayMAC(vni), Underlay: under.Addr().String()}, found, err
+}
+
+// gatewayUnder is where the first gateway server of a VNI's account is; found is false when
+// the account has none.
+func gatewayUnder(tx store.Tx, vni uint32) (under netip.AddrPort, found bool, err error) {
+	owner, transit, used, err := fabric.OwnerOf(tx, vni)
+	if err != nil || transit || !used {
+		return under, false, err
+	}
+	g, err := gatewaysOf(tx, owner)
+	if err != nil || len(g.Gateways) == 0 {
+		return under, false, err
+	}
+	a, err := underlay(tx, g.Gateways[0].Server)
+	return netip.AddrPortFrom(a, vxlanPort), a.IsValid(), err
+}
+
+// hintGateways has SmartOS nodes look up anew where the gateways of an account's networks
+// are. It costs a look where there are no such nodes.
+func hintGateways(tx store.Tx, owner string) error {
+	if some, err := fabric.HasSVPClients(tx); err != nil || !some {
+		return err
+	}
+	nets, err := networks.FabricNetworks(tx, owner)
+	if err != nil {
+		return err
+	}
+	for _, n := range nets {
+		if n.Gateway == "" {
+			continue
+		}
+		if err := fabric.HintMAC(tx, n.VNI, networks.GatewayMAC(n.VNI)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // underlayOf is where VXLAN packets for an entry go.

@@ -83,3 +83,90 @@ func TestSVPTurnedAway(t *testing.T) {
 		t.Errorf("alerts %q", a)
 	}
 }
+
+// TestSVPGateways: a SmartOS node finds the gateway of a fabric's network behind the
+// account's first gateway server, by address and by MAC, and is told when that is another
+// one. An account without gateway servers has none for it.
+func TestSVPGateways(t *testing.T) {
+	h, ms, net := natRack(t)
+	ctx := t.Context()
+	gateway := netip.MustParseAddr(net.Gateway)
+	ask := func() (found bool, under string) {
+		t.Helper()
+		l := svpLookup{h.Server}
+		mac, at, found, err := l.VL3(ctx, net.VNI, gateway)
+		if err != nil || !found {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return false, ""
+		}
+		again, there, err := l.VL2(ctx, net.VNI, mac)
+		if err != nil || !there || again != at {
+			t.Errorf("by MAC %x it is at %v (%v, %v), by address at %v", mac, again, there, err, at)
+		}
+		return true, at.Addr().String()
+	}
+	if found, under := ask(); found {
+		t.Errorf("without gateway servers: %s", under)
+	}
+	o := &natOps{t, h.Server, ms, net}
+	if err := o.nic(ms[3], 1); err != nil { // as on a SmartOS node
+		t.Fatal(err)
+	}
+	first := func() (server *machine, under netip.Addr) {
+		t.Helper()
+		err := h.store.View(ctx, func(tx store.Tx) error {
+			g, err := gatewaysOf(tx, alice)
+			if err != nil {
+				return err
+			}
+			for _, m := range ms {
+				if m.uuid == g.Gateways[0].Server {
+					server = m
+				}
+			}
+			under, err = underlay(tx, server.uuid)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return server, under
+	}
+	server, want := first()
+	if found, under := ask(); !found || under != want.String() {
+		t.Errorf("found %v at %s, want %s", found, under, want)
+	}
+	if _, _, found, err := (svpLookup{h.Server}).VL3(ctx, net.VNI, gateway.Next().Next().Next()); found || err != nil {
+		t.Errorf("an address that nobody has is found: %v", err)
+	}
+	hints := func() (n int) {
+		t.Helper()
+		node := netip.MustParseAddr("10.77.0.14")
+		recs, err := (svpLookup{h.Server}).Log(ctx, node, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range recs {
+			if r.VNI == net.VNI && r.MAC[0] == 0x06 {
+				n++
+			}
+		}
+		return n
+	}
+	if n := hints(); n != 0 {
+		t.Errorf("%d hints about the gateway before anything changed", n)
+	}
+	if err := o.link(server, "external"); err != nil {
+		t.Fatal(err)
+	}
+	if other, moved := first(); other == server {
+		t.Errorf("the gateway server without a link is still the first")
+	} else if _, under := ask(); under != moved.String() {
+		t.Errorf("then at %s, want %s", under, moved)
+	}
+	if n := hints(); n != 1 {
+		t.Errorf("%d hints about the gateway, want 1", n)
+	}
+}

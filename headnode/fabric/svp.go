@@ -107,6 +107,18 @@ func hint(tx store.Tx, vni uint32, hints []SVPHint) error {
 	return nil
 }
 
+// HasSVPClients says whether a SmartOS node asks for hints.
+func HasSVPClients(tx store.Tx) (bool, error) { return store.HasBelow(tx, svpClientPrefix) }
+
+// HintMAC has every SmartOS node that is on a VNI look up anew where a MAC is, which the
+// VNI's map does not have.
+func HintMAC(tx store.Tx, vni uint32, mac string) error {
+	if err := hint(tx, vni, []SVPHint{{VNI: vni, MAC: mac}}); err != nil {
+		return fmt.Errorf("hint about %s of VNI %d: %w", mac, vni, err)
+	}
+	return nil
+}
+
 // addHints adds hints for one node and writes its record. Each gets an id of its
 // own also when it replaces one: to remove the old one is not to know the new.
 func addHints(tx store.Tx, client string, c svpClient, hints []SVPHint) error {
