@@ -24,7 +24,7 @@ const maxDeltas = 1 << 20
 
 // mayFollow refuses a sync that asks for another server's own sets, or for too much.
 // Sets that are not of one server are refused one by one, as what is on a server
-// changes: see followable.
+// changes, when there is something of them to tell: see followable.
 func mayFollow(server string, asked []api.Follow) error {
 	if len(asked) > api.MaxFollow {
 		return refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "follow fewer", "server %s asks for %d sets; at most %d are allowed", server, len(asked), api.MaxFollow)
@@ -155,14 +155,24 @@ func (s *Server) deltas(ctx context.Context, tx store.Tx, server string, look []
 			news bool
 		)
 		var why *api.Problem
-		if vni, isMap := api.VNIOfMap(f.Set); isMap {
+		vni, isMap := api.VNIOfMap(f.Set)
+		owner, _, isAccounts := api.AccountOfSet(f.Set)
+		if isMap || isAccounts {
+			// Who knows all of a set hears nothing of it, allowed or not.
+			if current, err := journal.Current(tx, f.Set, followed(f)); err != nil {
+				return nil, nil, err
+			} else if current {
+				continue
+			}
+		}
+		if isMap {
 			if why, err = followable(tx, server, vni); err == nil && why == nil {
 				d, size, news, err = s.shared(ctx, tx, f, func() (api.Delta, error) {
 					d, _, err := fabric.Delta(tx, vni, followed(f), maxDeltas)
 					return d, err
 				})
 			}
-		} else if owner, _, isAccounts := api.AccountOfSet(f.Set); isAccounts {
+		} else if isAccounts {
 			if why, err = followableOf(tx, server, owner, f.Set); err == nil && why == nil {
 				d, size, news, err = s.shared(ctx, tx, f, func() (api.Delta, error) {
 					d, _, err := setDelta(tx, f, false, maxDeltas)

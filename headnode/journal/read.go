@@ -56,7 +56,7 @@ func Changes(tx store.Tx, set Set, f Follow, limit int) (Delta, error) {
 		d.Full = f.Epoch != NoEpoch || f.Since != 0
 		return d, nil
 	}
-	if f.Epoch == s.Epoch && f.Since == s.Version && f.Toward == 0 {
+	if f.current(s) {
 		return d, nil
 	}
 	since := f.Since
@@ -80,6 +80,17 @@ func Changes(tx store.Tx, set Set, f Follow, limit int) (Delta, error) {
 		d.Entries = append(d.Entries, e)
 	}
 	return d, nil
+}
+
+// Current says whether a follower has all of a set. It costs one read.
+func Current(tx store.Tx, set string, f Follow) (bool, error) {
+	s, _, err := ReadState(tx, set)
+	return err == nil && f.current(s), err
+}
+
+// current says whether a follower has all that there is at a state.
+func (f Follow) current(s State) bool {
+	return f.Epoch == s.Epoch && f.Since == s.Version && f.Toward == 0
 }
 
 // Get reads the value of a key and the version it was set at; found is false when

@@ -68,7 +68,7 @@ func NewShared[T any]() *Shared[T] {
 // is not called. tx is that of a View, and ctx the one that the View was begun with.
 func (s *Shared[T]) Get(ctx context.Context, tx store.Tx, set string, f Follow, fn func() (T, int, error)) (v T, size int, news bool, err error) {
 	at, _, err := ReadState(tx, set)
-	if err != nil || f.Epoch == at.Epoch && f.Since == at.Version && f.Toward == 0 {
+	if err != nil || f.current(at) {
 		return v, 0, false, err
 	}
 	key := sharedKey{set: set, has: f, epoch: at.Epoch, version: at.Version}
