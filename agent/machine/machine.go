@@ -58,6 +58,7 @@ const (
 // instance, one at a time for each.
 type Machines struct {
 	Store Store
+	Disks Disks // nil: there are no virtual machines
 	Units Units
 	Dir   string // folder of the zones' files, in RAM; empty: zone.Dir
 	// Pool is the dataset that instances' are below.
@@ -77,6 +78,8 @@ type Machines struct {
 	// Prepare makes the server ready for zones, before the first one. Nil: it is.
 	Prepare func(ctx context.Context) error
 	Log     *slog.Logger
+	// Hypervisor is what this server runs virtual machines with. Nil: nothing.
+	Hypervisor func() Hypervisor
 
 	mu       sync.Mutex
 	all      map[string]*instance
@@ -85,6 +88,7 @@ type Machines struct {
 	bases    map[uint32]string
 	next     uint32
 	prepared bool
+	monitors monitors
 }
 
 // instance is what is known of one.
@@ -96,12 +100,28 @@ type instance struct {
 	why   string    // it failed, by itself
 	soon  int       // ends by itself, each soon after the start before it
 	pause time.Time // it is not started again before that
+
+	kind    string // its brand, where something of it is there; empty: not known
+	refused string // what it was asked for and did not get, since its start
+	guestIs guestIs
 }
 
-// Unit is the name of an instance's unit.
-func Unit(uuid string) string { return unitPrefix + uuid + ".service" }
+// Unit is the name of a zone's unit.
+func Unit(uuid string) string { return zones().unit(uuid) }
 
-const unitPrefix = "nereid-zone-"
+// brand is that of an instance.
+func (m *Machines) brand(uuid string, spec *api.InstanceSpec) *brand {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.find(uuid).brand(spec)
+}
+
+func (m *Machines) kindOf(spec *api.InstanceSpec) string {
+	if spec == nil {
+		return ""
+	}
+	return spec.Brand
+}
 
 func (m *Machines) log() *slog.Logger {
 	if m.Log == nil {
@@ -132,7 +152,7 @@ func (m *Machines) find(uuid string) *instance {
 		i = &instance{}
 		m.all[uuid] = i
 		if h, err := zone.Read(m.dir(uuid)); err == nil {
-			i.left, i.ran = &h, zone.Started(m.dir(uuid))
+			i.left, i.ran, i.kind = &h, zone.Started(m.dir(uuid)), kindOf(h)
 			if i.ran {
 				i.why = zone.Reason(m.dir(uuid))
 			}
@@ -211,7 +231,7 @@ func (m *Machines) ImageComing(image, how string) {
 // Saw takes in a unit's change of state, as of a moment. name may be any unit's. The last
 // ones of a unit may come when its instance was forgotten already.
 func (m *Machines) Saw(name, state string, since time.Time) {
-	uuid, ok := uuidOf(name)
+	b, uuid, ok := unitOf(name)
 	if !ok {
 		return
 	}
@@ -219,18 +239,19 @@ func (m *Machines) Saw(name, state string, since time.Time) {
 	_, known := m.all[uuid]
 	m.mu.Unlock()
 	if known || state != unitInactive && state != unitFailed {
-		m.saw(uuid, state, since)
+		m.saw(b, uuid, state, since)
 	}
 }
 
 // saw takes in a unit's state.
-func (m *Machines) saw(uuid, state string, since time.Time) {
+func (m *Machines) saw(b *brand, uuid, state string, since time.Time) {
 	if state == unitInactive {
 		state = unitNone
 	}
 	m.mu.Lock()
 	i := m.find(uuid)
 	was := i.unit
+	i.kind = b.name
 	if was == unitStops && state == unitRuns {
 		m.mu.Unlock()
 		return // said before it was told to stop
@@ -249,6 +270,7 @@ func (m *Machines) saw(uuid, state string, since time.Time) {
 		i.until = time.Time{}
 	}
 	m.mu.Unlock()
+	m.attend(uuid)
 	if was != state {
 		m.changed(uuid)
 	}
@@ -281,20 +303,21 @@ func (m *Machines) ended(uuid string, i *instance) {
 // SawAll takes in the states of all units that there are, by name.
 func (m *Machines) SawAll(states map[string]State) {
 	m.mu.Lock()
-	var gone []string
+	gone := map[string]*brand{}
 	for uuid, i := range m.all {
-		if _, is := states[Unit(uuid)]; !is && i.unit != unitNone {
-			gone = append(gone, uuid)
+		b := i.brand(nil)
+		if _, is := states[b.unit(uuid)]; !is && i.unit != unitNone {
+			gone[uuid] = b
 		}
 	}
 	m.mu.Unlock()
 	for name, s := range states {
-		if uuid, ok := uuidOf(name); ok {
-			m.saw(uuid, s.Active, s.Since)
+		if b, uuid, ok := unitOf(name); ok {
+			m.saw(b, uuid, s.Active, s.Since)
 		}
 	}
-	for _, uuid := range gone {
-		m.saw(uuid, unitNone, time.Time{})
+	for uuid, b := range gone {
+		m.saw(b, uuid, unitNone, time.Time{})
 	}
 }
 
@@ -347,7 +370,11 @@ func (m *Machines) look(uuid string, spec *api.InstanceSpec) seen {
 	s.paused = time.Now().Before(i.pause)
 	s.server, s.live = m.Server, m.Live != nil
 	s.image = spec != nil && m.images[spec.Image]
+	s.dir, s.pool = m.dir(uuid), m.Pool
 	m.mu.Unlock()
+	if m.Hypervisor != nil && spec != nil && spec.Brand == api.BrandKVM {
+		s.hypervisor, s.log = m.Hypervisor(), machineLog(uuid)
+	}
 	if spec == nil || m.Ready == nil || s.unit != unitNone && s.unit != unitRuns {
 		return s
 	}

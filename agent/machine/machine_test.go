@@ -36,7 +36,7 @@ func newServer(t *testing.T) *server {
 
 // restart is an agent that starts: the units run, and the run directory is there.
 func (s *server) restart() {
-	s.m = &Machines{Store: s.zones, Units: s.zones, Dir: s.dir, Pool: "zones", Changed: func(string) { s.dirty = true }}
+	s.m = &Machines{Store: s.zones, Disks: s.zones, Units: s.zones, Hypervisor: func() Hypervisor { return Hypervisor{QEMU: true, KVM: true} }, Dir: s.dir, Pool: "zones", Changed: func(string) { s.dirty = true }}
 	if s.nics != nil {
 		s.m.Live = s.live
 	}
@@ -139,7 +139,7 @@ func TestPlan(t *testing.T) {
 		{what: "deleted", w: Wanted{Gone: true}, out: "stop, then end"},
 		{what: "deleted and stopped", seen: func(s *seen) { s.unit = unitNone }, w: Wanted{Gone: true}, out: "destroy; forget"},
 		{what: "nobody says what it is", seen: func(s *seen) { s.kept = nil }, w: Wanted{Spec: nil}, out: "", want: func(s *api.InstanceSpec) { s.UUID = "" }},
-		{what: "another brand", want: func(s *api.InstanceSpec) { s.Brand = api.BrandKVM }, out: "error: instances of brand kvm are not made"},
+		{what: "another brand", want: func(s *api.InstanceSpec) { s.Brand = "joyent" }, out: "error: instances of brand joyent are not made"},
 	} {
 		w, s := tt.w, running
 		c := *spec
@@ -231,15 +231,26 @@ func TestLife(t *testing.T) {
 // instance's life does what is left the next time; nothing leaks, nothing is done that
 // was not asked for, and no two instances have a range of user IDs.
 func TestLifeCut(t *testing.T) {
-	spec := specOf("a")
+	for brand, of := range map[string]struct {
+		spec       *api.InstanceSpec
+		unit, more string
+	}{
+		api.BrandLX:  {specOf("a"), "unit nereid-zone-a.service active\n", ""},
+		api.BrandKVM: {machineOf("a"), "unit nereid-vm-a.service active\n", " disk0 10 disk1 20"},
+	} {
+		t.Run(brand, func(t *testing.T) { lifeCut(t, of.spec, of.unit, of.more) })
+	}
+}
+
+func lifeCut(t *testing.T, spec *api.InstanceSpec, unit, more string) {
 	stages := []struct {
 		w    Wanted
 		want string
 	}{
-		{Wanted{Spec: spec}, "dataset a of i1 quota 1024 with spec\nunit nereid-zone-a.service active\n"},
-		{(&server{}).with(spec, func(i *api.InstanceSpec) { i.Reboot = "r1" }), "dataset a of i1 quota 1024 with spec\nunit nereid-zone-a.service active\n"},
-		{(&server{}).with(spec, func(i *api.InstanceSpec) { i.Wanted, i.QuotaMiB = api.InstanceStopped, 99 }), "dataset a of i1 quota 99 with spec\n"},
-		{(&server{}).with(spec, func(i *api.InstanceSpec) { i.QuotaMiB = 99; i.Force = "f" }), "dataset a of i1 quota 99 with spec\nunit nereid-zone-a.service active\n"},
+		{Wanted{Spec: spec}, "dataset a of i1 quota 1024" + more + " with spec\n" + unit},
+		{(&server{}).with(spec, func(i *api.InstanceSpec) { i.Reboot = "r1" }), "dataset a of i1 quota 1024" + more + " with spec\n" + unit},
+		{(&server{}).with(spec, func(i *api.InstanceSpec) { i.Wanted, i.QuotaMiB = api.InstanceStopped, 99 }), "dataset a of i1 quota 99" + more + " with spec\n"},
+		{(&server{}).with(spec, func(i *api.InstanceSpec) { i.QuotaMiB = 99; i.Force = "f" }), "dataset a of i1 quota 99" + more + " with spec\n" + unit},
 		{Wanted{Gone: true}, ""},
 	}
 	for _, power := range []bool{false, true} {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"nereid/agent/machine/mdata"
+	"nereid/agent/machine/vm"
 	"nereid/agent/machine/zone"
 	"nereid/api"
 )
@@ -39,10 +40,15 @@ type seen struct {
 	left    *zone.Host        // files that the agent left; nil: none
 	inside  *zone.Inside      // the same, for inside; nil: not known
 	guest   *mdata.Guest      // the same, of its metadata; nil: not known
+	start   *vm.Start         // the same, of a virtual machine
+	seed    map[string]string // the same, of one that has a seed
 	server  string            // UUID of this one
 	limits  *api.Limits       // of the unit; nil: not known
 	live    bool              // what is set in a zone that runs can be changed
 	now     *zone.Inside      // what is set in it; nil: not known
+
+	dir, pool, log string // where its files, its dataset and its log are
+	hypervisor     Hypervisor
 }
 
 // has reports whether a zone that runs has a NIC.
@@ -65,40 +71,42 @@ func plan(w Wanted, s seen) (steps []step, wait string, err error) {
 	if spec == nil {
 		return nil, "", nil // nothing is known of it but that it is there
 	}
-	if spec.Brand != api.BrandLX {
-		return nil, "", fmt.Errorf("instances of brand %s are not made by this agent yet; assign a platform that makes them", spec.Brand)
+	b := brandOf(spec.Brand)
+	if b == nil {
+		return nil, "", fmt.Errorf("instances of brand %s are not made by this agent; assign a platform that makes them", spec.Brand)
 	}
 	if w.Down {
 		steps, wait = s.stop(spec)
 		return steps, wait, nil
 	}
-	if !s.dataset && s.unit == unitNone {
+	if err := b.refuse(spec, s); err != nil {
+		return nil, "", err
+	}
+	if !b.made(spec, s) && s.unit == unitNone {
 		switch {
 		case spec.Made:
 			return nil, "", errLost
 		case !s.image:
 			return []step{stepImage{spec.Image}}, "image", nil
 		}
-		steps = append(steps, stepClone{spec.Image, spec.QuotaMiB})
-	} else if s.kept != nil && s.kept.QuotaMiB != spec.QuotaMiB {
-		steps = append(steps, stepQuota{spec.QuotaMiB})
+		steps = append(steps, b.make(spec))
+	} else {
+		steps = append(steps, b.grow(s.kept, spec)...)
 	}
 	if !same(s.kept, spec) {
 		steps = append(steps, stepKeep{})
 	}
-	more, wait := s.run(spec)
+	more, wait := s.run(b, spec)
 	return append(steps, more...), wait, nil
 }
 
 // run is what there is to do of an instance whose dataset is there.
-func (s seen) run(spec *api.InstanceSpec) (steps []step, wait string) {
+func (s seen) run(b *brand, spec *api.InstanceSpec) (steps []step, wait string) {
 	if spec.Wanted != api.InstanceRunning {
 		steps, wait = s.stop(spec)
 		return append(steps, s.answer(spec)...), wait
 	}
-	host, inside, guest := filesOf(spec, s.base(), s.server)
-	host.Done = s.done()
-	again := spec.Reboot != "" && !slices.Contains(host.Done, spec.Reboot)
+	again := spec.Reboot != "" && !slices.Contains(s.done(), spec.Reboot)
 	switch s.unit {
 	case unitStops:
 		if s.force(spec) {
@@ -113,15 +121,16 @@ func (s seen) run(spec *api.InstanceSpec) (steps []step, wait string) {
 		if again {
 			return s.stop(spec)
 		}
-		if !sameFiles(s, host, inside, guest) {
+		f := b.files(spec, s)
+		if f.host.Done = s.done(); !f.same(s) {
 			steps = append(steps, stepFiles{})
 		}
-		if s.limits != nil && *s.limits != spec.Limits {
-			steps = append(steps, stepLimits{spec.Limits})
+		if s.limits != nil && *s.limits != b.limits(*s.limits, spec.Limits) {
+			steps = append(steps, stepLimits{b.limits(*s.limits, spec.Limits)})
 		}
 		steps = append(steps, s.answer(spec)...)
 		switch { // last: what is in the zone may make it fail, and that is to stop nothing else
-		case !s.live || s.now != nil && sameNetwork(*s.now, inside):
+		case !s.live || f.inside == nil || s.now != nil && sameNetwork(*s.now, *f.inside):
 		case len(s.waits) > 0:
 			wait = "NIC"
 		default:

@@ -22,6 +22,10 @@ type (
 		Image string
 		Quota int // MiB
 	}
+	stepDisks struct { // a virtual machine's dataset and volumes
+		Quota int // MiB
+		Disks []api.VMDisk
+	}
 	stepQuota struct{ MiB int }
 	stepKeep  struct{} // the spec, with the dataset
 	stepFiles struct{ Start bool }
@@ -43,6 +47,9 @@ type (
 
 func (s stepImage) String() string { return "image " + s.Image }
 func (s stepClone) String() string { return fmt.Sprintf("clone %s quota %d MiB", s.Image, s.Quota) }
+func (s stepDisks) String() string {
+	return fmt.Sprintf("%s quota %d MiB", api.Plural(len(s.Disks), "disk"), s.Quota)
+}
 func (s stepQuota) String() string { return fmt.Sprintf("quota %d MiB", s.MiB) }
 func (stepKeep) String() string    { return "keep spec" }
 func (s stepFiles) String() string {
@@ -87,10 +94,6 @@ func lasting(s api.InstanceSpec) api.InstanceSpec {
 }
 
 // filesOf are the files that a zone is started with.
-func (m *Machines) filesOf(spec *api.InstanceSpec, base uint32) (zone.Host, zone.Inside, mdata.Guest) {
-	return filesOf(spec, base, m.Server)
-}
-
 func filesOf(spec *api.InstanceSpec, base uint32, server string) (zone.Host, zone.Inside, mdata.Guest) {
 	h := zone.Host{UUID: spec.UUID, Base: base, Hostname: spec.Hostname, Signal: spec.Run.StopSignal}
 	if len(spec.Run.Init) > 0 {
@@ -110,15 +113,6 @@ func filesOf(spec *api.InstanceSpec, base uint32, server string) (zone.Host, zon
 	}
 	_, in.Script = spec.Metadata["user-script"]
 	return h, in, mdata.Guest{InstanceSpec: lasting(*spec), Server: server}
-}
-
-// sameFiles reports whether what the agent left is what it would leave.
-func sameFiles(s seen, h zone.Host, in zone.Inside, g mdata.Guest) bool {
-	if s.left == nil || s.inside == nil || s.guest == nil {
-		return false
-	}
-	h.Dataset = s.left.Dataset
-	return reflect.DeepEqual(*s.left, h) && reflect.DeepEqual(*s.inside, in) && reflect.DeepEqual(*s.guest, g)
 }
 
 // sameNetwork reports whether two have the same NICs, resolvers and names: what is

@@ -86,13 +86,20 @@ func variant(v any) any {
 func (s *Systemd) Start(ctx context.Context, name, dir string, l api.Limits) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit+answerLimit)
 	defer cancel()
-	uuid, _ := uuidOf(name)
+	b, uuid, ok := unitOf(name)
+	if !ok {
+		return fmt.Errorf("start unit %s: it is no instance's", name)
+	}
+	list, err := b.properties(uuid, dir, l)
+	if err != nil {
+		return err
+	}
 	c, err := s.connection(ctx)
 	if err != nil {
 		return err
 	}
 	done := make(chan string, 1)
-	if _, err := c.StartTransientUnitContext(ctx, name, "fail", ofSystemd(properties(uuid, dir, l)), done); err != nil {
+	if _, err := c.StartTransientUnitContext(ctx, name, "fail", ofSystemd(list), done); err != nil {
 		return fmt.Errorf("start unit %s: %w", name, err)
 	}
 	return started(ctx, name, done)
@@ -158,7 +165,7 @@ func (s *Systemd) Signal(ctx context.Context, name, signal string) error {
 		}
 		return nil
 	}
-	uuid, _ := uuidOf(name)
+	_, uuid, _ := unitOf(name)
 	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("ask systemd-machined: %w", err)
@@ -190,11 +197,15 @@ func signalNumber(name string) (int32, error) {
 func (s *Systemd) Limit(ctx context.Context, name string, l api.Limits) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
+	b, _, ok := unitOf(name)
+	if !ok {
+		return fmt.Errorf("set limits of unit %s: it is no instance's", name)
+	}
 	c, err := s.connection(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.SetUnitPropertiesContext(ctx, name, true, ofSystemd(limits(l))...); err != nil {
+	if err := c.SetUnitPropertiesContext(ctx, name, true, ofSystemd(b.bounds(l))...); err != nil {
 		return fmt.Errorf("set limits of unit %s: %w", name, err)
 	}
 	return nil
@@ -258,7 +269,7 @@ func (s *Systemd) watch(ctx context.Context, all func(map[string]State), one fun
 		return err
 	}
 	list := func() error {
-		states, err := listZones(ctx, c)
+		states, err := listInstances(ctx, c)
 		if err == nil {
 			all(states)
 		}
@@ -283,7 +294,7 @@ func (s *Systemd) watch(ctx context.Context, all func(map[string]State), one fun
 			}
 		case u := <-news:
 			state, ok := u.Changed["ActiveState"].Value().(string)
-			if !ok || !strings.HasPrefix(u.UnitName, unitPrefix) {
+			if _, _, is := unitOf(u.UnitName); !ok || !is {
 				continue
 			}
 			since := time.Now()
@@ -295,9 +306,13 @@ func (s *Systemd) watch(ctx context.Context, all func(map[string]State), one fun
 	}
 }
 
-// listZones are the units of zones that there are.
-func listZones(ctx context.Context, c *systemd.Conn) (map[string]State, error) {
-	units, err := c.ListUnitsByPatternsContext(ctx, nil, []string{unitPrefix + "*.service"})
+// listInstances are the units of instances that there are.
+func listInstances(ctx context.Context, c *systemd.Conn) (map[string]State, error) {
+	var patterns []string
+	for _, b := range brands() {
+		patterns = append(patterns, b.unit("*"))
+	}
+	units, err := c.ListUnitsByPatternsContext(ctx, nil, patterns)
 	if err != nil {
 		return nil, fmt.Errorf("list units: %w", err)
 	}

@@ -5,6 +5,9 @@
 //	nereid-zone enter DIR
 //	nereid-zone give DIR        by enter, with a socket as descriptor 3
 //	nereid-zone started DIR     with the process's id in MAINPID
+//	nereid-zone machine DIR     becomes the QEMU of a virtual machine
+//	nereid-zone answers DIR     waits until that answers
+//	nereid-zone button DIR      presses its power button until it is off
 //	nereid-zone consoles
 //	nereid-zone metadata
 //	nereid-zone inside          by package enter, in a zone's namespaces
@@ -29,6 +32,7 @@ import (
 
 	"nereid/agent/firewall"
 	"nereid/agent/machine/enter"
+	"nereid/agent/machine/vm"
 	"nereid/agent/machine/zone"
 	"nereid/agent/network"
 )
@@ -80,8 +84,28 @@ func run(args []string) error {
 			return fmt.Errorf("started: MAINPID: %w", err)
 		}
 		return zone.Ran(dir, pid)
+	case (verb == "machine" || verb == "answers" || verb == "button") && dir != "":
+		return machine(verb, dir)
 	}
-	return fmt.Errorf("want prepare DIR, enter DIR, give DIR, started DIR, consoles or metadata; got %q", args[1:])
+	return fmt.Errorf("want prepare, enter, give, started, machine, answers or button with DIR, or consoles or metadata; got %q", args[1:])
+}
+
+// machine does what the unit of a virtual machine has done.
+func machine(verb, dir string) error {
+	ctx, stop := context.WithTimeout(context.Background(), vm.Limit)
+	defer stop()
+	switch verb {
+	case "answers":
+		if err := vm.Answers(ctx, dir); err != nil {
+			return err
+		}
+		return zone.RanMachine(dir)
+	case "button":
+		return vm.Button(ctx, dir)
+	}
+	return zone.FailMachine(dir, vm.Run(ctx, dir, vm.Program, func(s vm.Start) error {
+		return zone.EnterMachine(dir, s.UUID, filepath.Join(s.Dir, vm.Metadata))
+	}))
 }
 
 // rejoin puts a NIC back into its bridge. One that the agent has not had in a bridge is

@@ -101,6 +101,7 @@ var exceptions = map[[2]string]string{
 	{"nereid/agent/machine/zone", "nereid/agent/machine/mdata"}: "zones are answered beside the agent, by the program that starts them",
 	{"nereid/agent/storage", "nereid/images/qcow2"}:             "so is what a qcow2 file may be",
 	{"nereid/images/tree", "nereid/images/qcow2"}:               "a file is taken by what it is",
+	{"nereid/agent/machine/vm", "nereid/agent/machine/qmp"}:     "what ends a machine's QEMU without the agent asks it as the agent does",
 	{"nereid/agent/storage", "nereid/images/tree"}:              "what an image may hold is decided once, by the head node and again by the server",
 }
 

@@ -80,6 +80,9 @@ func (c *console) all() error {
 func (c *console) more() error {
 	for {
 		if c.file != nil {
+			if err := c.shortened(); err != nil {
+				return fmt.Errorf("read console: %w", err)
+			}
 			if _, err := io.Copy(c.to, c.file); err != nil {
 				return fmt.Errorf("read console: %w", err)
 			}
@@ -98,6 +101,19 @@ func (c *console) more() error {
 		c.close()
 		c.file = next
 	}
+}
+
+// shortened begins a log anew that was shortened in place, as that of a virtual machine.
+func (c *console) shortened() error {
+	at, err := c.file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	info, err := c.file.Stat()
+	if err == nil && info.Size() < at {
+		_, err = c.file.Seek(0, io.SeekStart)
+	}
+	return err
 }
 
 // same says whether two files are one.

@@ -22,6 +22,12 @@ const (
 // each, which is there from the start, so that one can be added while it runs.
 const Slots = 16
 
+// EmulatorMiB is how much memory the code of an emulated processor may take.
+const EmulatorMiB = 64
+
+// NoSlot is the slot of a disk that stays for as long as the machine runs, and has none.
+const NoSlot = -1
+
 // Machine is all that a QEMU is started with.
 type Machine struct {
 	UUID      string
@@ -36,6 +42,7 @@ type Machine struct {
 	Firmware  string // file of OVMF's code; empty: SeaBIOS
 	Disks     []Disk // the machine boots from the first one
 	NICs      []NIC
+	LogFD     int  `json:"-"` // open file that ConsoleLog is; 0: it is in Dir
 	SmartOS   bool // the SMBIOS product is Joyent's, by which cloud-init looks for metadata on the second serial port
 }
 
@@ -43,7 +50,7 @@ type Machine struct {
 type Disk struct {
 	Name     string // up to 20 letters, digits and hyphens, a letter first: what the guest sees as its serial number
 	Path     string
-	Slot     int // 0 to Slots-1
+	Slot     int // 0 to Slots-1, or NoSlot
 	ReadOnly bool
 	Block    bool // Path is a device
 }
@@ -55,6 +62,8 @@ type NIC struct {
 	MTU   int // which the guest is told; 0: nothing is told
 	Slot  int
 	Vhost bool // the kernel carries its packets (vhost-net)
+
+	FD, VhostFD int `json:"-"` // the tap, and vhost-net, already open; 0: QEMU opens them
 }
 
 // Arguments are those of qemu-system-x86_64. An error names every fault of m.
@@ -62,7 +71,7 @@ func (m Machine) Arguments() ([]string, error) {
 	if err := m.check(); err != nil {
 		return nil, err
 	}
-	accel := "tcg"
+	accel := fmt.Sprintf("tcg,tb-size=%d", EmulatorMiB)
 	if m.KVM {
 		accel = "kvm"
 	}
@@ -73,7 +82,7 @@ func (m Machine) Arguments() ([]string, error) {
 	var a arguments
 	a.add("-name", "guest="+m.UUID+",debug-threads=on", "-uuid", m.UUID)
 	a.add("-nodefaults", "-no-user-config", "-display", "none")
-	a.add("-machine", m.Type+",accel="+accel+",usb=off,vmport=off,hpet=off,smm=off,memory-backend=ram0")
+	a.add("-machine", m.Type+",usb=off,vmport=off,hpet=off,smm=off,memory-backend=ram0", "-accel", accel)
 	a.add("-cpu", m.CPU, "-smp", fmt.Sprintf("cpus=%d,maxcpus=%d,sockets=1,cores=%d,threads=1", m.VCPUs, cpus, cpus))
 	// Pages are not shared between machines: one could tell what another has in memory.
 	a.add("-object", fmt.Sprintf("memory-backend-memfd,id=ram0,size=%dM,share=on,merge=off,dump=off", m.MemoryMiB), "-m", memory)
@@ -89,7 +98,12 @@ func (m Machine) Arguments() ([]string, error) {
 	for i, socket := range []string{Monitor, SideMonitor} {
 		a.add("-chardev", m.socket(fmt.Sprint("mon", i), socket), "-mon", fmt.Sprintf("chardev=mon%d,mode=control", i))
 	}
-	a.add("-chardev", m.socket("con0", Console)+",logfile="+m.file(ConsoleLog)+",logappend=on", "-device", "isa-serial,chardev=con0,index=0")
+	log := m.file(ConsoleLog)
+	if m.LogFD != 0 {
+		a.add("-add-fd", fmt.Sprintf("fd=%d,set=1,opaque=log", m.LogFD))
+		log = "/dev/fdset/1"
+	}
+	a.add("-chardev", m.socket("con0", Console)+",logfile="+log+",logappend=on", "-device", "isa-serial,chardev=con0,index=0")
 	a.add("-chardev", m.socket("mdata0", Metadata), "-device", "isa-serial,chardev=mdata0,index=1")
 	a.add("-device", "VGA,vgamem_mb=16", "-vnc", "unix:"+m.file(Screen))
 	a.add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0,max-bytes=1024,period=1000")
@@ -130,23 +144,28 @@ func (m Machine) smbios() string {
 	return "type=1,manufacturer=Nereid,product=Virtual Machine,version=1,uuid=" + m.UUID
 }
 
-// blockdev opens a disk past the host's page cache, which ZFS has its own for.
+// blockdev opens a disk past the host's page cache, which ZFS has its own for. One that
+// is only read may be a file in memory, past whose cache there is nothing.
 func (d Disk) blockdev() string {
 	driver := "file"
 	if d.Block {
 		driver = "host_device"
 	}
-	s := "driver=raw,node-name=" + d.Name + ",file.driver=" + driver + ",file.filename=" + value(d.Path) + ",file.cache.direct=on,cache.direct=on"
+	s := "driver=raw,node-name=" + d.Name + ",file.driver=" + driver + ",file.filename=" + value(d.Path)
 	if d.ReadOnly {
 		return s + ",file.read-only=on,read-only=on"
 	}
-	return s + ",file.discard=unmap,discard=unmap"
+	return s + ",file.cache.direct=on,cache.direct=on" + ",file.discard=unmap,discard=unmap"
 }
 
 // device is what the guest sees of a disk. A write that fails, as it does in a full pool,
 // stops the machine, and not its file system.
 func (d Disk) device() string {
-	s := fmt.Sprintf("virtio-blk-pci,id=dev-%s,drive=%s,bus=slot%d,iothread=io0,serial=%s", d.Name, d.Name, d.Slot, d.Name)
+	bus := fmt.Sprint("slot", d.Slot)
+	if d.Slot == NoSlot {
+		bus = "pcie.0,addr=0x8"
+	}
+	s := fmt.Sprintf("virtio-blk-pci,id=dev-%s,drive=%s,bus=%s,iothread=io0,serial=%s", d.Name, d.Name, bus, d.Name)
 	if !d.ReadOnly {
 		s += ",werror=stop,rerror=report,discard=on,write-zeroes=on,physical_block_size=4096"
 	}
@@ -160,7 +179,13 @@ func (n NIC) netdev() string {
 	if n.Vhost {
 		vhost = "on"
 	}
-	return "tap,id=" + n.id() + ",ifname=" + value(n.Tap) + ",script=no,downscript=no,vhost=" + vhost
+	if n.FD == 0 {
+		return "tap,id=" + n.id() + ",ifname=" + value(n.Tap) + ",script=no,downscript=no,vhost=" + vhost
+	}
+	if n.Vhost {
+		vhost += fmt.Sprintf(",vhostfd=%d", n.VhostFD)
+	}
+	return fmt.Sprintf("tap,id=%s,fd=%d,vhost=%s", n.id(), n.FD, vhost)
 }
 
 func (n NIC) device() string {

@@ -26,7 +26,7 @@ func TestArguments(t *testing.T) {
 	}
 	line := strings.Join(a, " ")
 	for _, want := range []string{
-		"-machine pc-q35-7.2,accel=tcg,",
+		"-machine pc-q35-7.2,usb=off", "-accel tcg,tb-size=64 ",
 		"-smp cpus=1,maxcpus=2,sockets=1,cores=2,threads=1",
 		"-m size=64M,slots=8,maxmem=128M",
 		"-chardev socket,id=mon0,path=/run/a,,b/qmp.sock,server=on,wait=off -mon chardev=mon0,mode=control",
@@ -34,7 +34,7 @@ func TestArguments(t *testing.T) {
 		"-drive if=pflash,unit=1,format=raw,file=/run/a,,b/vars.fd",
 		"file.driver=file,file.filename=/run/a,,b/disk,,0,file.cache.direct=on,cache.direct=on,file.discard=unmap,discard=unmap",
 		"virtio-blk-pci,id=dev-disk0,drive=disk0,bus=slot0,iothread=io0,serial=disk0,werror=stop",
-		"file.driver=host_device,file.filename=/dev/zvol/seed,file.cache.direct=on,cache.direct=on,file.read-only=on,read-only=on",
+		"file.driver=host_device,file.filename=/dev/zvol/seed,file.read-only=on,read-only=on",
 		"virtio-blk-pci,id=dev-seed,drive=seed,bus=slot3,iothread=io0,serial=seed,bootindex=2",
 		"tap,id=nic90b8d0000001,ifname=np90b8d0000001,script=no,downscript=no,vhost=off",
 		"virtio-net-pci,id=dev-nic90b8d0000001,netdev=nic90b8d0000001,mac=90:b8:d0:00:00:01,bus=slot15,romfile=,host_mtu=1400",
@@ -45,9 +45,13 @@ func TestArguments(t *testing.T) {
 		}
 	}
 	m.KVM, m.SmartOS, m.NICs[0].Vhost = true, true, true
+	m.LogFD, m.NICs[0].FD, m.NICs[0].VhostFD, m.Disks[1].Slot = 7, 8, 9, NoSlot
 	a, err = m.Arguments()
 	line = strings.Join(a, " ")
-	for _, want := range []string{"accel=kvm", "product=SmartDC HVM", "vhost=on"} {
+	for _, want := range []string{
+		"-accel kvm ", "product=SmartDC HVM", "-add-fd fd=7,set=1,opaque=log", "logfile=/dev/fdset/1,logappend=on",
+		"tap,id=nic90b8d0000001,fd=8,vhost=on,vhostfd=9", "drive=seed,bus=pcie.0,addr=0x8,iothread=io0",
+	} {
 		if err != nil || !strings.Contains(line, want) {
 			t.Errorf("%s is not in\n%s (%v)", want, line, err)
 		}

@@ -49,7 +49,9 @@ func (m Machine) check() error {
 		bad(!names[d.Name], "two disks are named %q", d.Name)
 		names[d.Name] = true
 		bad(filepath.IsAbs(d.Path), "path %q of disk %s: want an absolute one", d.Path, d.Name)
-		take(d.Slot, "disk "+d.Name)
+		if d.Slot != NoSlot {
+			take(d.Slot, "disk "+d.Name)
+		}
 	}
 	for _, n := range m.NICs {
 		mac, err := net.ParseMAC(n.MAC)

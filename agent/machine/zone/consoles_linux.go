@@ -28,6 +28,9 @@ func KeepConsoles(ctx context.Context, dir string) error {
 	}
 	k := &keeper{dir: dir, open: map[string]*os.File{}}
 	defer k.end()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	k.logs = func() { k.work.Go(func() { k.trim(ctx) }) }
 	err := follow(ctx, dir, k.all, func(name string, gone bool) {
 		if gone {
 			k.drop(name)
@@ -46,6 +49,8 @@ type keeper struct {
 	dir  string
 	mu   sync.Mutex
 	open map[string]*os.File
+	logs func() // begins to trim the logs in the folder that is there now
+	to   string // that folder; empty: none. Guarded by mu
 	work sync.WaitGroup
 }
 
@@ -63,6 +68,10 @@ func (k *keeper) all() error {
 // add begins to read a pipe. It is open for writing too, so that it has no end.
 func (k *keeper) add(name string) {
 	path := filepath.Join(k.dir, name)
+	if name == Logs {
+		k.logs()
+		return
+	}
 	if info, err := os.Lstat(path); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
 		return
 	}

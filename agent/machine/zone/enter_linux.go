@@ -77,7 +77,7 @@ func enter(dir string) error {
 	}
 	tty, err := openTerminal(h.Base)
 	if err == nil {
-		err = leaveProcess(Metadata, h.UUID)
+		err = leaveProcess(Metadata, h.UUID, "")
 	}
 	if err != nil {
 		return fmt.Errorf("enter zone: its metadata's terminal: %w", err)

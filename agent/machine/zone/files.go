@@ -51,8 +51,9 @@ const InnerProgram = Inner + "/" + initFile
 // Host is what is done on the server to start a zone.
 type Host struct {
 	UUID     string   `json:"uuid"`
-	Dataset  string   `json:"dataset"` // the root file system is in root/ below it
-	Base     uint32   `json:"base"`    // first of the 65,536 user IDs that are the zone's
+	Brand    string   `json:"brand,omitempty"` // empty: a zone
+	Dataset  string   `json:"dataset"`         // the root file system is in root/ below it
+	Base     uint32   `json:"base"`            // first of the 65,536 user IDs that are the zone's
 	Hostname string   `json:"hostname"`
 	NICs     []NIC    `json:"nics,omitempty"`
 	Init     string   `json:"init,omitempty"`        // program that the image names; empty: it is looked for
@@ -120,6 +121,25 @@ func Leave(dir string, h Host, in Inside, g mdata.Guest) error {
 		if err := os.Symlink(initFile, filepath.Join(inner, name)); err != nil && !os.IsExist(err) {
 			return fmt.Errorf("leave files of zone %s: %w", h.UUID, err)
 		}
+	}
+	return nil
+}
+
+// LeaveHost leaves the files that an instance has which is no zone: what is kept of it in
+// the run directory, and its metadata.
+func LeaveHost(dir string, h Host, g mdata.Guest) error {
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		err = replace(filepath.Join(dir, guestFile), 0o600, 0, g)
+	}
+	if err == nil {
+		err = replace(filepath.Join(dir, hostFile), 0o600, 0, h)
+	}
+	if err != nil {
+		return fmt.Errorf("leave files of instance %s: %w", h.UUID, err)
 	}
 	return nil
 }
@@ -211,7 +231,9 @@ func Set(dir string, h Host, in Inside) error {
 
 // Log is the name of the log of what a zone printed, in the folder of the logs; the one
 // before it has ".1" behind it.
-func Log(uuid string) string { return uuid + ".log" }
+func Log(uuid string) string { return uuid + logSuffix }
+
+const logSuffix = ".log"
 
 // ConsolesUnit is the unit that keeps what zones print, by KeepConsoles.
 const ConsolesUnit = "nereid-consoles.service"

@@ -12,13 +12,18 @@ import (
 // follow tells of what comes into a folder, is touched in it, or goes, until ctx ends.
 // all is called first, and whenever some of that was not told.
 func follow(ctx context.Context, dir string, all func() error, one func(name string, gone bool)) error {
+	return watch(ctx, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_ATTRIB, all, one)
+}
+
+// watch is follow for the events of mask (inotify(7)).
+func watch(ctx context.Context, dir string, mask uint32, all func() error, one func(name string, gone bool)) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
 	events := os.NewFile(uintptr(fd), "inotify")
 	defer events.Close()
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_ATTRIB|unix.IN_ONLYDIR); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, dir, mask|unix.IN_ONLYDIR); err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
 	stop := context.AfterFunc(ctx, func() { events.Close() })

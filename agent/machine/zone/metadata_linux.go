@@ -102,12 +102,17 @@ func (h *hall) add(ctx context.Context, uuid string) {
 	g := &guest{cancel: cancel}
 	h.all[uuid] = g
 	src := &source{uuid: uuid, file: filepath.Join(h.Zones, uuid, guestFile), changes: h.Changes}
+	entry := filepath.Join(h.Entries, uuid)
+	if p, err := readProcess(entry); err == nil && p.Socket != "" {
+		h.work.Go(func() { h.machine(ctx, entry, p, src) })
+		return
+	}
 	if err := h.listen(g, uuid); err != nil {
 		h.Log.Error("listen for a zone", "zone", uuid, "err", err)
 	} else {
 		h.work.Go(func() { h.accept(ctx, g.socket, src) })
 	}
-	if err := g.open(filepath.Join(h.Entries, uuid)); err != nil {
+	if err := g.open(entry); err != nil {
 		if !errors.Is(err, unix.ESRCH) && !errors.Is(err, fs.ErrNotExist) { // it has ended
 			h.Log.Error("open a zone's terminal", "zone", uuid, "err", err)
 		}

@@ -58,7 +58,7 @@ func metadataOf(t *testing.T, a *Answerer, uuid string, g mdata.Guest) (tty stri
 	if err := os.MkdirAll(a.Entries, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := replace(filepath.Join(a.Entries, uuid), 0o600, 0, process{nspawn.Process.Pid, start}); err != nil {
+	if err := replace(filepath.Join(a.Entries, uuid), 0o600, 0, process{PID: nspawn.Process.Pid, Start: start}); err != nil {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("/dev/pts/%d", n)

@@ -22,6 +22,15 @@ func Give(string) error { return errHere }
 // Ran is not there on this system.
 func Ran(string, int) error { return errHere }
 
+// EnterMachine is not there on this system.
+func EnterMachine(string, string, string) error { return errHere }
+
+// FailMachine is not there on this system.
+func FailMachine(_ string, err error) error { return err }
+
+// RanMachine is not there on this system.
+func RanMachine(string) error { return errHere }
+
 // Init is not there on this system.
 func Init() error { return errHere }
 

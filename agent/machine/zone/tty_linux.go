@@ -22,6 +22,10 @@ import (
 type process struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // clock ticks since the boot (proc_pid_stat(5), starttime)
+
+	// Socket is where a virtual machine's metadata is asked for; empty: at the terminal of
+	// a zone.
+	Socket string `json:"socket,omitempty"`
 }
 
 // startOf says when a process was started.
@@ -97,8 +101,8 @@ func rawTerminal(fd int) error {
 	return nil
 }
 
-// leaveProcess says that this process becomes a zone's nspawn.
-func leaveProcess(dir, uuid string) error {
+// leaveProcess says that this process becomes a zone's nspawn, or a machine's QEMU.
+func leaveProcess(dir, uuid, socket string) error {
 	start, err := startOf(os.Getpid())
 	if err != nil {
 		return err
@@ -106,7 +110,7 @@ func leaveProcess(dir, uuid string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return replace(filepath.Join(dir, uuid), 0o600, 0, process{os.Getpid(), start})
+	return replace(filepath.Join(dir, uuid), 0o600, 0, process{os.Getpid(), start, socket})
 }
 
 // Process is the systemd-nspawn of a zone that runs.
@@ -118,14 +122,21 @@ func Process(uuid string) (pid int, err error) {
 	return p.PID, unix.Close(pidfd)
 }
 
-// processOf finds a zone's systemd-nspawn. What the descriptor is of is that one.
-func processOf(entry string) (p process, pidfd int, err error) {
+func readProcess(entry string) (p process, err error) {
 	data, err := os.ReadFile(entry)
 	if err != nil {
-		return p, -1, err
+		return p, err
 	}
 	if err := json.Unmarshal(data, &p); err != nil {
-		return p, -1, fmt.Errorf("read %s: %w", entry, err)
+		return p, fmt.Errorf("read %s: %w", entry, err)
+	}
+	return p, nil
+}
+
+// processOf finds a zone's systemd-nspawn. What the descriptor is of is that one.
+func processOf(entry string) (p process, pidfd int, err error) {
+	if p, err = readProcess(entry); err != nil {
+		return p, -1, err
 	}
 	pidfd, err = unix.PidfdOpen(p.PID, 0)
 	if err != nil {

@@ -1,0 +1,293 @@
+//go:build netns
+
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"nereid/agent/agenttest"
+	"nereid/agent/machine/vm"
+	"nereid/agent/machine/zone"
+	"nereid/api"
+)
+
+// TestMain is nereid-zone machine, when it is called as that.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("NEREID_TEST_MACHINE"); dir != "" {
+		fmt.Fprintln(os.Stderr, vm.Run(context.Background(), dir, vm.Program, func(vm.Start) error { return nil }))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// processes are units that are processes of the test, each in a network namespace with
+// the taps of its machine.
+type processes struct {
+	t     *testing.T
+	heard func(name, state string, since time.Time)
+	mu    sync.Mutex
+	all   map[string]*exec.Cmd
+	work  sync.WaitGroup
+}
+
+func (p *processes) Start(ctx context.Context, name, dir string, _ api.Limits) error {
+	s, err := vm.Read(dir)
+	if err != nil {
+		return err
+	}
+	line := "exec \"$0\""
+	for _, n := range s.NICs {
+		line = "ip tuntap add " + n.Tap + " mode tap vnet_hdr && " + line
+	}
+	cmd := exec.Command("unshare", "-n", "sh", "-c", line, os.Args[0])
+	cmd.Env = append(os.Environ(), "NEREID_TEST_MACHINE="+dir)
+	cmd.Stderr = p.t.Output()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.all[name] = cmd
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ended := make(chan struct{})
+	p.work.Go(func() {
+		defer cancel()
+		err := cmd.Wait()
+		close(ended)
+		p.mu.Lock()
+		delete(p.all, name)
+		p.mu.Unlock()
+		state := unitInactive
+		if err != nil {
+			state = unitFailed
+		}
+		p.heard(name, state, time.Time{})
+	})
+	if err := vm.Answers(ctx, dir); err != nil {
+		return err
+	}
+	p.heard(name, unitRuns, time.Now())
+	return zone.RanMachine(dir)
+}
+
+func (p *processes) pid(name string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.all[name]; c != nil {
+		return c.Process.Pid
+	}
+	return 0
+}
+
+// Stop presses the power button, as the unit's ExecStop does.
+func (p *processes) Stop(_ context.Context, name string) error {
+	_, uuid, _ := unitOf(name)
+	p.heard(name, unitStops, time.Time{})
+	p.work.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.t.Context()), time.Minute)
+		defer cancel()
+		if err := vm.Button(ctx, filepath.Join(machineDir, uuid)); err != nil {
+			p.t.Log(err)
+			_ = syscall.Kill(p.pid(name), syscall.SIGTERM)
+		}
+	})
+	return nil
+}
+
+func (p *processes) Signal(_ context.Context, name, signal string) error {
+	if signal != "SIGKILL" {
+		return errors.New("no such signal")
+	}
+	return syscall.Kill(p.pid(name), syscall.SIGKILL)
+}
+
+func (p *processes) Limit(context.Context, string, api.Limits) error { return nil }
+
+func (p *processes) Reset(_ context.Context, name string) (string, error) {
+	p.heard(name, unitInactive, time.Time{})
+	return "result signal", nil
+}
+
+var machineDir string
+
+// TestNetNSMachine: a real QEMU, which Machines starts as they start one on a server: it
+// is nobody's and can do nothing, its guest speaks, stops at the power button, reboots
+// from inside and by request; killed or hung it is told of and started again; another
+// agent finds it running.
+func TestNetNSMachine(t *testing.T) {
+	machineDir = t.TempDir()
+	for dir := machineDir; dir != "/"; dir = filepath.Dir(dir) { // QEMU goes through it as another user
+		if err := os.Chmod(dir, 0o1777); err != nil {
+			t.Fatal(err)
+		}
+		if dir == os.TempDir() {
+			break
+		}
+	}
+	const uuid = "6a1c1a2e-1d2b-4c3d-8e4f-5a6b7c8d9e0f"
+	guest, err := os.ReadFile("../../fixtures/guest/boot.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	volumes := filepath.Join(machineDir, "zvol", uuid)
+	if err := os.MkdirAll(volumes, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"disk0", "disk1"} {
+		path := filepath.Join(volumes, name)
+		if err := errors.Join(os.WriteFile(path, guest, 0o600), os.Truncate(path, 1<<20), os.Chmod(path, 0o666)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	units := &processes{t: t, all: map[string]*exec.Cmd{}}
+	store := agenttest.NewZones()
+	changed := make(chan string, 100)
+	begin := func() (*Machines, func()) {
+		m := &Machines{Store: store, Disks: store, Units: units, Dir: machineDir, Pool: "../.." + filepath.Join(machineDir, "zvol"),
+			Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Hypervisor: func() Hypervisor { return Hypervisor{QEMU: true} },
+			Changed: func(uuid string) {
+				select {
+				case changed <- uuid:
+				default:
+				}
+			}}
+		units.heard = m.Saw
+		m.ImageThere("i1", true)
+		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+		done := make(chan error)
+		go func() { done <- m.Attend(ctx) }()
+		return m, func() { cancel(); <-done }
+	}
+	m, stop := begin()
+	t.Cleanup(func() {
+		units.mu.Lock()
+		for _, c := range units.all {
+			_ = c.Process.Kill()
+		}
+		units.mu.Unlock()
+		units.work.Wait()
+	})
+	until := func(w Wanted, what string, is func(api.InstanceStatus) bool) api.InstanceStatus {
+		t.Helper()
+		deadline := time.After(2 * time.Minute)
+		for {
+			st, _, err := m.Set(t.Context(), uuid, w)
+			if is(st) {
+				return st
+			}
+			wait := time.Hour
+			if err != nil {
+				wait = time.Second // the worker tries again
+			}
+			select {
+			case <-changed:
+			case <-time.After(wait):
+			case <-deadline:
+				t.Fatalf("%s: %+v, %v", what, st, err)
+			}
+		}
+	}
+	spec := machineOf(uuid)
+	spec.VM.Machine, spec.VM.Emulated, spec.MemoryMiB, spec.VCPUs = "pc-q35-7.2", true, 64, 1
+	w := Wanted{Spec: spec}
+	running := func(st api.InstanceStatus) bool { return st.State == api.InstanceRunning && st.Reason == "" }
+	until(w, "running", running)
+	unit := machines().unit(uuid)
+
+	// What it may.
+	pid := units.pid(unit)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"Name:\tqemu-system", "Uid:\t524288\t524288\t524288\t524288", "Gid:\t524288\t524288\t524288\t524288", "Groups:\t524288 \n", "NoNewPrivs:\t1", "Seccomp:\t2",
+		"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapAmb:\t0000000000000000",
+	} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("%q is not in its status:\n%s", want, status)
+		}
+	}
+
+	// Its guest speaks and hears.
+	console := filepath.Join(vm.RunDir(filepath.Join(machineDir, uuid)), vm.Console)
+	log := filepath.Join(vm.RunDir(filepath.Join(machineDir, uuid)), vm.ConsoleLog)
+	printed := func(text string, times int) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			b, _ := os.ReadFile(log) // it is not there at first
+			if strings.Count(string(b), text) >= times {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("its log has no %q: %q", text, b)
+			}
+		}
+	}
+	printed("guest: up", 1)
+	c, err := net.Dial("unix", console)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("hello\n")); err != nil {
+		t.Fatal(err)
+	}
+	printed("hello\n", 1)
+	c.Close()
+
+	// Another agent adopts it.
+	stop()
+	m, stop = begin()
+	defer func() { stop() }()
+	m.Known(map[string]*api.InstanceSpec{uuid: spec}, []string{"i1"})
+	m.SawAll(map[string]State{unit: {Active: unitRuns, Since: time.Now()}})
+	until(w, "adopted", running)
+	if now := units.pid(unit); now != pid {
+		t.Errorf("adopted is process %d, it was %d", now, pid)
+	}
+
+	// Hung: told, and it goes on when it can.
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	until(w, "hung", func(st api.InstanceStatus) bool { return strings.Contains(st.Reason, "has not answered since") })
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	until(w, "not hung any more", running)
+
+	// Killed: started again.
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	until(w, "started again", func(st api.InstanceStatus) bool { return running(st) && units.pid(unit) != 0 && units.pid(unit) != pid })
+	printed("guest: up", 2)
+
+	// Rebooted by request, by the power button; its monitor's socket is gone then.
+	asked := *spec
+	asked.Reboot = "r1"
+	w.Spec = &asked
+	pid = units.pid(unit)
+	until(w, "rebooted", func(st api.InstanceStatus) bool { return running(st) && units.pid(unit) != pid && len(st.Done) == 1 })
+	printed("guest: power button", 1)
+	printed("guest: up", 3)
+	asked.Wanted = api.InstanceStopped
+	until(w, "stopped", func(st api.InstanceStatus) bool { return st.State == api.InstanceStopped })
+	printed("guest: power button", 2)
+	until(Wanted{Gone: true}, "gone", func(api.InstanceStatus) bool {
+		_, err := os.Stat(filepath.Join(machineDir, uuid))
+		return errors.Is(err, os.ErrNotExist)
+	})
+}
