@@ -22,6 +22,9 @@ const namespaces = "/run/netns"
 // connect makes an instance's NIC, or makes its inside right. The alias is last:
 // without it the next plan connects again.
 func (k *Kernel) connect(ctx context.Context, s Connect) error {
+	if s.Guest.Tap {
+		return k.connectTap(s)
+	}
 	if s.Guest.Peer != "" {
 		return k.connectZone(s)
 	}

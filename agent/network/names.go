@@ -82,6 +82,9 @@ const (
 	classPort   class = "NIC"
 )
 
+// kindTap is the kernel's name of what a virtual machine's NIC is on its server.
+const kindTap = "tun"
+
 // kinds are the kernel's names of the classes' devices.
 var kinds = map[class]string{
 	classBond: "bond", classVLAN: "vlan", classTag: "bridge", classBridge: "bridge", classVXLAN: "vxlan", classPort: "veth",
@@ -95,7 +98,7 @@ func (l *Link) class() class {
 		return ""
 	}
 	word, _, _ := strings.Cut(rest, " ")
-	if c := class(word); kinds[c] == l.Kind && l.Kind != "" {
+	if c := class(word); l.Kind != "" && (kinds[c] == l.Kind || c == classPort && l.Kind == kindTap) {
 		return c
 	}
 	return ""

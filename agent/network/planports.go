@@ -104,9 +104,13 @@ func (p *plan) port(port api.PortSpec, bridge string) (want Link, ok bool) {
 		p.problem("%s was not made: %v.", what, err)
 		return want, false
 	}
-	want = Link{Name: PortDevice(mac), Kind: "veth", Alias: portAlias(port.Instance, guest), MTU: port.MTU, Master: bridge, Flags: flags, Closed: true, Up: true}
+	kind := kinds[classPort]
+	if guest.Tap {
+		kind = kindTap
+	}
+	want = Link{Name: PortDevice(mac), Kind: kind, Alias: portAlias(port.Instance, guest), MTU: port.MTU, Master: bridge, Flags: flags, Closed: true, Up: true}
 	l := p.now.Links[want.Name]
-	if l != nil && l.class() != classPort && !fresh(p.now, l, "veth") {
+	if l != nil && l.class() != classPort && !fresh(p.now, l, kind) {
 		p.problem("%s was not made: a link named %s is there that the agent did not make; rename or remove it.", what, want.Name)
 		return want, false
 	}
@@ -141,7 +145,7 @@ func planDrop(mac, instance string, seen *Link) []Step {
 		_, of := portOf(seen.Alias)
 		s := &State{Links: map[string]*Link{seen.Name: seen}}
 		ours := seen.class() == classPort && (instance == "" || of == instance)
-		if !ours && !fresh(s, seen, "veth") {
+		if !ours && !fresh(s, seen, kinds[classPort]) && !fresh(s, seen, kindTap) {
 			return nil
 		}
 	}

@@ -90,7 +90,8 @@ type (
 	}
 	// Connect makes an instance's NIC: namespace, veth pair and what is inside.
 	// On a NIC that is there it makes the inside right. Of a zone's NIC the pair is
-	// all: the zone takes it in.
+	// all: the zone takes it in. That of a virtual machine is a tap, whose other end is
+	// its QEMU's.
 	Connect struct {
 		Link  Link // the host's end
 		Guest Guest
@@ -104,6 +105,7 @@ type (
 type Guest struct {
 	Namespace string
 	Peer      string `json:",omitempty"`
+	Tap       bool   `json:",omitempty"` // a virtual machine's: there is nothing else of it here
 	MAC       string
 	MTU       int
 	Addrs     []Addr
@@ -111,6 +113,9 @@ type Guest struct {
 }
 
 func guestOf(p api.PortSpec) (Guest, error) {
+	if p.Brand == api.BrandKVM {
+		return Guest{Tap: true, MAC: strings.ToLower(p.MAC), MTU: p.MTU}, nil
+	}
 	if p.Brand == api.BrandLX {
 		return Guest{Peer: ZoneEnd(p.MAC), MAC: strings.ToLower(p.MAC), MTU: p.MTU}, nil
 	}
@@ -188,6 +193,9 @@ func (s Move) String() string {
 	return fmt.Sprintf("move from %s to %s: addresses %v, routes %v", s.From, s.To, s.Addrs, s.Routes)
 }
 func (s Connect) String() string {
+	if s.Guest.Tap {
+		return fmt.Sprintf("connect %s, a tap: %s mtu %d", s.Link.Name, s.Guest.MAC, s.Guest.MTU)
+	}
 	if s.Guest.Peer != "" {
 		return fmt.Sprintf("connect %s with %s: %s mtu %d", s.Link.Name, s.Guest.Peer, s.Guest.MAC, s.Guest.MTU)
 	}
