@@ -11,7 +11,7 @@ import (
 )
 
 // qemuRoots are the packages of the qemu layer, installed without recommends.
-var qemuRoots = []string{"qemu-system-x86", "qemu-utils", "ovmf", "seabios"}
+var qemuRoots = []string{"qemu-system-x86", "qemu-utils", "ovmf", "seabios", "swtpm", "swtpm-tools"}
 
 // firmwarePackages hold the blobs that network and storage adapters load.
 var firmwarePackages = []string{
