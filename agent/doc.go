@@ -19,6 +19,7 @@
 //	image keeper      writes down which images there may be
 //	pool loader       lists instances and images, once there is a pool
 //	cache fitter      bounds ZFS's cache to what instances leave of memory
+//	machine watcher   hears from each virtual machine's QEMU how that is
 //	unit watcher      hears from systemd what runs
 //	networker         makes the network's infrastructure, and rules that are not of one NIC
 //	NIC workers       make instances' NICs and their rules, each by itself, eight at once

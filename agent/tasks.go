@@ -50,6 +50,7 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker, s *sessions) []task 
 			{"image keeper", i.images.set.keep},
 			{"pool loader", i.loader},
 			{"cache fitter", i.fitCache},
+			{"machine watcher", i.m.Attend},
 			{"unit watcher", a.missed("Instances are not started, stopped or watched", i.watch)},
 		}...)
 	}

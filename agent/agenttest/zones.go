@@ -270,6 +270,9 @@ func (z *Zones) Start(ctx context.Context, name, dir string, l api.Limits) error
 // it is, and that it ran.
 func Begin(dir, run string) error {
 	data, err := os.ReadFile(filepath.Join(dir, "in", "zone.json"))
+	if os.IsNotExist(err) { // a virtual machine has nothing inside that is the server's
+		return os.WriteFile(filepath.Join(dir, "started"), nil, 0o600)
+	}
 	for path, text := range map[string]string{"in/now.json": string(data), "up": run, "started": ""} {
 		if err == nil {
 			err = os.WriteFile(filepath.Join(dir, path), []byte(text), 0o600)

@@ -22,6 +22,7 @@ type Roots struct {
 	Sys  string // /sys
 	Proc string // /proc
 	Dev  string // /dev
+	Root string // /, where programs are
 }
 
 // orDefault fills empty fields; without /sys on this system that is an error.
@@ -35,6 +36,7 @@ func (r Roots) orDefault() (Roots, error) {
 		Sys:  cmp.Or(r.Sys, "/sys"),
 		Proc: cmp.Or(r.Proc, "/proc"),
 		Dev:  cmp.Or(r.Dev, "/dev"),
+		Root: cmp.Or(r.Root, "/"),
 	}, nil
 }
 
@@ -51,6 +53,9 @@ type Reader struct {
 
 	mu      sync.Mutex
 	content map[string]contentEntry // by kernel name
+	qemu    string                  // its version; empty: not asked yet
+	flags   *string                 // what the processors virtualise with; nil: not read yet
+	off     bool                    // the kernel said that firmware has it switched off
 }
 
 // contentEntry remembers what was found on the disk that had this sequence
@@ -89,6 +94,7 @@ func (r *Reader) Read(ctx context.Context) (api.Sysinfo, error) {
 		CPU:          t.cpu(),
 		NICs:         t.nics(),
 	}
+	s.Hypervisor = r.Hypervisor(ctx)
 	if _, err := os.Stat(t.sys("firmware", "efi")); err == nil {
 		s.Firmware = "uefi"
 	}

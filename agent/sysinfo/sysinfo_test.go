@@ -50,7 +50,7 @@ func expand(t testing.TB, name string) Roots {
 			t.Fatal(err)
 		}
 	}
-	return Roots{Sys: root + "/sys", Proc: root + "/proc", Dev: root + "/dev"}
+	return Roots{Sys: root + "/sys", Proc: root + "/proc", Dev: root + "/dev", Root: root}
 }
 
 func TestRead(t *testing.T) {

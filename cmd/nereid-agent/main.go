@@ -103,9 +103,10 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 		return fmt.Errorf("read watchdog settings: %w", err)
 	}
 	st := &storage.Storage{UUID: agent.ServerUUID(o.dir, boot, hw.UUID), Log: log}
+	reader := &sysinfo.Reader{Content: st.Content, InUse: st.InUse}
 	a := &agent.Agent{
 		Boot: boot, UUID: st.UUID, Dir: o.dir, Version: version,
-		Pools: st, Config: st, Hardware: &sysinfo.Reader{Content: st.Content, InUse: st.InUse},
+		Pools: st, Config: st, Hardware: reader,
 		Power: power.Manager{}, Host: agent.OS{},
 		Console: console, Log: log, Watchdog: period,
 		Notify: func(state string) error { _, err := daemon.SdNotify(false, state); return err },
@@ -116,7 +117,7 @@ func runAgent(ctx context.Context, o options, stderr io.Writer) (err error) {
 		return err
 	}
 	defer stop()
-	defer joinZones(a, st)()
+	defer joinZones(a, st, reader)()
 	log.Info("starting", "version", version, "server", st.UUID, "boot", boot.BootID, "platform", boot.Platform)
 	return a.Run(ctx)
 }

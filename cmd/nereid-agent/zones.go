@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"runtime"
 
@@ -9,20 +10,22 @@ import (
 	"nereid/agent/machine"
 	"nereid/agent/machine/zone"
 	"nereid/agent/storage"
+	"nereid/agent/sysinfo"
 	"nereid/api"
 )
 
-// joinZones gives the agent the server's instances, which are zones under systemd. Where
+// joinZones gives the agent the server's instances, which are units of systemd. Where
 // there is none, it leaves them alone.
-func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
+func joinZones(a *agent.Agent, st *storage.Storage, hw *sysinfo.Reader) (stop func()) {
 	if runtime.GOOS != "linux" {
 		return func() {}
 	}
 	roots := &storage.Roots{Pool: st.SystemPool, Log: a.Log}
 	units := &machine.Systemd{}
 	a.Zones = agent.Zones{
-		Machines: &machine.Machines{Store: roots, Units: units, Live: machine.Live, Log: a.Log,
-			Prepare: func(ctx context.Context) error { return prepareZones(ctx, st, units) }},
+		Machines: &machine.Machines{Store: roots, Disks: roots, Units: units, Live: machine.Live, Log: a.Log,
+			Hypervisor: func() machine.Hypervisor { return hypervisor(hw) },
+			Prepare:    func(ctx context.Context) error { return prepareZones(ctx, st, units) }},
 		Datasets: roots,
 		Pool:     st.SystemPool,
 		Watch:    units.Watch,
@@ -42,6 +45,13 @@ func joinZones(a *agent.Agent, st *storage.Storage) (stop func()) {
 		},
 	}
 	return units.Close
+}
+
+// hypervisor is what virtual machines are run with here, as the inventory has it.
+func hypervisor(hw *sysinfo.Reader) machine.Hypervisor {
+	h := hw.Hypervisor(context.Background()) // it bounds itself
+	_, err := os.Stat("/dev/vhost-net")
+	return machine.Hypervisor{QEMU: h.QEMU != "", KVM: h.KVM, NoKVM: h.NoKVM, Vhost: h.KVM && err == nil}
 }
 
 // written are what zones changed of their metadata, on the pool, where there is one.
