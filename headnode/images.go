@@ -224,7 +224,11 @@ func (s *Server) readImage(ctx context.Context, i api.Image) (f api.ImageFile, w
 	}
 	defer src.Close()
 	sum := sha1.New() // of older manifests, which have no other
-	c, err := tree.Check(ctx, io.TeeReader(src, sum), f.Compression, f.Format, tree.DefaultLimits())
+	limits := tree.DefaultLimits()
+	if f.Format == api.FormatRaw {
+		limits.Bytes = int64(i.SizeMiB) << 20
+	}
+	c, err := tree.Check(ctx, io.TeeReader(src, sum), f.Compression, f.Format, limits)
 	var (
 		entry  *tree.EntryError
 		limit  *tree.LimitError
@@ -253,6 +257,8 @@ func merged(i api.Image, c tree.Checked, sha1 string) (f api.ImageFile, why stri
 		why = fmt.Sprintf("without compression its digest is %s, not %s as its manifest says", c.Digest, f.UncompressedDigest)
 	case f.DatasetGUID != "" && f.DatasetGUID != c.GUID:
 		why = fmt.Sprintf("the snapshot in it has the GUID %s, not %s as its manifest says", c.GUID, f.DatasetGUID)
+	case c.Disk > 0 && (c.Disk+1<<20-1)>>20 != int64(i.SizeMiB):
+		why = fmt.Sprintf("its disk has %d bytes, and its manifest says %d MiB", c.Disk, i.SizeMiB)
 	case c.Origin != "" && i.Origin == "":
 		why = "it is an incremental ZFS stream, and its manifest names no origin"
 	case c.Origin == "" && i.Origin != "":

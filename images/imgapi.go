@@ -64,7 +64,7 @@ func ParseImage(b []byte) (api.Image, error) {
 
 // imageProperties are those of a manifest that an api.Image has.
 func imageProperties() []string {
-	return []string{"v", "uuid", "owner", "name", "version", "public", "acl", "published_at", "type", "os", "origin", "description", "homepage", "eula",
+	return []string{"v", "uuid", "owner", "name", "version", "public", "acl", "published_at", "type", "os", "image_size", "origin", "description", "homepage", "eula",
 		"files", "requirements", "run", "tags"}
 }
 

@@ -240,7 +240,7 @@ func sameKind(spec api.ImageSpec, volume bool) error {
 
 // received looks at what a stream made, and names its snapshot.
 func (r *Roots) received(ctx context.Context, spec api.ImageSpec, partial string) error {
-	all, err := r.zfs().List(ctx, partial, "type", "guid")
+	all, err := r.zfs().List(ctx, partial, "type", "guid", "volsize")
 	if err != nil {
 		return err
 	}
@@ -250,6 +250,9 @@ func (r *Roots) received(ctx context.Context, spec api.ImageSpec, partial string
 		case name == partial:
 			if err := sameKind(spec, p["type"] == "volume"); err != nil {
 				return err
+			}
+			if mib := (number(p["volsize"]) + 1<<20 - 1) >> 20; spec.Type == api.ImageZvol && mib != int64(spec.SizeMiB) {
+				return fmt.Errorf("the volume in the ZFS stream has %d MiB, not %d as the manifest says", mib, spec.SizeMiB)
 			}
 		case strings.HasPrefix(name, partial+"@") && snapshot == "":
 			snapshot = name

@@ -88,7 +88,11 @@ func TestImportVolume(t *testing.T) {
 	if err := r.ImportImage(ctx, zfs, bytes.NewReader(stream.Bytes()), nil); err == nil || !strings.Contains(err.Error(), "of a volume, not of a file system as an image of type lx-dataset") {
 		t.Errorf("a volume as a zone's image: %v", err)
 	}
-	zfs.Type = api.ImageZvol
+	zfs.Type, zfs.SizeMiB = api.ImageZvol, 1
+	if err := r.ImportImage(ctx, zfs, bytes.NewReader(stream.Bytes()), nil); err == nil || !strings.Contains(err.Error(), "has 4 MiB, not 1 as the manifest says") {
+		t.Errorf("a volume of another size: %v", err)
+	}
+	zfs.SizeMiB = 4
 	if err := r.ImportImage(ctx, zfs, bytes.NewReader(stream.Bytes()), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func poolDisks(t *testing.T, r *Roots) {
 	if err := r.ImportImage(ctx, zvol, bytes.NewReader(stream.Bytes()), nil); err == nil || !strings.Contains(err.Error(), "of a volume") {
 		t.Errorf("a volume as a zone's image: %v", err)
 	}
-	zvol.Type = api.ImageZvol
+	zvol.Type, zvol.SizeMiB = api.ImageZvol, spec.SizeMiB
 	poolStep(t, "import of the volume's stream", func() error { return r.ImportImage(ctx, zvol, bytes.NewReader(stream.Bytes()), nil) })
 	if got := zfsGet(t, pool+"/"+poolBad, "volsize", "volmode", "readonly", "type"); got != "3162112 none on volume" {
 		t.Errorf("properties of what was received: %s", got)

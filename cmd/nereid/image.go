@@ -56,7 +56,7 @@ func (a *app) imageCommand() *cobra.Command {
 		lines("nereid image build debian --out ./debian", "nereid image import ./debian", "nereid image list", "nereid image export debian --out ./debian"),
 		a.imageBuild(), a.imageImport(), list(a, k, filter{"account", "account", "only those that this account may use"}, filter{"owner", "owner", "only those of this owner"},
 			filter{"state", "state", "only creating, unactivated, active, disabled or failed ones"}, filter{"name", "name", "only those with this name"},
-			filter{"type", "type", "only lx-dataset or docker"}),
+			filter{"type", "type", "only lx-dataset, docker or zvol"}),
 		get(a, k), a.imageUpdate(k), a.imageShare(k), a.imageState(k, true), a.imageState(k, false), a.imageExport(k), remove(a, k), a.imageCollect(), a.imageVerify(k))
 }
 

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/sha1"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +14,6 @@ import (
 
 	"nereid/api"
 	"nereid/images"
-	"nereid/images/tree"
 )
 
 // noOwner is whom an image without an owner belongs to, as in IMGAPI.
@@ -35,6 +32,8 @@ type importFlags struct {
 	public     *bool
 	tags       map[string]string
 	unactivate bool
+	format     string // of the file; empty: as its beginning says
+	diskSize   string // of the disk, with its unit
 }
 
 // source is an image on this machine.
@@ -51,8 +50,9 @@ func (a *app) imageImport() *cobra.Command {
 		Use: "import SOURCE", Short: "Bring an image to the head node, check it and offer it",
 		Long: `Brings an image to the head node. SOURCE is
 
-  FILE   a tar of a root file system, or a ZFS stream (zfs send), plain or
-         compressed by gzip, xz or zstd; --manifest is its manifest of IMGAPI
+  FILE   a tar of a root file system, a ZFS stream (zfs send), a qcow2 file or
+         the bytes of a disk, plain or compressed by gzip, xz or zstd;
+         --manifest is its manifest of IMGAPI
   DIR    a directory that "nereid image build" or "image export" wrote
   URL    http or https: of a FILE; this machine fetches it
   oci:REF, oci-layout:DIR
@@ -62,11 +62,17 @@ func (a *app) imageImport() *cobra.Command {
 It can be broken off and run again: downloads and uploads go on where they were. Compression is known by a file's first bytes. Without a
 manifest an image is named for its file, and its UUID follows from its bytes, owner, name and version: the same import twice is one image.
 
+Tars, and streams of file systems, are for zones. qcow2 files, streams of volumes, and the bytes of a disk are the first disks of virtual
+machines: images of type zvol. A disk without a boot sector is named by --format raw. A qcow2 file is kept as it is, and servers unpack it;
+one that lies on another file, has its data in one, or is encrypted, is refused.
+
 The head node refuses entries that lead out of the root file system, owners above 65535, and files that are not what was said; it
 leaves device nodes out. An image without --owner is the operators', and for everybody.`,
 		Example: lines("nereid image import ./debian.tar.zst --name debian --version 13",
 			"nereid image import ./ubuntu.zfs.gz --manifest ./ubuntu.manifest",
 			"nereid image import ./debian",
+			"nereid image import ./debian-13-genericcloud-amd64.qcow2 --name debian-vm --version 13",
+			"nereid image import ./data.img.zst --format raw",
 			"nereid image import oci-layout:./debian-oci --name debian-oci",
 			"nereid image import https://images.example.com/debian.tar.xz --owner 930896af-bf8c-48d4-885c-6573a94b1853"),
 		Args: wants("SOURCE"),
@@ -96,6 +102,9 @@ leaves device nodes out. An image without --owner is the operators', and for eve
 	f.StringVar(&fl.set.OS, "os", "", "linux, smartos, illumos, windows, bsd or other (default linux)")
 	f.StringVar(&fl.set.Description, "description", "", "what it is, in at most 512 characters")
 	f.StringToStringVar(&fl.tags, "tag", nil, "a tag, as role=os; can be repeated")
+	f.StringVar(&fl.format, "format", "", "raw for the bytes of a disk, or tar, zfs or qcow2 (default by its first bytes)")
+	f.StringVar(&fl.diskSize, "disk-size", "", "of the disk in a ZFS stream, in MiB or as 10G (default that of the manifest)")
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{api.FormatRaw, api.FormatQCOW2, api.FormatTar, api.FormatZFS}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&fl.unactivate, "no-activate", false, "leave it unactivated: nobody may use it yet")
 	return cmd
 }
@@ -113,7 +122,7 @@ func (a *app) importImage(ctx context.Context, c *api.Client, from string, fl im
 	}
 	defer f.Close()
 	i := complete(src.image, fl, from)
-	if i.Files, err = a.describe(ctx, f, i.Files); err != nil {
+	if i, err = a.describe(ctx, f, i, fl); err != nil {
 		return out, false, fmt.Errorf("%s: %w", src.file, err)
 	}
 	if i.UUID == "" {
@@ -225,7 +234,7 @@ func complete(i api.Image, fl importFlags, from string) api.Image {
 	if i.Name == "" {
 		i.Name, _, _ = strings.Cut(filepath.Base(i.Source), ".")
 	}
-	i.V, i.Version, i.Type, i.OS, i.Owner = 2, firstOf(i.Version, "1"), firstOf(i.Type, api.ImageLXDataset), firstOf(i.OS, "linux"), firstOf(i.Owner, noOwner)
+	i.V, i.Version, i.OS, i.Owner = 2, firstOf(i.Version, "1"), firstOf(i.OS, "linux"), firstOf(i.Owner, noOwner)
 	switch {
 	case fl.public != nil:
 		i.Public = *fl.public
@@ -239,55 +248,6 @@ func complete(i api.Image, fl importFlags, from string) api.Image {
 		i.Tags[k] = v
 	}
 	return i
-}
-
-// describe says what a file is, and compares it with what was said of it.
-func (a *app) describe(ctx context.Context, f *os.File, said []api.ImageFile) ([]api.ImageFile, error) {
-	if len(said) > 1 {
-		return nil, fmt.Errorf("its manifest has %s; images have one", api.Plural(len(said), "file"))
-	}
-	var out api.ImageFile
-	if len(said) == 1 {
-		out = said[0]
-	}
-	compression, format, err := tree.Sniff(io.NewSectionReader(f, 0, 1<<62))
-	if err != nil {
-		return nil, err
-	}
-	if out.Compression != "" && out.Compression != compression {
-		return nil, fmt.Errorf("its manifest says compression %s; by its first bytes it has %s", out.Compression, compression)
-	}
-	out.Compression = compression
-	if len(said) == 1 {
-		out.Format = firstOf(out.Format, api.FormatZFS)
-	}
-	if out.Format != "" && out.Format != format {
-		return nil, fmt.Errorf("its manifest says format %s (zfs where it says none); by its first bytes it has %s", out.Format, format)
-	}
-	out.Format = format
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	bar := a.newBar("reading", st.Size())
-	defer bar.end()
-	bar.at(0)
-	sum, old := sha256.New(), sha1.New()
-	n, err := io.Copy(io.MultiWriter(sum, old), &meter{ctx: ctx, r: io.NewSectionReader(f, 0, 1<<62), at: bar.at})
-	if err != nil {
-		return nil, err
-	}
-	digest := "sha256:" + hex.EncodeToString(sum.Sum(nil))
-	switch {
-	case out.Size != 0 && out.Size != n:
-		return nil, fmt.Errorf("it has %d bytes, not %d as its manifest says", n, out.Size)
-	case out.Digest != "" && out.Digest != digest:
-		return nil, fmt.Errorf("its digest is %s, not %s as its manifest says", digest, out.Digest)
-	case out.SHA1 != "" && out.SHA1 != hex.EncodeToString(old.Sum(nil)):
-		return nil, fmt.Errorf("its SHA-1 is %x, not %s as its manifest says", old.Sum(nil), out.SHA1)
-	}
-	out.Size, out.Digest = n, digest
-	return []api.ImageFile{out}, nil
 }
 
 // meter shows how far a file was read, and ends with its context.

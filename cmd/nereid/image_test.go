@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +51,29 @@ func writeImage(name string, entries ...string) (err error) {
 		}
 	}
 	return w.Close()
+}
+
+// writeDisk is "disk FILE" in the archives: where the name ends in .qcow2 the disk of the
+// fixtures, of 1,049,088 bytes, and else the bytes of one of 3 MiB with a boot sector.
+func writeDisk(name string) (err error) {
+	if !strings.HasSuffix(name, ".qcow2") {
+		b := make([]byte, 3<<20)
+		copy(b[510:], "\x55\xaa")
+		return os.WriteFile(name, b, 0o644)
+	}
+	_, here, _, _ := runtime.Caller(0)
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../fixtures/qcow2/v3.qcow2.gz"))
+	if err != nil {
+		return err
+	}
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	if b, err = io.ReadAll(z); err != nil {
+		return err
+	}
+	return os.WriteFile(name, b, 0o644)
 }
 
 // writeLayout is "layout DIR TAR" in the archives: an OCI image layout with one layer.

@@ -41,6 +41,9 @@ func headnodeParams(t *testing.T) testscript.Params {
 			"layout": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(writeLayout(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
 			},
+			"disk": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(writeDisk(ts.MkAbs(args[0])))
+			},
 			"damage": damageCommand,
 			"mac":    macCommand,
 			"on":     onCommand,

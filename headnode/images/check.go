@@ -19,6 +19,7 @@ const NoOwner = "00000000-0000-0000-0000-000000000000"
 // Bounds of a manifest.
 const (
 	MaxSize     = 20 << 30 // bytes of a file, compressed, as in IMGAPI
+	MaxDiskMiB  = 64 << 20 // MiB of the disk of an image
 	maxName     = 512      // characters
 	maxVersion  = 128
 	maxText     = 512
@@ -61,7 +62,7 @@ func normal(i api.Image) (api.Image, error) {
 	wrong(i.Origin != "" && (!uuidRE.MatchString(i.Origin) || i.Origin == i.UUID), "origin %.64q is no other image's UUID", i.Origin)
 	wrong(!line(i.Name, 1, maxName) || strings.ContainsRune(i.Name, '@'), "name %.64q: want 1 to %d characters without @ and control characters", i.Name, maxName)
 	wrong(!line(i.Version, 1, maxVersion), "version %.64q: want 1 to %d characters without control characters", i.Version, maxVersion)
-	wrong(!slices.Contains([]string{api.ImageLXDataset, api.ImageDocker}, i.Type), "type %.64q: want lx-dataset or docker; other kinds of images do not run here", i.Type)
+	wrong(!slices.Contains([]string{api.ImageLXDataset, api.ImageDocker, api.ImageZvol}, i.Type), "type %.64q: want lx-dataset, docker or zvol; other kinds of images do not run here", i.Type)
 	if i.OS == "" {
 		i.OS = "linux"
 	}
@@ -82,7 +83,15 @@ func normal(i api.Image) (api.Image, error) {
 		}
 	}
 	r := i.Requirements
-	wrong(r.Brand != "" && r.Brand != api.BrandLX, "requirements.brand %.64q: want lx", r.Brand)
+	brand := api.BrandLX
+	if i.Type == api.ImageZvol {
+		brand = api.BrandKVM
+		wrong(i.SizeMiB < 1 || i.SizeMiB > MaxDiskMiB, "image_size %d: want the MiB of the disk, 1 to %d", i.SizeMiB, MaxDiskMiB)
+		wrong(len(i.Run.Init) > 0 || len(i.Run.Env) > 0 || i.Run.User+i.Run.WorkingDir+i.Run.StopSignal != "", "run: what is on a disk starts by itself")
+	} else {
+		wrong(i.SizeMiB != 0, "image_size %d: only an image of type zvol has one", i.SizeMiB)
+	}
+	wrong(r.Brand != "" && r.Brand != brand, "requirements.brand %.64q: want %s for an image of type %.64q", r.Brand, brand, i.Type)
 	wrong(r.MinMemory < 0 || r.MaxMemory < 0 || r.MinQuotaMiB < 0, "requirements: want no number below 0")
 	wrong(r.MaxMemory > 0 && r.MaxMemory < r.MinMemory, "requirements: max_ram %d is less than min_ram %d", r.MaxMemory, r.MinMemory)
 	faults = append(faults, runs(i.Run)...)
@@ -91,7 +100,7 @@ func normal(i api.Image) (api.Image, error) {
 		wrong(true, "files: there are %d of them; want one", len(i.Files))
 	default:
 		i.Files = slices.Clone(i.Files)
-		faults = append(faults, normalFile(&i.Files[0], i.Origin)...)
+		faults = append(faults, normalFile(&i.Files[0], i)...)
 	}
 	b, err := json.Marshal(i)
 	wrong(err != nil || len(b) > maxManifest, "the manifest has more than %d bytes", maxManifest)
@@ -99,7 +108,7 @@ func normal(i api.Image) (api.Image, error) {
 }
 
 // normalFile is normal for what a manifest says of its file.
-func normalFile(f *api.ImageFile, origin string) (faults []error) {
+func normalFile(f *api.ImageFile, i api.Image) (faults []error) {
 	wrong := func(is bool, format string, args ...any) {
 		if is {
 			faults = append(faults, invalid(format, args...))
@@ -108,8 +117,12 @@ func normalFile(f *api.ImageFile, origin string) (faults []error) {
 	if f.Format == "" {
 		f.Format = api.FormatZFS
 	}
-	wrong(f.Format != api.FormatTar && f.Format != api.FormatZFS, "files[0].format %.64q: want tar or zfs", f.Format)
-	wrong(origin != "" && f.Format == api.FormatTar, "files[0].format: an image with an origin is an incremental ZFS stream, not a tar")
+	formats := []string{api.FormatTar, api.FormatZFS}
+	if i.Type == api.ImageZvol {
+		formats = []string{api.FormatRaw, api.FormatQCOW2, api.FormatZFS}
+	}
+	wrong(!slices.Contains(formats, f.Format), "files[0].format %.64q: want one of %s for an image of type %.64q", f.Format, strings.Join(formats, ", "), i.Type)
+	wrong(i.Origin != "" && f.Format != api.FormatZFS, "files[0].format: an image with an origin is an incremental ZFS stream, not %s", f.Format)
 	wrong(!slices.Contains([]string{"none", "gzip", "xz", "zstd"}, f.Compression), "files[0].compression %.64q: want none, gzip, xz or zstd", f.Compression)
 	wrong(f.Size < 1 || f.Size > MaxSize, "files[0].size %d: want 1 to %d bytes", f.Size, int64(MaxSize))
 	wrong(!digestRE.MatchString(f.Digest), "files[0].digest %.80q: want sha256: and 64 hexadecimal digits", f.Digest)

@@ -98,7 +98,7 @@ func Usable(i api.Image, account string) error {
 
 // SpecOf is an image as a server needs it.
 func SpecOf(i api.Image) api.ImageSpec {
-	out := api.ImageSpec{UUID: i.UUID, Name: label(i), Type: i.Type}
+	out := api.ImageSpec{UUID: i.UUID, Name: label(i), Type: i.Type, SizeMiB: i.SizeMiB}
 	if len(i.Files) > 0 {
 		out.File = i.Files[0]
 	}

@@ -104,18 +104,42 @@ func keys(t *testing.T, s store.Store) (out []string) {
 // One refusal names every fault of a manifest.
 func TestFaults(t *testing.T) {
 	s := open(t)
-	bad := api.Image{V: 1, UUID: "x", Owner: "me", Name: "a@b", Version: "1\n", Type: "zvol", OS: "dos", Origin: "o", Description: strings.Repeat("x", 513),
+	bad := api.Image{V: 1, UUID: "x", Owner: "me", Name: "a@b", Version: "1\n", Type: "vmdk", SizeMiB: 5, OS: "dos", Origin: "o", Description: strings.Repeat("x", 513),
 		Homepage: "javascript:alert(1)", EULA: "x", ACL: []string{"me"}, Tags: map[string]any{"k": []string{"v"}},
 		Requirements: api.ImageRequirements{Brand: "kvm", MinMemory: 2, MaxMemory: 1},
 		Run:          api.ImageRun{Init: []string{""}, Env: []string{"X"}, User: "a b", WorkingDir: "x", StopSignal: "SIG"},
 		Files:        []api.ImageFile{{Format: "ova", Compression: "bzip2", Size: -1, Digest: "x", SHA1: "y", DatasetGUID: "z"}}}
 	_, err := do(t, s, func(tx store.Tx) (api.Image, error) { return Create(tx, bad, t0) })
-	refused(t, err, api.CodeInvalid, "v is 1", `uuid "x"`, `owner "me"`, `name "a@b"`, `version "1\n"`, `type "zvol"`, `os "dos"`, `origin "o"`, "description",
+	refused(t, err, api.CodeInvalid, "v is 1", `uuid "x"`, `owner "me"`, `name "a@b"`, `version "1\n"`, `type "vmdk"`, "image_size 5: only", `os "dos"`, `origin "o"`, "description",
 		"homepage", "eula", `acl: "me"`, `tags: "k"`, "requirements.brand", "max_ram 1 is less", "run.init", `run.env: "X"`, "run.user", "run.working_dir", "run.stop_signal",
 		"files[0].format", "files[0].compression", "files[0].size -1", "files[0].digest", "files[0].sha1", "files[0].dataset_guid")
 	if k := keys(t, s); len(k) != 0 {
 		t.Errorf("written all the same: %v", k)
 	}
+}
+
+// The image of a disk says how large that is, and its file is no tar.
+func TestDiskImages(t *testing.T) {
+	s := open(t)
+	i := sample(one, "disk", "1")
+	i.Type = api.ImageZvol
+	i.Run = api.ImageRun{Env: []string{"A=B"}}
+	i.Requirements.Brand = api.BrandLX
+	_, err := do(t, s, func(tx store.Tx) (api.Image, error) { return Create(tx, i, t0) })
+	refused(t, err, api.CodeInvalid, "image_size 0: want the MiB", `"tar": want one of raw, qcow2, zfs`, "run: what is on a disk", "want kvm for an image of type")
+	i.SizeMiB, i.Run, i.Requirements.Brand = 1024, api.ImageRun{}, api.BrandKVM
+	for _, format := range []string{api.FormatRaw, api.FormatQCOW2, api.FormatZFS} {
+		i.UUID, i.Version = "", format
+		i.Files[0].Format = format
+		got := create(t, s, i)
+		if spec := SpecOf(got); spec.SizeMiB != 1024 || spec.Type != api.ImageZvol || spec.File.Format != format {
+			t.Errorf("spec %+v", spec)
+		}
+	}
+	i = sample(two, "zone", "1")
+	i.Files[0].Format = api.FormatRaw
+	_, err = do(t, s, func(tx store.Tx) (api.Image, error) { return Create(tx, i, t0) })
+	refused(t, err, api.CodeInvalid, `"raw": want one of tar, zfs`)
 }
 
 // The states of an image, in the order of its life; each step again changes nothing.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -184,6 +185,61 @@ func TestCheckStream(t *testing.T) {
 				t.Errorf("got %s; want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestCheckDisk: the bytes of a disk are taken where they are said to be some, and a qcow2
+// file by what its header says.
+func TestCheckDisk(t *testing.T) {
+	disk := make([]byte, 3<<20)
+	copy(disk[510:], bootMark)
+	gz, err := os.ReadFile("../../fixtures/qcow2/v3.qcow2.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := make([]byte, 1000)
+	copy(bad, "QFI\xfb\x00\x00\x00\x03")
+	for name, c := range map[string]struct {
+		b                  []byte
+		compression, sniff string
+		format             string
+		want               string // what Check says of it
+	}{
+		"raw":              {zstded(t, disk), Zstd, api.FormatRaw, api.FormatRaw, "raw 3145728 3145728"},
+		"raw without boot": {disk[512:], None, api.FormatTar, api.FormatRaw, "raw 3145216 3145216"},
+		"raw unsaid":       {disk[512:], None, api.FormatTar, "", "the tar has no entries"},
+		"qcow2":            {gz, Gzip, api.FormatQCOW2, "", "qcow2 143360 1049088"},
+		"qcow2 as raw":     {gz, Gzip, api.FormatQCOW2, api.FormatRaw, "by its first bytes it has qcow2"},
+		"raw as qcow2":     {disk, None, api.FormatRaw, api.FormatQCOW2, "said to have format qcow2"},
+		"stream as raw":    {stream(binary.LittleEndian, 1, 4, 3, 7, 0, ""), None, api.FormatZFS, api.FormatRaw, "by its first bytes it has zfs"},
+		"bad qcow2":        {bad, None, api.FormatQCOW2, "", "refused"},
+	} {
+		s, err := Sniff(bytes.NewReader(c.b))
+		if s.Compression != c.compression || s.Format != c.sniff || (err != nil) != (name == "bad qcow2") {
+			t.Errorf("%s: %+v %v", name, s, err)
+		}
+		if s.Volume != (name == "stream as raw") || (s.Disk == 1049088) != (s.Compression == Gzip) {
+			t.Errorf("%s: %+v", name, s)
+		}
+		got, err := Check(t.Context(), bytes.NewReader(c.b), "", c.format, DefaultLimits())
+		said := fmt.Sprint(got.Format, " ", got.Size, " ", got.Disk)
+		var no *FormatError
+		if err != nil {
+			said = err.Error()
+			if !errors.As(err, &no) {
+				t.Errorf("%s: %T", name, err)
+			}
+		}
+		if !strings.Contains(said, c.want) {
+			t.Errorf("%s: %s, want %s", name, said, c.want)
+		}
+	}
+	// Zeros may be many; more than was said are not read.
+	l := DefaultLimits()
+	l.Bytes = 2 << 20
+	var limit *LimitError
+	if _, err := Check(t.Context(), bytes.NewReader(disk), "", api.FormatRaw, l); !errors.As(err, &limit) {
+		t.Errorf("a longer disk: %v", err)
 	}
 }
 
