@@ -67,6 +67,25 @@ func (c *Client) RemoveInstanceNIC(ctx context.Context, id, mac string) (Instanc
 	return out, err
 }
 
+// AddInstanceDisk gives a virtual machine a disk: size is MiB, or remaining.
+func (c *Client) AddInstanceDisk(ctx context.Context, id, size string) (Instance, error) {
+	return c.actOn(ctx, id, "/disks", VMDiskAdd{Size: size})
+}
+
+// GrowInstanceDisk makes a disk of a virtual machine larger.
+func (c *Client) GrowInstanceDisk(ctx context.Context, id, disk string, mib int) (Instance, error) {
+	var out Instance
+	err := c.call(ctx, http.MethodPut, instancePath(id, "/disks/"+url.PathEscape(disk)), VMDiskGrow{SizeMiB: mib}, &out)
+	return out, err
+}
+
+// RemoveInstanceDisk takes a disk from a virtual machine, with what is on it.
+func (c *Client) RemoveInstanceDisk(ctx context.Context, id, disk string) (Instance, error) {
+	var out Instance
+	err := c.call(ctx, http.MethodDelete, instancePath(id, "/disks/"+url.PathEscape(disk)), nil, &out)
+	return out, err
+}
+
 func (c *Client) actOn(ctx context.Context, id, verb string, body any) (Instance, error) {
 	var out Instance
 	err := c.call(ctx, http.MethodPost, instancePath(id, verb), body, &out)

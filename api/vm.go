@@ -19,6 +19,7 @@ type VM struct {
 	Source   string   `json:"metadata_source" enum:"nocloud,smartos"`
 	Emulated bool     `json:"emulated,omitempty" doc:"its processor is emulated where its server has no KVM: some twenty times slower"`
 	Disks    []VMDisk `json:"disks" doc:"the machine boots from the first one"`
+	Dropped  []string `json:"dropped_disks,omitempty" doc:"names of those that it had: what is left of them goes, and no other gets their names"`
 }
 
 // VMDisk is a disk of a virtual machine: a volume below its dataset.
@@ -36,6 +37,16 @@ type VMCreate struct {
 	Emulated bool     `json:"emulated,omitempty" doc:"a server without KVM will do"`
 	DiskMiB  int      `json:"disk_mib,omitempty" doc:"of the first disk; 0: the image's size"`
 	Disks    []string `json:"disks,omitempty" doc:"further ones: MiB of each, or remaining, which is what the package's quota leaves"`
+}
+
+// VMDiskAdd asks for a disk of a virtual machine.
+type VMDiskAdd struct {
+	Size string `json:"size" doc:"MiB, or remaining, which is what its quota leaves"`
+}
+
+// VMDiskGrow asks for a larger disk.
+type VMDiskGrow struct {
+	SizeMiB int `json:"size_mib" doc:"at least what it has"`
 }
 
 // Hypervisor is what a server has to run virtual machines with.

@@ -164,8 +164,9 @@ func host(tx store.Tx, uuid string, before placement.Server, deep depth) (placem
 	if err != nil {
 		return out, err
 	}
-	out.MemoryMiB, out.CPUs, out.Platform, out.DiskMiB, out.Pool = 0, 0, "", 0, ""
+	out.MemoryMiB, out.CPUs, out.Platform, out.DiskMiB, out.Pool, out.Hypervisor = 0, 0, "", 0, "", api.Hypervisor{}
 	if o.Sysinfo != nil {
+		out.Hypervisor = o.Sysinfo.Hypervisor
 		out.MemoryMiB, out.CPUs = int(o.Sysinfo.MemoryBytes>>20), o.Sysinfo.CPU.Threads
 	}
 	if o.Report != nil {

@@ -189,6 +189,8 @@ func (s *Server) plan(tx store.Tx, in api.InstanceCreate) (plan, error) {
 		p.want.Server = r.UUID
 	}
 	brand := brandOf(in, p.image, size)
+	vm, err := machineOf(in, brand, p.image, size)
+	faults = append(faults, err)
 	if len(in.Networks) > instances.MaxNICs {
 		bad("ask for fewer", "the instance asks for %s; at most %d are allowed", api.Plural(len(in.Networks), "NIC"), instances.MaxNICs)
 	}
@@ -208,17 +210,33 @@ func (s *Server) plan(tx store.Tx, in api.InstanceCreate) (plan, error) {
 		return p, err
 	}
 	p.want.UUID, p.want.Brand, p.want.Traits, p.want.Limits = uuid, brand, size.Traits, size.Limits
+	p.want.Emulated = vm != nil && vm.Emulated
 	p.instance = api.Instance{UUID: uuid, Owner: owner, Name: name, Brand: brand, Image: p.image.UUID, Package: size.UUID, Wanted: instances.WantRunning,
-		Protected: in.Protected, Firewall: in.Firewall, Restart: in.Restart, Tags: in.Tags, Metadata: in.Metadata, Affinity: in.Affinity, Traits: size.Traits, Limits: size.Limits}
+		Protected: in.Protected, Firewall: in.Firewall, Restart: in.Restart, Tags: in.Tags, Metadata: in.Metadata, Affinity: in.Affinity, Traits: size.Traits, VM: vm, Limits: size.Limits}
 	if in.Stopped {
 		p.instance.Wanted = instances.WantStopped
 	}
 	return p, nil
 }
 
+// machineOf is the virtual machine that is asked for; nil: none is.
+func machineOf(in api.InstanceCreate, brand string, image api.Image, size api.Package) (*api.VM, error) {
+	switch {
+	case brand == api.BrandKVM && image.UUID != "" && size.UUID != "":
+		return instances.NewVM(in.VM, catalog.SpecOf(image), size.QuotaMiB, len(in.Networks))
+	case brand == api.BrandLX && in.VM != nil && image.UUID != "":
+		return nil, refuse(http.StatusUnprocessableEntity, api.CodeInvalid, "leave vm out, or take the image of a disk", "vm is for instances of brand kvm; this one is of brand lx, as image %s (%s) is of type %s", image.Name, image.UUID, image.Type)
+	}
+	return nil, nil
+}
+
 // brandOf is the brand of an instance: as asked for, or its image's, or its package's.
 func brandOf(in api.InstanceCreate, image api.Image, size api.Package) string {
-	for _, b := range []string{in.Brand, image.Requirements.Brand, size.Brand} {
+	of := image.Requirements.Brand
+	if image.Type == api.ImageZvol {
+		of = api.BrandKVM
+	}
+	for _, b := range []string{in.Brand, of, size.Brand} {
 		if b != "" {
 			return b
 		}
@@ -244,6 +262,13 @@ func suits(in api.InstanceCreate, image api.Image, size api.Package) error {
 		bad("%s needs %d MiB of disk; package %s has %d MiB", what, req.MinQuotaMiB, size.Name, size.QuotaMiB)
 	}
 	brand := brandOf(in, image, size)
+	if (image.Type == api.ImageZvol) != (brand == api.BrandKVM) {
+		kind := "the root of a zone"
+		if image.Type == api.ImageZvol {
+			kind = "the disk of a virtual machine"
+		}
+		bad("%s is %s, which brand %s does not run", what, kind, brand)
+	}
 	for _, x := range [][2]string{{what, req.Brand}, {"package " + size.Name, size.Brand}} {
 		if x[1] != "" && x[1] != brand {
 			bad("%s is for brand %s, not %s", x[0], x[1], brand)

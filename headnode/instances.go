@@ -88,6 +88,7 @@ func (s *Server) routeInstances(h huma.API) {
 			return s.removeNIC(tx, a, r, in.MAC)
 		})
 	}, conditional, confirms)
+	s.routeInstanceDisks(h)
 	s.routeInstanceReads(h)
 	s.routeAdopt(h)
 }
@@ -264,7 +265,7 @@ func instanceFixed() map[string]string {
 	const made, observed, limit = "it was set when the instance was made; make another one", "its server reports it", "it is its package's"
 	return map[string]string{"uuid": "it names the instance", "owner_uuid": made, "brand": made, "image_uuid": made, "package_uuid": made, "server_uuid": made,
 		"wanted": "there are requests for that: POST /v1/instances/{id}/start and stop", "state": observed, "reason": observed, "until": observed, "started": observed,
-		"nics": "there are requests for that: POST /v1/instances/{id}/nics", "resolvers": "they are those of its networks", "affinity": made, "traits": limit, "vm": made,
+		"nics": "there are requests for that: POST /v1/instances/{id}/nics", "resolvers": "they are those of its networks", "affinity": made, "traits": limit, "vm": "it was set when the instance was made; its disks have requests of their own: POST /v1/instances/{id}/disks",
 		"memory_mib": limit, "swap_mib": limit, "vcpus": limit, "cpu_cap_percent": limit, "cpu_weight": limit, "quota_mib": limit, "processes": limit, "io_weight": limit,
 		"created": "the head node notes it", "deleted": "the head node notes it", "revision": noRevision}
 }

@@ -186,6 +186,11 @@ func (s *Server) converse(ctx context.Context, client *websocket.Conn, i api.Ins
 	if err != nil {
 		return err
 	}
+	if request.Kind != api.SessionConsole {
+		if err := instances.Unable(i, request.Kind+" is for zones"); err != nil {
+			return err
+		}
+	}
 	n, end, err := s.sessions.begin(i.Server, i.UUID, request)
 	if err != nil {
 		return err

@@ -137,6 +137,7 @@ func hardwareSections(c *card, s api.Sysinfo) {
 	c.line("firmware", strings.TrimSpace(s.Firmware+" "+s.BIOSVersion))
 	c.linef("cpu", "%s, %s, %s, %s, virtualization %s", firstOf(s.CPU.Model, "unknown model"),
 		api.Plural(s.CPU.Sockets, "socket"), api.Plural(s.CPU.Cores, "core"), api.Plural(s.CPU.Threads, "thread"), firstOf(s.CPU.Virtualization, "unknown"))
+	c.line("hypervisor", hypervisorText(s.Hypervisor))
 	c.line("memory", size(s.MemoryBytes))
 	c.line("kernel", s.Kernel)
 

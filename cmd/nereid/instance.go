@@ -14,13 +14,13 @@ import (
 
 func (a *app) instanceCommand() *cobra.Command {
 	k := instanceKind(nil)
-	return noun("instance", "Instances: zones, from an image to a machine that runs",
+	return noun("instance", "Instances: zones and virtual machines, from an image on",
 		lines("nereid instance create web0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-512M --network external --wait",
 			"nereid instance list --on cn0", "nereid instance stop web0", "nereid instance explain web0"),
 		a.instanceCreate(), a.instanceList(), a.instanceAdopt(), get(a, k),
 		a.instanceStart(), a.instanceStop(), a.instanceReboot(), a.instanceKill(), a.instanceDelete(),
 		a.instanceRename(), a.instanceProtect(true), a.instanceProtect(false), a.instanceFirewall(), a.instanceRestart(),
-		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(),
+		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(), a.instanceDisk(),
 		a.instanceExec(), a.instanceShell(), a.instanceConsole(), a.instanceLogs(), a.instancePush(), a.instancePull(),
 		a.instanceExplain(), a.instanceTimeline(), a.instanceAudit(), a.instanceSettings())
 }
@@ -40,6 +40,11 @@ func instanceKind(hostnames map[string]string) kind[api.Instance, api.InstanceUp
 				text(strings.Join(instanceAddresses(i), " ")), mib(i.MemoryMiB), text(i.UUID), text(i.Reason)}
 		},
 		name: func(i api.Instance) string { return i.Name },
+		plain: func(i api.Instance) api.Instance {
+			i.VM, i.Restart = nil, firstOf(i.Restart, api.RestartOnFailure)
+			return i
+		},
+		beside: machineSections,
 	}
 }
 

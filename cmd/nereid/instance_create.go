@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,9 @@ type createFlags struct {
 	keys     []string
 	count    int
 	wait     bool
+	vm       api.VMCreate
+	disks    []string
+	diskSize string
 }
 
 func (a *app) instanceCreate() *cobra.Command {
@@ -38,10 +42,15 @@ one NIC are joined by commas, as web,web6. Without NAME the name is the first 8 
 or have {{shortId}} where NAME has it.
 
 --affinity is a rule about the account's other instances, or about racks: instance==web* near those of that name, role!=db away from those with
-that tag, rack==r1; with ==~ and !=~ it is a wish. Why a server was chosen shows: nereid instance explain.`,
+that tag, rack==r1; with ==~ and !=~ it is a wish. Why a server was chosen shows: nereid instance explain.
+
+An instance of an image of type zvol is a virtual machine (brand kvm). Its first disk is a clone of the image; --disk gives it another, of so
+many MiB, or as 20G, or of what remains of the package's quota. A server without KVM takes it only with --emulated: its processor is emulated
+then, some twenty times slower. Its guest finds the same machine for ever: one of the level x86-64-v2, which all servers have.`,
 		Example: lines("nereid instance create web0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-512M --network external --wait",
 			"nereid instance create db --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-2G --network web --count 3 --affinity 'instance!=db*'",
-			"nereid instance create --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-128M --network external --tag role=web --user-data cloud.yaml --ssh-key id.pub"),
+			"nereid instance create --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian --package sample-128M --network external --tag role=web --user-data cloud.yaml --ssh-key id.pub",
+			"nereid instance create vm0 --owner 930896af-bf8c-48d4-885c-6573a94b1853 --image debian-vm --package sample-512M --network external --emulated --disk 1G --disk remaining"),
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return fmt.Errorf("%s: unexpected argument %q; it takes one NAME, or none", cmd.CommandPath(), args[1])
@@ -74,12 +83,22 @@ that tag, rack==r1; with ==~ and !=~ it is a wish. Why a server was chosen shows
 	fl.BoolVar(&f.in.Protected, "protect", false, "it cannot be deleted until that is ended")
 	fl.BoolVar(&f.in.Stopped, "stopped", false, "make it and do not start it")
 	fl.StringVar(&f.in.Restart, "restart", "", "what is done when it ends by itself: no, on-failure or always (default on-failure)")
+	fl.StringVar(&f.vm.Firmware, "firmware", "", "of a virtual machine: bios or uefi (default bios)")
+	fl.BoolVar(&f.vm.TPM, "tpm", false, "of a virtual machine: it has a TPM 2.0")
+	fl.StringVar(&f.vm.Source, "metadata-source", "", "of a virtual machine: nocloud or smartos, where cloud-init looks (default nocloud)")
+	fl.BoolVar(&f.vm.Emulated, "emulated", false, "of a virtual machine: a server without KVM will do")
+	fl.StringVar(&f.diskSize, "disk-size", "", "of a virtual machine: size of its first disk, in MiB or as 20G (default that of the image)")
+	fl.StringArrayVar(&f.disks, "disk", nil, "of a virtual machine: a further disk, in MiB or as 20G, or remaining; can be repeated")
 	fl.IntVar(&f.count, "count", 1, "make so many")
 	fl.BoolVar(&f.wait, "wait", false, "wait until it runs")
 	for _, name := range []string{"owner", "image", "package"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("restart", cobra.FixedCompletions([]cobra.Completion{api.RestartNo, api.RestartOnFailure, api.RestartAlways}, cobra.ShellCompDirectiveNoFileComp))
+	for name, values := range map[string][]cobra.Completion{"brand": {api.BrandLX, api.BrandKVM}, "firmware": {api.FirmwareBIOS, api.FirmwareUEFI},
+		"metadata-source": {api.SourceNoCloud, api.SourceSmartOS}, "disk": {diskRemaining}} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
 	_ = cmd.RegisterFlagCompletionFunc("on", a.completeServers(false))
 	_ = cmd.RegisterFlagCompletionFunc("package", completeObjects(a, packageKind()))
 	return cmd
@@ -99,6 +118,9 @@ func (f *createFlags) request(args []string) (api.InstanceCreate, error) {
 		return in, err
 	}
 	if in.Metadata, err = values("--metadata", f.metadata); err != nil {
+		return in, err
+	}
+	if err := f.machine(&in); err != nil {
 		return in, err
 	}
 	for _, n := range f.networks {
@@ -135,6 +157,27 @@ func (f *createFlags) request(args []string) (api.InstanceCreate, error) {
 		put("root_authorized_keys", keys.String())
 	}
 	return in, nil
+}
+
+// machine is what the flags ask for of a virtual machine.
+func (f *createFlags) machine(in *api.InstanceCreate) (err error) {
+	vm := f.vm
+	if f.diskSize != "" {
+		if vm.DiskMiB, err = mebibytes("--disk-size", f.diskSize); err != nil {
+			return err
+		}
+	}
+	for _, d := range f.disks {
+		size, err := diskSize("--disk", d)
+		if err != nil {
+			return err
+		}
+		vm.Disks = append(vm.Disks, size)
+	}
+	if !reflect.ValueOf(vm).IsZero() {
+		in.VM = &vm
+	}
+	return nil
 }
 
 // networkFlag reads NETWORK[=ADDRESS][,NETWORK[=ADDRESS]...], a NIC.

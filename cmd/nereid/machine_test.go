@@ -146,7 +146,7 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 	if err != nil {
 		return false, err
 	}
-	sysinfo := api.Sysinfo{UUID: m.uuid, Manufacturer: "test", Product: "machine", MemoryBytes: 2 << 30, Firmware: "bios",
+	sysinfo := api.Sysinfo{UUID: m.uuid, Manufacturer: "test", Product: "machine", MemoryBytes: 2 << 30, Firmware: "bios", Hypervisor: api.Hypervisor{QEMU: "10.0.13", NoKVM: "its processor has no VT-x."},
 		CPU: api.CPU{Sockets: 1, Cores: 1, Threads: 1}, NICs: []api.NIC{{Name: "eth0", MAC: m.mac, LinkUp: true}}, Disks: m.disks}
 	tlsConfig := &tls.Config{InsecureSkipVerify: true} // the pin is what the client's own tests are about
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig}}

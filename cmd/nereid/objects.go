@@ -33,6 +33,10 @@ type kind[T, U any] struct {
 	// alerts are what get tells people besides: a title and what is wrong around the
 	// object, one sentence each. Nil: nothing.
 	alerts func(ctx context.Context, c *api.Client, v T) (title string, alerts []string)
+	// plain is what get prints line by line for people, and beside what comes below. Nil: all
+	// of it, and nothing.
+	plain  func(T) T
+	beside func(*card, T)
 }
 
 func (k kind[T, U]) usage(verb string, more ...string) string {
@@ -112,6 +116,9 @@ func get[T, U any](a *app, k kind[T, U]) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if k.beside != nil {
+				return a.showAs(v, k.plain(v), func(c *card) { k.beside(c, v) })
+			}
 			if k.alerts == nil {
 				return a.show(v)
 			}
@@ -188,9 +195,12 @@ func completeObjects[T, U any](a *app, k kind[T, U]) cobra.CompletionFunc {
 func (a *app) show(v any) error { return a.showBeside(v, func(*card) {}) }
 
 // showBeside is show, with more below for people.
-func (a *app) showBeside(v any, more func(*card)) error {
+func (a *app) showBeside(v any, more func(*card)) error { return a.showAs(v, v, more) }
+
+// showAs is showBeside with another object for people than for programs.
+func (a *app) showAs(v, people any, more func(*card)) error {
 	return a.emit(v, func(w io.Writer) error {
-		pairs, err := flatten(v)
+		pairs, err := flatten(people)
 		if err != nil {
 			return err
 		}

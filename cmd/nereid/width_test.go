@@ -47,7 +47,7 @@ func TestWidth(t *testing.T) {
 		"server setup cn0 --plan",
 		"platform list", "platform get " + longStamp, "platform key list", "datacenter show", "token list",
 		"instance list", "instance list --unexpected", "instance get web0", "instance explain web0", "instance audit web0", "instance settings",
-		"instance tag list web0", "instance metadata list web0",
+		"instance tag list web0", "instance disk list vm0", "instance get vm0", "instance metadata list web0",
 		"package list", "package get sample-512M", "image list", "image get debian",
 		"explain --mac 52:54:00:00:00:10",
 		"nictag list", "nictag get external", "network list", "network get external", "network trace 10.0.0.1 10.0.0.2",

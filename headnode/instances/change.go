@@ -109,6 +109,9 @@ func Kill(tx store.Tx, a Asked, r Record, signal string) (_ Record, err error) {
 	if !signalRE.MatchString(name) {
 		return r, invalid("name it as SIGTERM, HUP or 9", "signal %.32q is none that is known", signal)
 	}
+	if r.Brand == api.BrandKVM && name != "KILL" {
+		return r, conflict("ask it to stop: nereid instance stop "+r.UUID, "instance %s (%s) is a virtual machine: it takes no signal but SIGKILL, which is its power switch", r.Name, r.UUID)
+	}
 	o, err := observed(tx, r.UUID)
 	if err != nil {
 		return r, err

@@ -61,13 +61,32 @@ func state(w Want, s Server) []string {
 	if !s.Runs {
 		why = append(why, "the agent of its platform runs no instances; it needs a newer platform")
 	}
-	if w.Brand != api.BrandLX {
-		why = append(why, "it runs instances of brand lx only, not "+w.Brand)
+	switch w.Brand {
+	case api.BrandLX:
+	case api.BrandKVM:
+		why = append(why, hypervisor(w, s)...)
+	default:
+		why = append(why, "it runs instances of brands lx and kvm, not "+w.Brand)
 	}
 	if s.Reserved && w.Server != s.UUID {
 		why = append(why, "an operator keeps new instances away from it")
 	}
 	return why
+}
+
+// hypervisor gives the reason that a server runs no virtual machine for.
+func hypervisor(w Want, s Server) []string {
+	switch h := s.Hypervisor; {
+	case h.QEMU == "":
+		return []string{"its platform has no QEMU, which a virtual machine needs; it needs a platform with it"}
+	case !h.KVM && !w.Emulated:
+		no := h.NoKVM
+		if no == "" {
+			no = "its kernel does not say why"
+		}
+		return []string{"it has no KVM: " + strings.TrimRight(no, ".") + "; emulated, which is some twenty times slower, the instance may be on it"}
+	}
+	return nil
 }
 
 // nics gives the reasons of NICs that have no way to their networks.

@@ -31,6 +31,8 @@ type Server struct {
 	Tags     []string // NIC tags that it provides
 	Underlay bool     // it has an underlay address
 
+	Hypervisor api.Hypervisor
+
 	MemoryMiB int // all of it
 	CPUs      int // logical processors
 	DiskMiB   int // of its pool
@@ -55,6 +57,7 @@ type Want struct {
 	NICs     [][]Way // of each NIC, the ways that will do
 	Rules    []Rule
 	Platform string // that new boots get; empty: none
+	Emulated bool   // of a virtual machine: a server without KVM will do
 	api.Limits
 }
 

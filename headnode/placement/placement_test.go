@@ -38,7 +38,13 @@ func TestFilters(t *testing.T) {
 		{"going", func(_ *Want, s *Server) { s.Going = "reboot" }, "it was asked for a reboot"},
 		{"pool", func(_ *Want, s *Server) { s.Pool = "pool zones is FAULTED" }, "pool zones is FAULTED"},
 		{"old agent", func(_ *Want, s *Server) { s.Runs = false }, "the agent of its platform runs no instances; it needs a newer platform"},
-		{"brand", func(w *Want, _ *Server) { w.Brand = api.BrandKVM }, "it runs instances of brand lx only, not kvm"},
+		{"brand", func(w *Want, _ *Server) { w.Brand = "bhyve" }, "it runs instances of brands lx and kvm, not bhyve"},
+		{"no QEMU", func(w *Want, _ *Server) { w.Brand, w.Emulated = api.BrandKVM, true }, "its platform has no QEMU, which a virtual machine needs; it needs a platform with it"},
+		{"no KVM", func(w *Want, s *Server) {
+			w.Brand, s.Hypervisor = api.BrandKVM, api.Hypervisor{QEMU: "10.0.13", NoKVM: "its firmware has virtualisation switched off."}
+		}, "it has no KVM: its firmware has virtualisation switched off; emulated, which is some twenty times slower, the instance may be on it"},
+		{"no KVM unsaid", func(w *Want, s *Server) { w.Brand, s.Hypervisor = api.BrandKVM, api.Hypervisor{QEMU: "10.0.13"} },
+			"it has no KVM: its kernel does not say why; emulated, which is some twenty times slower, the instance may be on it"},
 		{"reserved", func(_ *Want, s *Server) { s.Reserved = true }, "an operator keeps new instances away from it"},
 		{"another", func(w *Want, _ *Server) { w.Server = "s9" }, "another server is asked for"},
 		{"trait", func(w *Want, _ *Server) { w.Traits = map[string]string{"ssd": "true"} }, "it has no trait ssd; true is wanted"},
