@@ -94,8 +94,8 @@ func (s *Server) addNIC(tx store.Tx, a instances.Asked, r instances.Record, nic 
 	if len(r.NICs) >= instances.MaxNICs {
 		return nic, r, refuse(http.StatusConflict, api.CodeConflict, "take one away first", "instance %s has %s, and no more are allowed", r.Name, api.Plural(len(r.NICs), "NIC"))
 	}
-	if r.VM != nil && len(r.NICs)+len(r.VM.Disks) >= instances.MaxDevices {
-		return nic, r, refuse(http.StatusConflict, api.CodeConflict, "take one away first", "instance %s has %s and %s, and no more are allowed together", r.Name, api.Plural(len(r.NICs), "NIC"), api.Plural(len(r.VM.Disks), "disk"))
+	if err := instances.OneMore(r); err != nil {
+		return nic, r, err
 	}
 	if nic.Owner == "" {
 		nic.Owner = r.Owner

@@ -124,13 +124,22 @@ func TestMachine(t *testing.T) {
 		t.Errorf("audit %v", actions)
 	}
 
+	for {
+		if _, err = h.client.AddInstanceDisk(ctx, "vm0", "1"); err != nil {
+			break
+		}
+	}
+	refused("a disk too many", err, "has had 15 disks and has 1 NIC")
+	_, err = h.client.AddInstanceNIC(ctx, "vm0", in.Networks[0])
+	refused("a NIC too many", err, "no more are allowed together")
+
 	// What needs a program in its guest is refused; so is what is a virtual machine's of a zone.
 	z.says("runs", []api.InstanceStatus{{UUID: made.UUID, State: api.InstanceRunning, Made: true, Started: h.clock()}})
 	_, err = h.client.KillInstance(ctx, "vm0", "HUP")
 	refused("a signal", err, "takes no signal but SIGKILL")
 	must[api.Instance](t)(h.client.KillInstance(ctx, "vm0", ""))
 	for _, kind := range []string{api.SessionExec, api.SessionPush, api.SessionPull} {
-		if err := instances.Unable(now, kind); err == nil || !strings.Contains(err.Error(), "virtual machine") {
+		if err := instances.Unable(h.instance("vm0"), kind); err == nil || !strings.Contains(err.Error(), "virtual machine") {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}

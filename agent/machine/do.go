@@ -119,6 +119,9 @@ func (m *Machines) prepare(ctx context.Context) error {
 
 // start starts an instance. What it failed of is the error.
 func (m *Machines) start(ctx context.Context, uuid, name string, spec *api.InstanceSpec) error {
+	if err := m.dropDisks(ctx, uuid, spec); err != nil {
+		return err
+	}
 	m.note(uuid, func(i *instance) {
 		i.unit, i.killed, i.ran, i.why, i.pause = unitStarts, false, false, "", time.Time{}
 		i.kind, i.refused, i.guestIs = m.kindOf(spec), "", guestIs{}

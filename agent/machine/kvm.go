@@ -18,13 +18,16 @@ import (
 	"nereid/api"
 )
 
-// Disks has the volumes of virtual machines. Its method may be called again after a
+// Disks has the volumes of virtual machines. Its methods may be called again after a
 // failure, and for different instances side by side.
 type Disks interface {
 	// CloneDisks makes an instance's dataset with its quota, and its volumes below it:
 	// clones of their images, and empty ones. What is there is left, its quota too, but
 	// that a volume which is smaller than it is to be grows.
 	CloneDisks(ctx context.Context, instance string, disks []api.VMDisk, quotaMiB int) error
+	// DropDisk destroys a volume of an instance that does not run; one that is not there is
+	// no error.
+	DropDisk(ctx context.Context, instance, disk string) error
 }
 
 // Hypervisor is what virtual machines are run with on a server.
@@ -71,6 +74,20 @@ func growMachine(kept, spec *api.InstanceSpec) (steps []step) {
 		steps = append(steps, stepDisks{spec.QuotaMiB, disksOf(spec)})
 	}
 	return steps
+}
+
+// dropDisks destroys the disks that are named as those that go: no other ones. The machine
+// does not run.
+func (m *Machines) dropDisks(ctx context.Context, uuid string, spec *api.InstanceSpec) error {
+	if spec.VM == nil || m.Disks == nil {
+		return nil
+	}
+	for _, disk := range spec.VM.Dropped {
+		if err := m.Disks.DropDisk(ctx, uuid, disk); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // refuseMachine names all that is wrong.

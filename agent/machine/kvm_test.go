@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -181,5 +182,31 @@ func TestMachineLife(t *testing.T) {
 	}
 	if _, gone := s.set(Wanted{Gone: true}, "a"); !gone || s.zones.String() != "" {
 		t.Errorf("left is %s", s.zones)
+	}
+}
+
+// dropped notes the disks that are destroyed.
+type dropped []string
+
+func (d *dropped) CloneDisks(context.Context, string, []api.VMDisk, int) error { return nil }
+
+func (d *dropped) DropDisk(_ context.Context, uuid, disk string) error {
+	*d = append(*d, uuid+"/"+disk)
+	return nil
+}
+
+// TestDropDisks: disks go that are named as those that go, and no other ones.
+func TestDropDisks(t *testing.T) {
+	var d dropped
+	m := &Machines{Disks: &d}
+	spec := machineOf("a")
+	for _, names := range [][]string{nil, {"disk2", "disk5"}} {
+		spec.VM.Dropped = names
+		if err := m.dropDisks(t.Context(), "a", spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.dropDisks(t.Context(), "z", specOf("z")); err != nil || !slices.Equal(d, dropped{"a/disk2", "a/disk5"}) {
+		t.Errorf("dropped %v, %v", d, err)
 	}
 }

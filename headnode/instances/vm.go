@@ -122,8 +122,8 @@ func NoVM(r Record, what string) error {
 func AddDisk(tx store.Tx, a Asked, r Record, size string) (_ Record, err error) {
 	defer named(&err, "give instance %s a disk", r.UUID)
 	return r, editVM(tx, a, &r, "add_disk", func(vm *api.VM) error {
-		if n := len(vm.Disks) + len(r.NICs); n >= MaxDevices {
-			return conflict("take one away first", "instance %s has %s and %s, and no more are allowed together", r.Name, api.Plural(len(vm.Disks), "disk"), api.Plural(len(r.NICs), "NIC"))
+		if err := OneMore(r); err != nil {
+			return err
 		}
 		mib, err := sizes(vm.Disks, []string{size}, r.QuotaMiB)
 		if err != nil {
@@ -185,18 +185,22 @@ func RemoveDisk(tx store.Tx, a Asked, r Record, disk string) (_ Record, err erro
 		if i == 0 {
 			return conflict("delete the instance, if that is meant", "instance %s boots from disk %s", r.Name, disk)
 		}
-		if len(vm.Dropped) >= maxDropped {
-			return conflict("make another instance", "%s were taken from instance %s already; no more are", api.Plural(maxDropped, "disk"), r.Name)
-		}
 		vm.Disks = slices.Delete(slices.Clone(vm.Disks), i, i+1)
 		vm.Dropped = append(slices.Clone(vm.Dropped), disk)
 		return nil
 	})
 }
 
-// maxDropped bounds the names of disks that are gone, which no disk gets again: a server
-// that was away would take the new one for it.
-const maxDropped = 1000
+// OneMore says that a virtual machine takes neither a disk nor a NIC any more. A disk's
+// number is that of its port, and no disk gets that of one before it: a server that was away
+// would take the new one for it.
+func OneMore(r Record) error {
+	if r.VM == nil || next(r.VM)+len(r.NICs) < MaxDevices {
+		return nil
+	}
+	text := fmt.Sprintf("instance %s has had %s and has %s, and no more are allowed together", r.Name, api.Plural(next(r.VM), "disk"), api.Plural(len(r.NICs), "NIC"))
+	return conflict("make another instance", "%s", text)
+}
 
 // findDisk is the place of a disk among those of a machine.
 func findDisk(r Record, vm *api.VM, disk string) (int, error) {

@@ -17,6 +17,11 @@ func small(dir string) Machine {
 // TestArguments: what is in a machine is in its command line, and nothing that is in a
 // value ends it.
 func TestArguments(t *testing.T) {
+	featured := small("/run/x")
+	featured.CPU = "qemu64,svm=off,aes=on,lahf-lm=on,sse4.1=on"
+	if err := featured.check(); err != nil {
+		t.Errorf("a processor with features: %v", err)
+	}
 	m := small("/run/a,b")
 	m.Disks = append(m.Disks, Disk{Name: "seed", Path: "/dev/zvol/seed", Slot: 3, ReadOnly: true, Block: true})
 	m.Firmware = "/usr/share/OVMF/OVMF_CODE_4M.fd"

@@ -18,7 +18,9 @@ var (
 	uuidRE = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	nameRE = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,19}$`)       // a serial number of virtio has 20 bytes (Virtio 1.2, 5.2.6)
 	wordRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`) // machine types, models
-	tapRE  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)  // IFNAMSIZ
+	// A model of a processor, and what it has more or less.
+	cpuRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(,[a-z0-9][a-z0-9._-]{0,31}=(on|off)){0,32}$`)
+	tapRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`) // IFNAMSIZ
 )
 
 // check says what of m QEMU would not take, or would take for something else.
@@ -32,7 +34,7 @@ func (m Machine) check() error {
 	bad(uuidRE.MatchString(m.UUID), "UUID %q: want one in lower case", m.UUID)
 	bad(filepath.IsAbs(m.Dir), "folder %q: want an absolute path", m.Dir)
 	bad(wordRE.MatchString(m.Type), "machine type %q: want one of QEMU's", m.Type)
-	bad(wordRE.MatchString(m.CPU), "CPU model %q: want one of QEMU's", m.CPU)
+	bad(cpuRE.MatchString(m.CPU), "CPU model %q: want one of QEMU's, and features as aes=on", m.CPU)
 	bad(m.VCPUs >= 1 && m.VCPUs <= maxVCPUs, "%d vcpus: want 1 to %d", m.VCPUs, maxVCPUs)
 	bad(m.MaxVCPUs == 0 || m.MaxVCPUs >= m.VCPUs && m.MaxVCPUs <= maxVCPUs, "up to %d vcpus: want %d to %d", m.MaxVCPUs, m.VCPUs, maxVCPUs)
 	bad(m.MemoryMiB >= 1 && m.MemoryMiB <= maxMiB, "%d MiB of memory: want 1 to %d", m.MemoryMiB, maxMiB)
