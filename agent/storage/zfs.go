@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -21,6 +22,10 @@ import (
 // ZFS is the system's zfs: Datasets, Snapshots, Streams, Lister, Properties,
 // Mounts and Volumes. Its zero value is ready.
 type ZFS struct{}
+
+// pipeBytes is how much of a stream is under way to zfs receive, which takes records of
+// up to a mebibyte: with a pipe's usual 64 KiB it and we would wait for each other in turns.
+const pipeBytes = 1 << 20
 
 // call runs what go-zfs does and says what it meant.
 func call(ctx context.Context, verb, name string, fn func() error) error {
@@ -274,8 +279,12 @@ func (ZFS) run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, er
 		if err != nil {
 			return nil, fmt.Errorf("zfs %s: %w", args[0], err)
 		}
+		widen(pipe)
 		fed.Go(func() {
-			_, _ = io.Copy(pipe, stdin) // what was cut, or not taken, the program says
+			w := bufio.NewWriterSize(pipe, pipeBytes)
+			if _, err := io.Copy(w, stdin); err == nil {
+				_ = w.Flush() // what was cut, or not taken, the program says
+			}
 			pipe.Close()
 		})
 	}
