@@ -206,5 +206,10 @@ func leader(o operator, z zone) string {
 // until waits in a server until a line of shell ends well.
 func (o operator) until(m *lab.Machine, line string) {
 	o.T.Helper()
-	o.Shell(m, fmt.Sprintf("timeout %d sh -c 'until { %s; } 2>/dev/null; do sleep 0.2; done'", int((3*time.Minute).Seconds()), line))
+	const limit = 3 * time.Minute
+	ctx, cancel := context.WithTimeout(o.T.Context(), limit+time.Minute)
+	defer cancel()
+	if out, err := m.Shell(ctx, fmt.Sprintf("timeout %d sh -c 'until { %s; } 2>/dev/null; do sleep 0.2; done'", int(limit.Seconds()), line)); err != nil {
+		o.T.Fatalf("%v: %s", err, out)
+	}
 }

@@ -143,10 +143,10 @@ func ShellLayer() map[string]string {
 	return map[string]string{
 		// A read ends at once while nobody has the other side open.
 		"/usr/lib/lab/shell": `while :; do
-	if read -r -u 3 line; then
+	if read -r -u 3 id line; then
 		eval "$line" >/run/lab.out 2>&1 </dev/null 3>&-
 		rc=$?
-		{ base64 -w0 /run/lab.out; echo " $rc"; } >&3
+		{ echo -n "$id $rc "; base64 -w0 /run/lab.out; echo; } >&3
 	else
 		sleep 0.5
 	fi

@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"net"
@@ -35,23 +36,38 @@ func (m *Machine) Shell(ctx context.Context, line string) (string, error) {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return "", fmt.Errorf("shell of %s: %w", m.Spec.Name, err)
 	}
-	if _, err := fmt.Fprintln(conn, strings.ReplaceAll(line, "\n", "; ")); err != nil {
+	id := rand.Text()
+	if _, err := fmt.Fprintln(conn, id, strings.ReplaceAll(line, "\n", "; ")); err != nil {
 		return "", fmt.Errorf("shell of %s: %w", m.Spec.Name, err)
 	}
-	answer, err := bufio.NewReader(conn).ReadString('\n')
+	out, status, err := answer(bufio.NewReader(conn), id)
 	if err != nil {
 		return "", fmt.Errorf("shell of %s: %q: %w", m.Spec.Name, line, err)
 	}
-	coded, status, _ := strings.Cut(strings.TrimSpace(answer), " ")
-	if status == "" { // nothing was printed: the line is only the status
-		coded, status = "", coded
+	if status != 0 {
+		return out, fmt.Errorf("shell of %s: %q: exit status %d: %s", m.Spec.Name, line, status, out)
 	}
-	out, err := base64.StdEncoding.DecodeString(coded)
-	if err != nil {
-		return "", fmt.Errorf("shell of %s: %q: %w", m.Spec.Name, line, err)
+	return out, nil
+}
+
+// answer reads what a line printed, and its exit status. The answers of earlier lines,
+// for which nobody waited to the end, are passed over.
+func answer(r *bufio.Reader, id string) (out string, status int, err error) {
+	for {
+		text, err := r.ReadString('\n')
+		if err != nil {
+			return "", 0, err
+		}
+		of, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+		if of != id {
+			continue
+		}
+		code, coded, _ := strings.Cut(rest, " ")
+		status, err := strconv.Atoi(code)
+		if err != nil {
+			return "", 0, fmt.Errorf("exit status: %w", err)
+		}
+		b, err := base64.StdEncoding.DecodeString(coded)
+		return string(b), status, err
 	}
-	if rc, err := strconv.Atoi(status); err != nil || rc != 0 {
-		return string(out), fmt.Errorf("shell of %s: %q: exit status %s: %s", m.Spec.Name, line, status, out)
-	}
-	return string(out), nil
 }
