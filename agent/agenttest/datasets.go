@@ -351,7 +351,7 @@ func (w *World) back(p *pool, set, snap string) string {
 	return filepath.Join(w.Root, "pools", fmt.Sprint(p.guid), name)
 }
 
-// copyTree copies a folder's files; no folder is an empty one.
+// copyTree copies a folder's files, with their modes; no folder is an empty one.
 func copyTree(to, from string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
@@ -359,5 +359,17 @@ func copyTree(to, from string) error {
 	if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return os.CopyFS(to, os.DirFS(from))
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		return os.Chmod(filepath.Join(to, strings.TrimPrefix(path, from)), info.Mode())
+	})
 }

@@ -35,10 +35,18 @@ func makeRoot(ctx context.Context, m Mounts, dataset string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, top.Close()) }()
-	if err := unix.Mkdirat(int(top.Fd()), rootFolder, 0o755); err != nil {
+	if err := mkdir(int(top.Fd()), rootFolder, 0o755); err != nil {
 		return fmt.Errorf("make %s in %s: %w", rootFolder, dataset, err)
 	}
 	return nil
+}
+
+// mkdir makes a folder with exactly that mode: the agent's umask is 0077.
+func mkdir(dir int, name string, mode uint32) error {
+	if err := unix.Mkdirat(dir, name, 0o700); err != nil {
+		return err
+	}
+	return unix.Fchmodat(dir, name, mode, 0)
 }
 
 // openIn opens a name as if dir were the root of everything.
@@ -70,7 +78,7 @@ func (t *Tree) folder(name string) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(above)
-	if err := unix.Mkdirat(above, path.Base(name), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := mkdir(above, path.Base(name), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err
 	}
 	return openIn(t.fd(), name, flags, 0) // a link that leads nowhere stays ENOENT

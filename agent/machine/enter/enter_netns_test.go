@@ -133,6 +133,7 @@ func (p place) run(r Request, stdin string) (status int, stdout, stderr string, 
 
 func TestNetNSEnter(t *testing.T) {
 	p := newPlace(t)
+	defer unix.Umask(unix.Umask(0o077)) // of nereid-agent.service
 	sh := func(line string) Request { return Request{Kind: Exec, Command: []string{"sh", "-c", line}} }
 	for name, tt := range map[string]struct {
 		r              Request
@@ -153,6 +154,7 @@ func TestNetNSEnter(t *testing.T) {
 		"number and group": {r: Request{Kind: Exec, User: "4711:4712", Command: []string{"sh", "-c", "id -u; id -g; id -G"}}, stdout: "4711\n4712\n4712\n"},
 		"no user":          {r: Request{Kind: Exec, User: "nobody-of-this-name", Command: []string{"id"}}, status: 126, stderr: `nereid: find user "nobody-of-this-name"...`},
 		"environment":      {r: Request{Kind: Exec, Env: []string{"A=b c", "PATH=/bin"}, Command: []string{"sh", "-c", "echo $A; echo $PATH"}}, stdout: "b c\n/bin\n"},
+		"umask":            {r: sh("umask"), stdout: "0022\n"},
 		"directory":        {r: Request{Kind: Exec, Dir: "/usr", Command: []string{"pwd"}}, stdout: "/usr\n"},
 		"no directory":     {r: Request{Kind: Exec, Dir: "/none", Command: []string{"pwd"}}, status: 126, stderr: "nereid: go to /none: no such file or directory\n"},
 		"capabilities":     {r: sh("mknod /mnt/null c 1 3; date -s @0 >/mnt/date"), status: 1, stderr: "mknod: /mnt/null: Operation not permitted..."},

@@ -195,6 +195,7 @@ func become(r Request) (int, error) {
 		}
 		_ = unix.Chdir("/") // as a login without a home does
 	}
+	unix.Umask(0o022) // the agent's is stricter, and a login's own business
 	path := a.shell
 	if len(r.Command) > 0 {
 		if path, err = find(r.Command[0], env); err != nil {
