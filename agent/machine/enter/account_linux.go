@@ -83,6 +83,9 @@ func account(user string) (login, error) {
 		}
 		a.gid = gid
 	}
+	if !slices.Contains(a.groups, a.gid) {
+		a.groups = append([]int{a.gid}, a.groups...) // as a login has it, and initgroups(3)
+	}
 	return a, nil
 }
 

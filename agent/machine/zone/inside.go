@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -178,6 +179,11 @@ func find(root, user string) (who, error) {
 				w.groups = append(w.groups, uint32(gid))
 			}
 		}
+	}
+	if !slices.Contains(w.groups, w.gid) {
+		// Among the others, too: what is kept from a group is kept from it however the
+		// process changes its own (as container runtimes do since CVE-2022-36109).
+		w.groups = append([]uint32{w.gid}, w.groups...)
 	}
 	if !found {
 		return w, fmt.Errorf("group %q is not in the image's /etc/group", group)

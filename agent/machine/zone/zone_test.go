@@ -119,8 +119,8 @@ func TestUser(t *testing.T) {
 		"etc/group":  "root:x:0:\nwww:x:33:app,root\nwheel:x:10:root\n",
 	})
 	for user, want := range map[string]string{
-		"": "0 0 [33 10] /root", "0": "0 0 [33 10] /root", "app": "1000 1001 [33] /srv/app", "1000": "1000 1001 [33] /srv/app",
-		"app:www": "1000 33 [] /srv/app", "app:77": "1000 77 [] /srv/app", "4711": "4711 0 [] /", "4711:12": "4711 12 [] /",
+		"": "0 0 [0 33 10] /root", "0": "0 0 [0 33 10] /root", "app": "1000 1001 [1001 33] /srv/app", "1000": "1000 1001 [1001 33] /srv/app",
+		"app:www": "1000 33 [33] /srv/app", "app:77": "1000 77 [77] /srv/app", "4711": "4711 0 [0] /", "4711:12": "4711 12 [12] /",
 		"nobody": "error", "app:nobody": "error", "bad": "error",
 	} {
 		w, err := find(root, user)
