@@ -42,9 +42,9 @@ vm: build platform images ## tests with real firmware, ZFS and systemd in QEMU (
 	@echo "== vm tests"
 	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) NEREID_IMAGES=$(IMAGES) bin/nereid-rack $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m ./integration/... ./bootserver
 
-bench: build platform ## speed and memory, against the alternatives, in one run
+bench: build platform images ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test bench
-	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) go test -tags vm -run Bench -count=1 -p 1 -timeout 60m -v ./integration/bench
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) NEREID_IMAGES=$(IMAGES) go test -tags vm -run Bench -count=1 -p 1 -timeout 90m -v ./integration/bench
 	go test -run '^$$' -bench . ./headnode/... ./bootserver/... ./images/... ./agent/...
 	go test -tags netns -run '^$$' -bench NetNS -benchtime 1x ./agent ./agent/network ./agent/firewall
 	NEREID_BIN=$(CURDIR)/bin go test -tags netns -run Bench -count=1 -timeout 60m -v ./integration/bench
@@ -67,8 +67,7 @@ platform: build ## the platform image, into the cache
 images: build ## small images of zones, into the cache
 	@$(PACKAGES) build lab
 	@echo "== images of zones -> $(IMAGES)"
-	rm -rf $(IMAGES)/tiny
-	bin/nereid image build tiny --out $(IMAGES)/tiny --cache $(CACHE)
+	for image in tiny debian; do rm -rf $(IMAGES)/$$image; bin/nereid image build $$image --out $(IMAGES)/$$image --cache $(CACHE) || exit 1; done
 
 fuzz: ## every fuzz target for 30 s each
 	@go list -f '{{.Dir}} {{.ImportPath}}' ./... | while read -r dir pkg; do \
