@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"strings"
 
 	"nereid/agent/machine/zone"
@@ -27,6 +28,8 @@ type brand struct {
 	limits func(running, wanted api.Limits) api.Limits
 	// properties are its unit's, whose files are in dir.
 	properties func(uuid, dir string, l api.Limits) ([]property, error)
+	// ready waits for what has to be there before its unit starts. Nil: nothing.
+	ready func(ctx context.Context, dir string) error
 	// bounds are the properties of its unit that a package sets.
 	bounds func(l api.Limits) []property
 	// signals says why it takes no signals but SIGKILL; empty: it takes all.

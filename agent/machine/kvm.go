@@ -50,6 +50,7 @@ func machines() *brand {
 		files:      machineFiles,
 		limits:     machineLimits,
 		properties: machineProperties,
+		ready:      vm.Wait,
 		bounds:     machineBounds,
 		signals:    "it is a virtual machine, whose processes only its guest knows; stop, reboot and SIGKILL are what there is",
 	}

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"cmp"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -112,7 +111,7 @@ func machineBounds(l api.Limits) []property {
 		case "MemoryMax":
 			all[i].Value = uint64(l.MemoryMiB+vm.Overhead(l.MemoryMiB, false)) << 20
 		case "TasksMax":
-			all[i].Value = uint64(cmp.Or(l.Processes, defaultTasks)) // threads of QEMU's
+			all[i].Value = uint64(defaultTasks) // threads of QEMU's; processes are the guest's matter
 		}
 	}
 	return all

@@ -90,6 +90,11 @@ func (s *Systemd) Start(ctx context.Context, name, dir string, l api.Limits) err
 	if !ok {
 		return fmt.Errorf("start unit %s: it is no instance's", name)
 	}
+	if b.ready != nil {
+		if err := b.ready(ctx, dir); err != nil {
+			return err
+		}
+	}
 	list, err := b.properties(uuid, dir, l)
 	if err != nil {
 		return err

@@ -13,6 +13,9 @@ var errHere = fmt.Errorf("virtual machines of this kind are Linux's: %w", errors
 // Run is not there on this system.
 func Run(context.Context, string, string, func(Start) error) error { return errHere }
 
+// Wait is not there on this system.
+func Wait(context.Context, string) error { return errHere }
+
 // Button is not there on this system.
 func Button(context.Context, string) error { return errHere }
 

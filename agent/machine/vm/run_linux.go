@@ -122,6 +122,19 @@ func (s Start) disks(ctx context.Context) (groups []int, err error) {
 	return groups, nil
 }
 
+// Wait waits for the disks of the machine whose folder is dir: they are named some time
+// after they are made. A unit that starts before is not allowed to open them.
+func Wait(ctx context.Context, dir string) error {
+	s, err := Read(dir)
+	if err == nil {
+		_, err = s.disks(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("start machine: %w", err)
+	}
+	return nil
+}
+
 // groupOf is the group of a file, and whether that is a block device.
 func groupOf(path string) (gid int, block bool, err error) {
 	var st unix.Stat_t
