@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 
 	"nereid/agent/machine/enter"
@@ -17,6 +19,9 @@ type ZoneEntry struct {
 	Log     func(instance string) string                            // where what it printed is kept
 	Console func(instance string) (pid int, err error)              // process that has its console
 	Image   func(instance string) api.ImageRun                      // what its image says of programs
+	// Serial is the socket of a virtual machine's first serial port; empty: the instance
+	// is none.
+	Serial func(instance string) string
 }
 
 // Enter has a session with a zone: see Entry.
@@ -26,6 +31,9 @@ func (z ZoneEntry) Enter(ctx context.Context, instance string, r api.SessionRequ
 			return noProgram, err
 		}
 		return 0, nil
+	}
+	if z.serial(instance) != "" {
+		return noProgram, errors.New("the instance is a virtual machine, in which this server can run no program: use its console, or SSH")
 	}
 	leader, err := z.Leader(ctx, instance)
 	if err != nil {
@@ -50,6 +58,9 @@ func (z ZoneEntry) console(ctx context.Context, instance string, r api.SessionRe
 	if !r.Input {
 		return enter.Console(ctx, z.Log(instance), r.Follow, stdout, stdout)
 	}
+	if socket := z.serial(instance); socket != "" {
+		return z.machine(ctx, socket, instance, stdin, stdout, stderr)
+	}
 	if _, err := z.Console(instance); err != nil {
 		return fmt.Errorf("the instance does not run: %w", err)
 	}
@@ -67,6 +78,30 @@ func (z ZoneEntry) console(ctx context.Context, instance string, r api.SessionRe
 	typing.Go(func() {
 		enter.Type(ctx, func() (int, error) { return z.Console(instance) }, stdin, size, sizes)
 	})
+	return enter.Console(ctx, z.Log(instance), true, stderr, stdout)
+}
+
+func (z ZoneEntry) serial(instance string) string {
+	if z.Serial == nil {
+		return ""
+	}
+	return z.Serial(instance)
+}
+
+// machine is console with input for a virtual machine. Its serial port has one line: who
+// comes second is heard when the first has gone. What is printed is read from the log, by
+// as many as like.
+func (z ZoneEntry) machine(ctx context.Context, socket, instance string, stdin io.ReadCloser, stdout, stderr io.Writer) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return fmt.Errorf("the instance does not run, or its console cannot be reached: %w", err)
+	}
+	var typing sync.WaitGroup
+	defer typing.Wait()
+	defer stdin.Close()
+	defer c.Close()
+	typing.Go(func() { _, _ = io.Copy(c, stdin) })      // what a machine that has ended does not hear is lost
+	typing.Go(func() { _, _ = io.Copy(io.Discard, c) }) // it is in the log
 	return enter.Console(ctx, z.Log(instance), true, stderr, stdout)
 }
 

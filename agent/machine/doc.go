@@ -1,6 +1,7 @@
 // Package machine makes one server's instances what they are to be: Linux zones, which
 // are systemd-nspawn in transient units of systemd (systemd-nspawn(1),
-// org.freedesktop.systemd1(5)). Package zone is what happens in and around a unit.
+// org.freedesktop.systemd1(5)), and virtual machines, which are QEMU in units of their own.
+// Packages zone and vm are what happens in and around a unit; brand is what differs.
 //
 //	wanted ──┐
 //	         ├─> plan ──> steps ──> datasets, files, units
@@ -20,6 +21,10 @@
 //     the run: its files have the owners 0 to 65535 on the disk (idmapped mounts).
 //   - A request (reboot, signal, force) is done once: its id is in the zone's files
 //     before it is carried out. A start is an answer to all requests made before.
+//   - A virtual machine's QEMU is asked and heard at its monitor (package qmp), by one
+//     connection each. It needs nobody: its unit presses its power button when it is to
+//     stop. UEFI, TPMs, the guest agent, its screen, and disks and NICs that come and go
+//     while it runs are not there yet: what is asked for of them is refused, with words.
 //   - A zone that ended by itself, without a failure, stays down until the next request,
 //     another wish or the server's next boot. One that failed is started again, less and
 //     less often.

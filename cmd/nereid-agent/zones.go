@@ -8,6 +8,7 @@ import (
 
 	"nereid/agent"
 	"nereid/agent/machine"
+	"nereid/agent/machine/vm"
 	"nereid/agent/machine/zone"
 	"nereid/agent/storage"
 	"nereid/agent/sysinfo"
@@ -36,7 +37,13 @@ func joinZones(a *agent.Agent, st *storage.Storage, hw *sysinfo.Reader) (stop fu
 		Program: zone.Program,
 		Leader:  machine.Leader,
 		Console: zone.Process,
-		Log:     func(uuid string) string { return filepath.Join(zone.Consoles, zone.Logs, zone.Log(uuid)) },
+		Serial: func(uuid string) string {
+			if spec := a.Zones.Machines.Kept(uuid); spec == nil || spec.Brand != api.BrandKVM {
+				return ""
+			}
+			return filepath.Join(vm.RunDir(filepath.Join(zone.Dir, uuid)), vm.Console)
+		},
+		Log: func(uuid string) string { return filepath.Join(zone.Consoles, zone.Logs, zone.Log(uuid)) },
 		Image: func(uuid string) api.ImageRun {
 			if spec := a.Zones.Machines.Kept(uuid); spec != nil {
 				return spec.Run
