@@ -137,6 +137,8 @@ func (m *Machines) start(ctx context.Context, uuid, name string, spec *api.Insta
 		}
 		if why := zone.Reason(m.dir(uuid)); why != "" {
 			err = errors.New(why)
+		} else if last := zone.LastLine(uuid); last != "" {
+			err = fmt.Errorf("%w; its console ends with %q", err, last)
 		}
 		return err
 	}
