@@ -91,7 +91,7 @@ func (o operator) network() {
 	o.T.Helper()
 	o.nereid("fabric", "vlan", "create", alice, "2", "--name", "web")
 	o.Undo("fabric", "vlan", "delete", alice, "2", "--yes")
-	o.nereid("fabric", "network", "create", alice, "2", "web", "--subnet", "192.168.7.0/24", "--gateway", "192.168.7.1")
+	o.nereid("fabric", "network", "create", alice, "2", "web", "--subnet", "192.168.7.0/24", "--gateway", "192.168.7.1", "--internet-nat")
 	o.Undo("fabric", "network", "delete", alice, "2", "web", "--yes")
 }
 
@@ -110,8 +110,8 @@ func (o operator) create(image, pkg string, on map[string]*lab.Machine, more ...
 }
 
 // TestVMZones takes an image to two running zones on two servers, which reach each other
-// on their fabric addresses, also after the agent was killed, after a reboot from inside
-// and a stop; deleted zones leave nothing.
+// on their fabric addresses and what is outside by NAT, also after the agent was killed,
+// after a reboot from inside, with NICs more and less, and a stop; deleted zones leave nothing.
 func TestVMZones(t *testing.T) {
 	o := operator{labtest.Standard(t)}
 	img := o.prepare()
@@ -187,6 +187,13 @@ func TestVMZones(t *testing.T) {
 		reach(t)
 	})
 	t.Run("NICs", func(t *testing.T) { o.liveNICs(t, zones["z1"], zones["z2"], reach) })
+	t.Run("NAT", func(t *testing.T) {
+		address := o.of(t).Outside()
+		for _, z := range zones {
+			o.of(t).Answers(z.on, "nsenter -n -t "+leader(o, z), address)
+			o.inside(z, "ping -c 3 -w 60 "+address)
+		}
+	})
 	t.Run("stop and start", func(t *testing.T) {
 		o.nereid("instance", "stop", "z1", "--wait")
 		if got := o.instance("z1"); got.State != api.InstanceStopped {
