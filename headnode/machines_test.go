@@ -58,9 +58,9 @@ func TestMachine(t *testing.T) {
 	h, zs := machineRack(t, withKVM)
 	ctx, z := context.Background(), zs[0]
 	in := machine0("vm0")
-	in.VM = &api.VMCreate{Firmware: api.FirmwareUEFI, TPM: true, Disks: []string{"512", "remaining"}}
+	in.VM = &api.VMCreate{Disks: []string{"512", "remaining"}}
 	made := must[api.Instance](t)(h.client.CreateInstance(ctx, in))
-	want := &api.VM{Machine: "pc-q35-10.0", CPU: made.VM.CPU, Firmware: api.FirmwareUEFI, TPM: true, Source: api.SourceNoCloud,
+	want := &api.VM{Machine: "pc-q35-10.0", CPU: made.VM.CPU, Firmware: api.FirmwareBIOS, Source: api.SourceNoCloud,
 		Disks: []api.VMDisk{{Name: "disk0", SizeMiB: 2048, Image: bootDisk.UUID}, {Name: "disk1", SizeMiB: 512}, {Name: "disk2", SizeMiB: made.QuotaMiB - 2560}}}
 	if got := fmt.Sprintf("%+v", made.VM); made.Brand != api.BrandKVM || got != fmt.Sprintf("%+v", want) || !strings.HasPrefix(made.VM.CPU, "qemu64,") {
 		t.Fatalf("made %s %+v", made.Brand, made.VM)
@@ -173,6 +173,8 @@ func TestMachineRefused(t *testing.T) {
 		"a zone's root": {func(in *api.InstanceCreate) { in.Brand, in.Image = api.BrandKVM, "debian" }, []string{"is the root of a zone, which brand kvm does not run"}},
 		"a zone with vm": {func(in *api.InstanceCreate) { in.Image, in.VM = "debian", &api.VMCreate{TPM: true} },
 			[]string{"vm is for instances of brand kvm; this one is of brand lx"}},
+		"not there yet": {func(in *api.InstanceCreate) { in.VM = &api.VMCreate{Firmware: api.FirmwareUEFI, TPM: true} },
+			[]string{"firmware of the instance is uefi, which no server gives", "a TPM, which no server gives"}},
 		"words": {func(in *api.InstanceCreate) { in.VM = &api.VMCreate{Firmware: "coreboot", Source: "ec2"} }, []string{"firmware", "metadata_source"}},
 	} {
 		if what == "small package" {
