@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func (testStore) DropInstance(ctx context.Context, uuid string) error {
 	if zfs(ctx, "list", pool+"/"+uuid) != nil {
 		return nil
 	}
-	return zfs(ctx, "destroy", pool+"/"+uuid)
+	return zfs(ctx, "destroy", "-r", pool+"/"+uuid)
 }
 
 // real is a server with an image of busybox, whose init is the one of the tests.
@@ -95,7 +96,7 @@ func newReal(t *testing.T) *real {
 		}
 	}
 	clean := func() {
-		for _, u := range strings.Fields(sh(t, "systemctl list-units --all --plain --no-legend 'nereid-zone-11111111-*' | awk '{print $1}'")) {
+		for _, u := range strings.Fields(sh(t, "systemctl list-units --all --plain --no-legend 'nereid-zone-11111111-*' 'nereid-vm-11111111-*' | awk '{print $1}'")) {
 			exec.Command("systemctl", "kill", "-s", "KILL", u).Run()
 			exec.Command("systemctl", "stop", u).Run()
 			exec.Command("systemctl", "reset-failed", u).Run()
@@ -119,7 +120,7 @@ func (r *real) start() {
 	r.units = &Systemd{}
 	r.changed = make(chan string, 1000)
 	changed := r.changed
-	r.Machines = &Machines{Store: testStore{}, Units: r.units, Dir: testDir, Pool: pool, Prepare: Prepare, Live: Live,
+	r.Machines = &Machines{Store: testStore{}, Disks: testStore{}, Units: r.units, Hypervisor: func() Hypervisor { return Hypervisor{QEMU: true} }, Dir: testDir, Pool: pool, Prepare: Prepare, Live: Live,
 		Ready: func(mac string) bool { // by NICs' workers, in no bridge
 			sh(t, "[ -e /sys/class/net/"+zone.Port(mac)+" ] || ip link add "+zone.Port(mac)+" type veth peer name "+zone.Peer(mac)+" address "+mac)
 			return true
@@ -149,7 +150,10 @@ func (r *real) start() {
 		}
 	}()
 	<-listed
-	r.stop = func() { cancel(); <-ended; r.units.Close() }
+	attended := make(chan error)
+	m := r.Machines
+	go func() { attended <- m.Attend(ctx) }()
+	r.stop = sync.OnceFunc(func() { cancel(); <-ended; <-attended; r.units.Close() })
 	t.Cleanup(r.stop)
 }
 
