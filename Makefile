@@ -60,7 +60,7 @@ build: ## the programs, into bin/
 platform: build ## the platform image, into the cache
 	@$(PACKAGES) build lab
 	@echo "== platform image -> $(PLATFORM)"
-	bin/nereid platform build --qemu --out $(PLATFORM) --cache $(CACHE) --key $(CACHE)/platform-key.pem
+	bin/nereid platform build --out $(PLATFORM) --cache $(CACHE) --key $(CACHE)/platform-key.pem
 	@cmp -s $(PLATFORM)/manifest.json $(CACHE)/measured.json || \
 		{ bin/nereid-demo --bin bin --platform $(PLATFORM) --measure && cp $(PLATFORM)/manifest.json $(CACHE)/measured.json; }
 

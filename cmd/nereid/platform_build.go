@@ -35,7 +35,8 @@ was broken off goes on, and the next one is quick.
 
 The signing key is made when it is not there. The head node must be told its public half once: nereid platform key add.`,
 		Example: lines("nereid platform build --out ./platform",
-			"nereid platform build --out ./platform --qemu --firmware",
+			"nereid platform build --out ./platform --firmware",
+			"nereid platform build --out ./platform --qemu=false",
 			"nereid platform build --out ./platform --flavour cloud-amd64",
 			"nereid platform build --out ./again --from ./platform/packages.json"),
 		Args:              wants(),
@@ -65,7 +66,7 @@ The signing key is made when it is not there. The head node must be told its pub
 	f.StringVar(&o.Mirror, "mirror", "", "URL of a Debian mirror (default: this machine's)")
 	f.StringVar(&o.From, "from", "", "packages.json of an earlier build: use exactly its packages")
 	f.StringVar(&o.Stamp, "stamp", "", "name of the platform, as 20261122T101500Z (default: now)")
-	f.BoolVar(&o.QEMU, "qemu", false, "with the layer that runs virtual machines")
+	f.BoolVar(&o.QEMU, "qemu", true, "with the layer that runs virtual machines")
 	f.BoolVar(&o.Firmware, "firmware", false, "with the layer of firmware for real hardware")
 	f.BoolVar(&o.Refresh, "refresh", false, "ask the mirror for newer packages, even when it was asked within a day")
 	_ = cmd.MarkFlagRequired("out")
