@@ -12,10 +12,11 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -196,7 +197,7 @@ func TestNetNSEnter(t *testing.T) {
 func TestNetNSTerminal(t *testing.T) {
 	p := newPlace(t)
 	stdin, keys := io.Pipe()
-	resize := make(chan Size, 1)
+	resize := make(chan Size)
 	out := make(chan string, 100)
 	ended := make(chan error, 1)
 	go func() {
@@ -219,9 +220,8 @@ func TestNetNSTerminal(t *testing.T) {
 	}
 	wait("/dev/pts/")
 	wait("24 80")
-	resize <- Size{50, 132}
-	for len(resize) > 0 { // it is taken
-		time.Sleep(time.Millisecond)
+	for range 2 { // the first is set when the second is taken
+		resize <- Size{50, 132}
 	}
 	if _, err := io.WriteString(keys, "go on\n"); err != nil {
 		t.Fatal(err)
@@ -265,5 +265,30 @@ func TestNetNSHangUp(t *testing.T) {
 				t.Errorf("programs are left, %v:\n%.200s", err, left)
 			}
 		})
+	}
+}
+
+// TestNetNSInterrupted: signals for this program's threads, such as Go's runtime sends
+// them, end no session before its program starts.
+func TestNetNSInterrupted(t *testing.T) {
+	p := newPlace(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var storm sync.WaitGroup
+	storm.Go(func() {
+		for ctx.Err() == nil {
+			threads, _ := os.ReadDir("/proc/self/task")
+			for _, th := range threads {
+				if id, err := strconv.Atoi(th.Name()); err == nil {
+					_ = unix.Tgkill(os.Getpid(), id, unix.SIGURG)
+				}
+			}
+		}
+	})
+	defer storm.Wait()
+	defer cancel()
+	for range 5 {
+		if status, out, errs, err := p.run(Request{Kind: Exec, Command: []string{"echo", "here"}}, ""); err != nil || status != 0 || out != "here\n" {
+			t.Fatalf("status %d, %v: %q %q", status, err, out, errs)
+		}
 	}
 }

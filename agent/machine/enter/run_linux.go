@@ -215,7 +215,15 @@ func (s *running) ready(ours *os.File, r Request) error {
 		return fmt.Errorf("hand over the request: %w", err)
 	}
 	word, control := make([]byte, 64), make([]byte, 256)
-	n, cn, _, _, err := unix.Recvmsg(fd, word, control, unix.MSG_CMSG_CLOEXEC)
+	var n, cn int
+	for {
+		n, cn, _, _, err = unix.Recvmsg(fd, word, control, unix.MSG_CMSG_CLOEXEC)
+		// With a time limit the kernel does not go on by itself after a signal (signal(7)),
+		// and Go's runtime sends its threads signals.
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("wait until the program can start: %w", err)
 	}
