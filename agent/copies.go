@@ -183,6 +183,21 @@ func (c *copies) follow() []api.Follow {
 	return out
 }
 
+// versions names the versions of what is known of the sets that are asked for.
+func (c *copies) versions() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []api.Follow
+	for _, name := range c.ask {
+		if s := c.sets[name]; !s.refused {
+			f := s.Follow
+			f.Set = name
+			all = append(all, f)
+		}
+	}
+	return api.Versions(all)
+}
+
 // refuse notes that the head node refused a set: it keeps what is known of it.
 func (c *copies) refuse(r api.RefusedSet) (news bool) {
 	c.mu.Lock()

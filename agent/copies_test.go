@@ -211,6 +211,18 @@ func TestRulesComeFirst(t *testing.T) {
 	})
 }
 
+// appliedSets reports whether an agent says that it has applied the sets of accounts as it
+// follows them.
+func appliedSets(s api.SyncRequest) bool {
+	var all []api.Follow
+	for _, f := range s.Follow {
+		if isCopy(f.Set) {
+			all = append(all, f)
+		}
+	}
+	return len(all) > 0 && s.Usage.Network != nil && s.Usage.Network.Sets == api.Versions(all)
+}
+
 // A NIC that no set names any more keeps its last rules, also those that came with no spec,
 // and over a boot without the head node.
 func TestKeptNICKeepsItsLastRules(t *testing.T) {
@@ -219,7 +231,7 @@ func TestKeptNICKeepsItsLastRules(t *testing.T) {
 		h.approved, h.spec = true, withPorts("r1", nil, 1)
 		mac := h.spec.Network.Ports[0].MAC
 		r := start(t, w, h, dir, func(a *Agent) { a.Net = n.net() })
-		h.until("kept", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" && h.kept(s) })
+		first := h.until("kept", func(s api.SyncRequest) bool { return s.Report.AppliedNetwork == "r1" && h.kept(s) && appliedSets(s) })
 		// It gets a firewall and a rule, and is forgotten by a head node that is restored,
 		// all without another spec.
 		h.set(func() {
@@ -231,6 +243,9 @@ func TestKeptNICKeepsItsLastRules(t *testing.T) {
 		if got := n.didRules(); !strings.HasSuffix(got, "rule "+mac+" 1 rules 1 sets") {
 			t.Fatalf("rules: %s", got)
 		}
+		h.until("rules are applied", func(s api.SyncRequest) bool {
+			return appliedSets(s) && s.Usage.Network.Sets != first.Usage.Network.Sets
+		})
 		h.set(func() { h.spec = withPorts("r1", nil) })
 		h.until("unexpected", func(s api.SyncRequest) bool { return len(s.Report.UnexpectedNICs) == 1 })
 		time.Sleep(time.Minute)

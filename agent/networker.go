@@ -160,7 +160,7 @@ func (n *networker) applied(good bool) {
 	}
 	revision := n.spec.Revision
 	n.board.update(func(r *api.Report) bool { return put(&r.AppliedNetwork, revision) })
-	if n.seen.has(n.spec.Network.PortsAt) {
+	if n.seen.has(versions{n.spec.Network.PortsAt, n.spec.Network.SetsAt}) {
 		n.board.nudge()
 	}
 }

@@ -32,7 +32,7 @@ type observer struct {
 	tags    atomic.Pointer[[]api.TagSpec]     // of the spec that was applied last
 	applied atomic.Bool                       // a spec was: what it does not name is unexpected
 	used    atomic.Bool                       // there are ports or routers, or were
-	ports   atomic.Pointer[string]            // the set of ports that was applied last
+	at      atomic.Pointer[versions]          // of what was applied last
 	saw     atomic.Pointer[api.NetworkReport] // nil: nothing yet
 	drops   map[string]uint64                 // as counted last; nil: never
 	count   time.Time                         // when
@@ -107,11 +107,13 @@ func (o *observer) unexpected() bool {
 	return r == nil || len(r.Unexpected) > 0
 }
 
-// has notes which set of ports was applied. It reports whether that is another one than
-// before.
-func (o *observer) has(ports string) bool {
-	was := o.ports.Swap(&ports)
-	return was == nil || *was != ports
+// versions name what a network is made of: the set of ports, and those of accounts.
+type versions struct{ ports, sets string }
+
+// has notes what was applied. It reports whether that is something else than before.
+func (o *observer) has(at versions) bool {
+	was := o.at.Swap(&at)
+	return was == nil || *was != at
 }
 
 // report is what was seen last; nil when nothing was.
@@ -121,8 +123,8 @@ func (o *observer) report() *api.NetworkReport {
 		return nil
 	}
 	r := *saw
-	if at := o.ports.Load(); at != nil {
-		r.Ports = *at
+	if at := o.at.Load(); at != nil {
+		r.Ports, r.Sets = at.ports, at.sets
 	}
 	return &r
 }

@@ -74,6 +74,7 @@ func gonePorts(s portState) []api.GoneNIC {
 type accountSets interface {
 	firewall(ports []api.PortSpec) (fw api.FirewallSpec, sets []string, known bool)
 	route(s *api.NetworkSpec, ports []api.PortSpec, before *api.NetworkSpec)
+	versions() string
 }
 
 // appliedPorts is the network that is applied: what the head node wants of it, the ports,
@@ -94,6 +95,7 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec, sets accountSets
 		w.Kept, wanted = nil, &w
 	}
 	next := *wanted
+	next.SetsAt = sets.versions() // first: what comes meanwhile is told of by the next one
 	fw, _, known := sets.firewall(named)
 	next.Ports, next.Gone, next.Firewall = named, gonePorts(s), fw
 	next.PortsAt = fmt.Sprintf("%s:%d", s.Follow.Epoch, s.Follow.Since)

@@ -103,6 +103,6 @@ func (r *ruled) byPorts(s api.NetworkSpec, x *ruleIndex, touched, accounts map[s
 
 // infrastructure is a spec without its ports and their rules.
 func infrastructure(s api.NetworkSpec) api.NetworkSpec {
-	s.Ports, s.Gone, s.PortsAt, s.Firewall = nil, nil, "", api.FirewallSpec{}
+	s.Ports, s.Gone, s.PortsAt, s.SetsAt, s.Firewall = nil, nil, "", "", api.FirewallSpec{}
 	return s
 }

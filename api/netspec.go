@@ -19,6 +19,7 @@ type NetworkSpec struct {
 	Gone     []GoneNIC     `json:"gone,omitempty" doc:"NICs to be removed; a head node sends none"`
 	Kept     *Kept         `json:"kept,omitempty" doc:"the agent's own note; a head node sends none"`
 	PortsAt  string        `json:"ports_at,omitempty" doc:"epoch:version of the set that Ports and Gone are from; the agent's own note"`
+	SetsAt   string        `json:"sets_at,omitempty" doc:"Versions of the accounts' sets that Firewall and Routers are from; the agent's own note"`
 }
 
 // GoneNIC is an instance's NIC that was on a server and is to be there no more.
@@ -155,6 +156,7 @@ type NetworkReport struct {
 	Links      []LinkReport      `json:"links,omitempty" doc:"physical NICs and bonds"`
 	Maps       map[uint32]string `json:"maps,omitempty" doc:"VNI to epoch:version of the map in use"`
 	Ports      string            `json:"ports,omitempty" doc:"epoch:version of the set of ports that was applied last"`
+	Sets       string            `json:"sets,omitempty" doc:"Versions of the accounts' sets that were applied last"`
 	Gateways   []GatewayReport   `json:"gateways,omitempty" doc:"of routers whose server does no NAT itself"`
 	Unexpected []UnexpectedNIC   `json:"-"` // what Report says
 	Gone       []string          `json:"-"`

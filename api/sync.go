@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -213,6 +214,19 @@ type Follow struct {
 	Toward uint64 `json:"toward,omitempty" doc:"of the last delta: it was a part, and the next one is to come"`
 	Full   bool   `json:"full,omitempty" doc:"the last delta was a part of a snapshot"`
 	Kept   uint64 `json:"kept,omitempty" doc:"version that a restart goes on from: what was gone by then need not be told again"`
+}
+
+// Versions names what a follower has of sets, in any order: 16 hexadecimal digits. Of none
+// it is empty.
+func Versions(sets []Follow) string {
+	if len(sets) == 0 {
+		return ""
+	}
+	sum := sha256.New()
+	for _, f := range slices.SortedFunc(slices.Values(sets), func(a, b Follow) int { return strings.Compare(a.Set, b.Set) }) {
+		fmt.Fprintf(sum, "%s %s:%d\n", f.Set, f.Epoch, f.Since)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
 // Take is what a follower has once it has taken in a Delta.

@@ -21,6 +21,7 @@ type liveServer struct {
 	quiet bool              // its silence was told to watchers
 	old   bool              // its agent does not follow all of its network
 	zones bool              // its agent follows the set of its instances
+	sets  []string          // of accounts, and of NAT, that its agent follows
 
 	reported string // Now of the report of instances that was taken in last; empty: none
 	asked    bool   // it was told that none was taken in
@@ -98,6 +99,22 @@ func (l *live) follows(uuid string, does bool) bool {
 	s.old = !does
 	l.seen[uuid] = s
 	return was != s.old
+}
+
+// accounts notes which sets of accounts a server's agent follows.
+func (l *live) accounts(uuid string, sets []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[uuid]
+	s.sets = sets
+	l.seen[uuid] = s
+}
+
+// account are the sets of accounts that a server's agent follows.
+func (l *live) account(uuid string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen[uuid].sets
 }
 
 // instances notes whether a server's agent follows the set of its instances. It reports

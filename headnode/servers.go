@@ -352,7 +352,7 @@ func (s *Server) view(tx store.Tx, r inventory.Record) (api.Server, error) {
 	if sv.Use, sv.Alerts, err = withInstances(tx, r, sv.Alerts); err != nil {
 		return sv, err
 	}
-	if sv.NetworkApplied, err = networkApplied(tx, sv); err != nil {
+	if sv.NetworkApplied, err = networkApplied(tx, sv, s.live.account(r.UUID)); err != nil {
 		return sv, err
 	}
 	if s.live.outdated(r.UUID) && sv.Platform.Running != "" {

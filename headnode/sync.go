@@ -47,6 +47,7 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[syncAnswer], 
 	if !current { // its rules or its routers were in its spec: it keeps its NICs and those as they are
 		asked = slices.DeleteFunc(slices.Clone(asked), func(f api.Follow) bool { return f.Set == api.PortSet(in.UUID) })
 	}
+	s.live.accounts(in.UUID, ofAccounts(in.UUID, asked))
 	zones := current && follows(asked, api.InstanceSet(in.UUID))
 	answerNow := s.live.instances(in.UUID, zones) || in.Body.Instances != nil // so that the report is acknowledged
 	if s.live.follows(in.UUID, current) {
@@ -113,13 +114,33 @@ func (s *Server) sync(ctx context.Context, in *syncInput) (*polled[syncAnswer], 
 	}
 }
 
-// networkApplied says whether a server has said that its network is as it is wanted.
-func networkApplied(tx store.Tx, sv api.Server) (bool, error) {
+// ofAccounts are the names of those that are asked for of accounts' sets, and of the
+// server's set of NAT.
+func ofAccounts(uuid string, asked []api.Follow) (out []string) {
+	for _, f := range asked {
+		if _, _, is := api.AccountOfSet(f.Set); is || f.Set == api.ServerNATSet(uuid) {
+			out = append(out, f.Set)
+		}
+	}
+	return out
+}
+
+// networkApplied says whether a server has said that its network is as it is wanted: by its
+// spec, its ports, and the sets of accounts that its agent follows.
+func networkApplied(tx store.Tx, sv api.Server, sets []string) (bool, error) {
 	if sv.Report == nil || sv.Report.AppliedNetwork != sv.Revision || sv.Usage == nil || sv.Usage.Network == nil {
 		return false, nil
 	}
-	state, _, err := journal.ReadState(tx, api.PortSet(sv.UUID))
-	return sv.Usage.Network.Ports == fmt.Sprintf("%s:%d", state.Epoch, state.Version), err
+	states, err := journal.ReadStates(tx, append([]string{api.PortSet(sv.UUID)}, sets...)...)
+	if err != nil {
+		return false, err
+	}
+	now := make([]api.Follow, len(sets))
+	for i, set := range sets {
+		now[i] = api.Follow{Set: set, Epoch: states[i+1].Epoch, Since: states[i+1].Version}
+	}
+	n := sv.Usage.Network
+	return n.Ports == fmt.Sprintf("%s:%d", states[0].Epoch, states[0].Version) && n.Sets == api.Versions(now), nil
 }
 
 // follows says whether a set is one that is asked for.

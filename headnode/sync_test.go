@@ -289,13 +289,15 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// networkApplied is true once the server has said so of the ports as they are.
+// networkApplied is true once the server has said so of the ports, and of accounts' sets,
+// as they are.
 func TestNetworkApplied(t *testing.T) {
 	h, m := portRack(t)
 	say := func() bool {
 		t.Helper()
 		m.rep.AppliedNetwork = m.seen
-		use := api.Usage{Network: &api.NetworkReport{Ports: fmt.Sprintf("%s:%d", m.follow.Epoch, m.follow.Since)}}
+		use := api.Usage{Network: &api.NetworkReport{Ports: fmt.Sprintf("%s:%d", m.follow.Epoch, m.follow.Since),
+			Sets: api.Versions(m.sets.follow(t, m.uuid, m.ports, m.unknown()))}}
 		if _, _, err := m.syncWith(api.SyncRequest{Seen: m.seen, InventoryDigest: "d1", Report: m.rep, Usage: use}); err != nil {
 			t.Fatal(err)
 		}
@@ -315,6 +317,17 @@ func TestNetworkApplied(t *testing.T) {
 	m.mustDrain()
 	if !say() {
 		t.Error("not applied with a port")
+	}
+	must[api.FirewallRule](t)(h.client.FirewallRules().Create(t.Context(), api.FirewallRule{Owner: alice, Enabled: true, Rule: "FROM any TO all vms ALLOW tcp PORT 22"}))
+	if h.server(m.uuid).NetworkApplied {
+		t.Error("applied, and it has not heard of a rule")
+	}
+	m.mustDrain()
+	if h.server(m.uuid).NetworkApplied {
+		t.Error("applied, and it has only heard of a rule")
+	}
+	if !say() {
+		t.Error("not applied with a rule")
 	}
 }
 

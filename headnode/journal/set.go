@@ -124,6 +124,25 @@ func ReadState(tx store.Tx, set string) (s State, found bool, err error) {
 	return s, found, nil
 }
 
+// ReadStates gives the states of sets in their order, as ReadState does, read together.
+func ReadStates(tx store.Tx, sets ...string) ([]State, error) {
+	keys := make([]string, len(sets))
+	for i, set := range sets {
+		keys[i] = stateKey(set)
+	}
+	found, err := store.LookupAll[State](tx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read states of sets: %w", err)
+	}
+	out := make([]State, len(sets))
+	for i, s := range found {
+		if out[i].Epoch = NoEpoch; s != nil {
+			out[i] = *s
+		}
+	}
+	return out, nil
+}
+
 // enter makes the state one that this run of the head node may change.
 func (s *State) enter(run string) {
 	if s.Epoch != "" && s.Run == run {

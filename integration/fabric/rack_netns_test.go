@@ -83,30 +83,25 @@ func TestNetNSRackOfFour(t *testing.T) {
 		for _, to := range []*instance{by("a2-5"), by("a3-5")} { // on a server that does NAT, and on one that does not
 			var f api.FabricForward
 			s.read(&f, "fabric", "forward", "create", alice, "tcp", to.ips[0].String()+":"+port)
+			s.settled()
 			if len(f.Addresses) != 2 {
 				t.Fatalf("%+v: want two gateway servers", f)
 			}
 			for _, a := range f.Addresses {
-				at, caller := net.JoinHostPort(a, fmt.Sprint(f.Port)), ""
-				s.until(at+" is forwarded to "+to.name, func() (err error) {
-					var name string
-					if name, caller, err = dial("/run/netns/"+s.Namespace, at, time.Second); err == nil && name != to.name {
-						err = fmt.Errorf("%q answers", name)
-					}
-					return err
-				})
+				at := net.JoinHostPort(a, fmt.Sprint(f.Port))
+				name, caller, err := dial("/run/netns/"+s.Namespace, at, 5*time.Second)
+				if err != nil || name != to.name {
+					t.Errorf("%s from outside: %q answers (%v), want %s", at, name, err, to.name)
+				}
 				if caller != world && !strings.HasPrefix(caller, "100.") {
 					t.Errorf("%s sees %s", to.name, caller)
 				}
 			}
 			s.nereid("fabric", "forward", "delete", alice, f.UUID, "--yes")
-			s.until("the forward ends", func() error {
-				name, _, err := dial("/run/netns/"+s.Namespace, net.JoinHostPort(f.Addresses[0], fmt.Sprint(f.Port)), time.Second)
-				if err == nil && name != "" {
-					err = fmt.Errorf("%q answers", name)
-				}
-				return err
-			})
+			s.settled()
+			if name, _, err := dial("/run/netns/"+s.Namespace, net.JoinHostPort(f.Addresses[0], fmt.Sprint(f.Port)), time.Second); err != nil || name != "" {
+				t.Errorf("after its end: %q answers, %v", name, err)
+			}
 		}
 	})
 	t.Run("a NIC that is made again is protected again", func(t *testing.T) {
@@ -222,13 +217,9 @@ func TestNetNSRackOfFour(t *testing.T) {
 		t.Logf("%s lost its uplink; the first new connection came through after %.2f s", cut.Spec.Name, time.Since(since).Seconds())
 		s.settled()
 		for _, i := range all { // its own instances, too
-			s.until("another gateway serves "+i.name, func() error {
-				seen, err := outside(i, time.Second)
-				if err == nil && seen == first {
-					err = fmt.Errorf("seen as %s", seen)
-				}
-				return err
-			})
+			if seen, err := outside(i, 5*time.Second); err != nil || seen == first {
+				t.Errorf("%s on %s: seen as %q, %v", i.name, i.on.Spec.Name, seen, err)
+			}
 		}
 		if out := s.nereid("server", "get", cut.Spec.Name); !strings.Contains(out, "NIC tag external has no link") {
 			t.Errorf("server get %s:\n%s", cut.Spec.Name, out)
@@ -285,6 +276,8 @@ func TestNetNSRackOfFour(t *testing.T) {
 		}
 		s.settled()
 		s.pairs(all)
-		s.until(i.name+" is served after "+failed.Spec.Name+" came back", func() error { _, err := outside(i, time.Second); return err })
+		if _, err := outside(i, 5*time.Second); err != nil {
+			t.Errorf("after %s came back: %v", failed.Spec.Name, err)
+		}
 	})
 }

@@ -229,6 +229,13 @@ func (w *follower) portsAt() string {
 	return fmt.Sprintf("%s:%d", w.set.Epoch, w.set.Since)
 }
 
+// setsAt names the versions of accounts' sets.
+func (w *follower) setsAt() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return api.Versions(slices.Collect(maps.Values(w.rules)))
+}
+
 // versions are those of the maps in use, as a report has them.
 func (w *follower) versions() map[uint32]string {
 	w.mu.Lock()

@@ -311,5 +311,5 @@ func (s *server) setUp(ctx context.Context, wanted *api.SetupSpec) {
 // usage is what changes all the time.
 func (s *server) usage() api.Usage {
 	return api.Usage{UptimeSeconds: time.Since(s.begun).Seconds(), MemoryFreeBytes: s.info.MemoryBytes / 2, Load1: 0.1,
-		AgentRSSBytes: 24 << 20, Network: &api.NetworkReport{Applied: true, Maps: s.follow.versions(), Ports: s.follow.portsAt()}}
+		AgentRSSBytes: 24 << 20, Network: &api.NetworkReport{Applied: true, Maps: s.follow.versions(), Ports: s.follow.portsAt(), Sets: s.follow.setsAt()}}
 }
