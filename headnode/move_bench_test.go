@@ -57,11 +57,7 @@ func BenchmarkMoveTold(b *testing.B) {
 					in.Body.Seen = out.Body.Revision
 				}
 				for _, d := range ds {
-					for j, f := range in.Body.Follow {
-						if f.Set == d.Set {
-							in.Body.Follow[j] = f.Take(d)
-						}
-					}
+					takeIn(in.Body.Follow, d)
 				}
 				if n == 0 {
 					ready <- struct{}{}
@@ -149,4 +145,13 @@ func cpuTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// takeIn takes a delta in where its set is followed.
+func takeIn(follow []api.Follow, d api.Delta) {
+	for i, f := range follow {
+		if f.Set == d.Set {
+			follow[i] = f.Take(d)
+		}
+	}
 }

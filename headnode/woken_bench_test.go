@@ -74,11 +74,7 @@ func nicAmongServers(b *testing.B, mapped bool) {
 				own := false
 				for _, d := range known.of(b, out) {
 					own = own || d.Set == api.PortSet(benchUUID(i))
-					for j, f := range in.Body.Follow {
-						if f.Set == d.Set {
-							in.Body.Follow[j] = f.Take(d)
-						}
-					}
+					takeIn(in.Body.Follow, d)
 				}
 				if n == 0 {
 					ready <- struct{}{}

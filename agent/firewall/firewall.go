@@ -286,9 +286,10 @@ func (f *Firewall) programAfter(ctx context.Context, t *transaction, p program) 
 	return p, nil
 }
 
-// VerifyOrRepair sees whether our tables are as they were applied, and replaces
-// them when not, or no more than the chains at ports where nothing else differs. It costs one small request, and three files of /proc where
-// br_netfilter is loaded, when nobody has used nf_tables since.
+// VerifyOrRepair sees whether our tables are as they were applied. Where nothing but
+// chains at ports differs, it makes these chains anew; where more does, all tables. When
+// nobody has used nf_tables since, it costs one small request, and where br_netfilter is
+// loaded three files of /proc.
 func (f *Firewall) VerifyOrRepair(ctx context.Context) (repaired bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -66,6 +66,16 @@ func (l *lab) addNamespace(t testing.TB, ns string) {
 	run(t, "ip", "-n", ns, "link", "set", "lo", "up")
 }
 
+// setTwice sets a port, and sets it again.
+func (n *node) setTwice(t testing.TB, p api.PortSpec) {
+	t.Helper()
+	for range 2 {
+		if err := n.SetPort(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // server adds a server with NICs eth0, eth1... Their MACs end in the server's
 // number and theirs.
 func (l *lab) server(t testing.TB, number, nics int) *node {

@@ -32,14 +32,7 @@ func TestNetNSMachineNIC(t *testing.T) {
 	if err := n.Apply(t.Context(), n.labSpec(1, "192.0.2.1/24", []uint32{100})); err != nil {
 		t.Fatal(err)
 	}
-	set := func() {
-		t.Helper()
-		for range 2 {
-			if err := n.SetPort(t.Context(), p); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	set := func() { n.setTwice(t, p) }
 	set()
 	l := n.read(t).Links[name]
 	if l == nil || l.Kind != kindTap || l.Master != BridgeOfVNI(100) || l.MTU != p.MTU || !l.Up || !l.Closed || l.class() != classPort {

@@ -23,14 +23,7 @@ func TestNetNSZoneNIC(t *testing.T) {
 	if err := n.Apply(t.Context(), n.labSpec(1, "192.0.2.1/24", []uint32{100})); err != nil {
 		t.Fatal(err)
 	}
-	set := func() {
-		t.Helper()
-		for range 2 {
-			if err := n.SetPort(t.Context(), p); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	set := func() { n.setTwice(t, p) }
 	set()
 	end := n.read(t).Links[ZoneEnd(p.MAC)]
 	if end == nil || end.MAC != p.MAC || end.MTU != p.MTU || end.Up || len(end.Addrs) > 0 {

@@ -28,7 +28,7 @@ func TestBenchImport(t *testing.T) {
 	pool, _ := r.Pool(ctx)
 	tarred, err := os.ReadFile(os.Getenv("NEREID_TEST_IMAGE"))
 	if err != nil {
-		t.Skip("NEREID_TEST_IMAGE names no image: integration/bench does")
+		t.Fatalf("NEREID_TEST_IMAGE names no image, as integration/bench has it: %v", err)
 	}
 	t.Cleanup(func() {
 		for _, u := range []string{poolTar, poolZFS} {

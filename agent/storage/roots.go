@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// Roots is the root file systems of a system pool: those of images, and those of
-// instances, which are clones of them; and the first disks of virtual machines likewise. None is ever mounted where somebody sees it; the
-// tree of each is in its folder root.
+// Roots is what a system pool has of images and instances: the root file systems of images
+// and of zones, which are clones of images, and likewise the disks of virtual machines. No
+// root is ever mounted where somebody sees it; the tree of each is in its folder root.
 //
 //	zones/IMAGE-partial   an import that is under way, or was cut
 //	zones/IMAGE           nereid:image=IMAGE, readonly=on

@@ -57,21 +57,29 @@ func makePair(n NIC) error {
 	return netlink.LinkAdd(v)
 }
 
+// within is the network namespace of a process, and a handle on what is in it, until the
+// test ends.
+func within(t *testing.T, pid int) (netns.NsHandle, *netlink.Handle) {
+	t.Helper()
+	ns, err := netns.GetFromPid(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return ns, h
+}
+
 // TestNetNSAttach: NICs that wait on the server come into a zone under their names, also
 // those of a try that was cut; those that are there stay; of one that is nowhere, and of
 // one whose name the zone's administrator took, it is said, and the others come.
 func TestNetNSAttach(t *testing.T) {
 	pid := stand(t)
-	ns, err := netns.GetFromPid(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	ns, h := within(t, pid)
 	nics := []NIC{{"02:cc:00:00:00:01", "net0", 1400}, {"02:cc:00:00:00:02", "net1", 1400}}
 	for _, n := range nics {
 		if err := makePair(n); err != nil {
@@ -121,16 +129,7 @@ func TestNetNSAttach(t *testing.T) {
 // TestNetNSSettle: what is wanted of a NIC is set; what was set and is not wanted goes;
 // what the zone's administrator set stays.
 func TestNetNSSettle(t *testing.T) {
-	ns, err := netns.GetFromPid(stand(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	_, h := within(t, stand(t))
 	if err := h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "net0"}, PeerName: "peer0"}); err != nil {
 		t.Fatal(err)
 	}
