@@ -45,12 +45,10 @@ func (s *Server) routeForwards(h huma.API) {
 		about: func(f api.FabricForward) []api.Event { return ownedBy(f.UUID, f.Owner) },
 		list: func(tx store.Tx, q listing) ([]api.FabricForward, string, error) {
 			all, next, err := store.Scan[api.FabricForward](tx, forwardPrefix+q.args["owner"]+"/", q.after, q.limit)
-			for i := range all {
-				if err == nil {
-					err = showForward(tx, &all[i])
-				}
+			if err != nil {
+				return nil, "", err
 			}
-			return all, next, err
+			return all, next, store.Together(tx, len(all), func(i int, tx store.Tx) error { return showForward(tx, &all[i]) })
 		},
 		get: func(tx store.Tx, a args) (api.FabricForward, error) {
 			f, err := getForward(tx, a["owner"], a["id"])

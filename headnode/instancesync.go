@@ -221,12 +221,11 @@ func instancesOn(tx store.Tx, server, hostname, what string) error {
 
 // withInstances says what the instances of a server use, and adds an alert for those
 // that it was not told of.
-func withInstances(tx store.Tx, r inventory.Record, alerts []string) (*api.ServerUse, []string, error) {
+func withInstances(tx store.Tx, r inventory.Record, unexpected []api.UnexpectedInstance, alerts []string) (*api.ServerUse, []string, error) {
 	use, err := instances.Use(tx, r.UUID)
 	if err != nil {
 		return nil, alerts, err
 	}
-	unexpected, err := instances.Unexpected(tx, r.UUID)
 	for i, u := range unexpected {
 		if i == 20 {
 			alerts = append(alerts, fmt.Sprintf("It has %s more that it was not told of; see: nereid instance list --unexpected", api.Plural(len(unexpected)-i, "instance")))
@@ -242,9 +241,9 @@ func withInstances(tx store.Tx, r inventory.Record, alerts []string) (*api.Serve
 		}
 	}
 	if use.Instances == 0 {
-		return nil, alerts, err
+		return nil, alerts, nil
 	}
-	return &use, alerts, err
+	return &use, alerts, nil
 }
 
 // alsoInstances notes which instances a reboot or a shutdown of a server stops.

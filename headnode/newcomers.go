@@ -31,12 +31,8 @@ func (s *Server) servers(tx store.Tx, after string, limit int) ([]api.Server, st
 		if err != nil {
 			return nil, "", err
 		}
-		for _, r := range recs {
-			sv, err := s.view(tx, r)
-			if err != nil {
-				return nil, "", err
-			}
-			items = append(items, sv)
+		if items, err = s.views(tx, recs); err != nil {
+			return nil, "", err
 		}
 		if next != "" {
 			return items, next, nil

@@ -10,7 +10,6 @@ import (
 	"nereid/api"
 	"nereid/headnode/inventory"
 	"nereid/headnode/journal"
-	"nereid/headnode/platforms"
 	"nereid/headnode/store"
 )
 
@@ -149,21 +148,11 @@ func follows(asked []api.Follow, set string) bool {
 }
 
 // outdated says what becomes of a server whose agent does not follow all of its network, and
-// what to do.
-func outdated(tx store.Tx, sv api.Server, now time.Time) (string, error) {
-	all, err := platforms.List(tx, now)
-	if err != nil {
-		return "", err
-	}
-	newest := ""
-	for _, p := range all {
-		if p.Complete {
-			newest = max(newest, p.Manifest.Stamp)
-		}
-	}
+// what to do; newest is the newest platform that is complete, or empty.
+func outdated(sv api.Server, newest string) string {
 	text := fmt.Sprintf("Its platform %s is older than this head node: the network stays as it is, and takes no change; ", sv.Platform.Running)
 	if newest <= sv.Platform.Running {
-		return text + "build and import a newer platform, and boot that", nil
+		return text + "build and import a newer platform, and boot that"
 	}
-	return text + fmt.Sprintf("boot platform %s: nereid platform assign %s %s, then nereid server reboot %s", newest, newest, sv.Hostname, sv.Hostname), nil
+	return text + fmt.Sprintf("boot platform %s: nereid platform assign %s %s, then nereid server reboot %s", newest, newest, sv.Hostname, sv.Hostname)
 }

@@ -14,7 +14,7 @@ import (
 
 // unexpectedAlerts say of each NIC that a server has, and that it was not told of, how
 // it becomes known.
-func unexpectedAlerts(tx store.Tx, r inventory.Record, rep *api.Report) ([]string, error) {
+func unexpectedAlerts(tx store.Tx, r inventory.Record, rep *api.Report, all func() ([]api.Network, error)) ([]string, error) {
 	if rep == nil {
 		return nil, nil
 	}
@@ -43,7 +43,7 @@ func unexpectedAlerts(tx store.Tx, r inventory.Record, rep *api.Report) ([]strin
 		case !isProblem(err, api.CodeNotFound):
 			return nil, err
 		}
-		create, err := adoption(tx, r, u)
+		create, err := adoption(tx, r, u, all)
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +61,7 @@ func uuidOr(s, other string) string {
 
 // adoption is the command that makes an unexpected NIC known. NETWORK stands for a
 // network that there is not, as it was made after the head node's backup.
-func adoption(tx store.Tx, r inventory.Record, u api.UnexpectedNIC) (string, error) {
+func adoption(tx store.Tx, r inventory.Record, u api.UnexpectedNIC, all func() ([]api.Network, error)) (string, error) {
 	command := fmt.Sprintf("nereid nic create --mac %s --on %s --belongs-to %s", u.MAC, r.Hostname, u.Instance)
 	if _, found, err := instanceOf(tx, u.Instance); err != nil || !found {
 		if err != nil {
@@ -72,12 +72,12 @@ func adoption(tx store.Tx, r inventory.Record, u api.UnexpectedNIC) (string, err
 	if u.Owner != "" {
 		command += " --owner " + u.Owner
 	}
-	nets, _, err := networks.ListNetworks(tx, networks.NetworkFilter{NICTag: u.Tag, VNI: u.VNI}, "", 0)
-	if err != nil {
-		return "", err
-	}
 	if len(u.Addresses) == 0 {
 		return command + " --network NETWORK", nil
+	}
+	nets, err := all()
+	if err != nil {
+		return "", err
 	}
 	for _, text := range u.Addresses {
 		p, err := netip.ParsePrefix(text)
@@ -87,7 +87,7 @@ func adoption(tx store.Tx, r inventory.Record, u api.UnexpectedNIC) (string, err
 		name := "NETWORK"
 		for _, n := range nets {
 			s, err := netip.ParsePrefix(n.Subnet)
-			if err == nil && s == p.Masked() && n.VNI == u.VNI && (u.VNI != 0 || n.VLAN == u.VLAN) {
+			if err == nil && s == p.Masked() && n.VNI == u.VNI && (u.Tag == "" || n.NICTag == u.Tag) && (u.VNI != 0 || n.VLAN == u.VLAN) {
 				name = n.UUID
 			}
 		}

@@ -28,7 +28,7 @@ const (
 // nanoseconds, inverted where the newest is to come first.
 const (
 	idPrefix       = "boot/id/"
-	macPrefix      = "boot/mac/"
+	macsPrefix     = "boot/macs/" // what each MAC has: a list, as a MAC keeps few
 	uuidPrefix     = "boot/uuid/"
 	timePrefix     = "boot/time/"
 	strangerPrefix = "boot/stranger/"
@@ -46,7 +46,7 @@ func oldest(t time.Time) string { return fmt.Sprintf("%016x", max(0, t.UnixNano(
 // index are the keys that list a boot.
 func (r record) index() []string {
 	old := oldest(r.Started) + "/" + r.ID
-	keys := []string{macPrefix + r.MAC + "/" + newest(r.Started) + "/" + r.ID}
+	var keys []string
 	if r.Stranger {
 		keys = append(keys, rankPrefix(rank(r.Boot))+old)
 	} else {
@@ -100,7 +100,47 @@ func write(tx store.Tx, old, r record) error {
 			}
 		}
 	}
+	if old.ID == "" {
+		if err := enlist(tx, r); err != nil {
+			return err
+		}
+	}
 	return store.Put(tx, idPrefix+r.ID, r)
+}
+
+// entry is what the list of its MAC has of a boot: when it began, and its id.
+func (r record) entry() string { return newest(r.Started) + "/" + r.ID }
+
+// ofMAC reads what the list of a MAC has, newest first.
+func ofMAC(tx store.Tx, mac string) ([]string, error) {
+	entries, _, err := store.Lookup[[]string](tx, macsPrefix+mac)
+	return entries, err
+}
+
+// enlist adds a boot to the list of its MAC.
+func enlist(tx store.Tx, r record) error {
+	entries, err := ofMAC(tx, r.MAC)
+	if err != nil {
+		return err
+	}
+	at, there := slices.BinarySearch(entries, r.entry())
+	if there {
+		return nil
+	}
+	return store.Put(tx, macsPrefix+r.MAC, slices.Insert(entries, at, r.entry()))
+}
+
+// unlist takes a boot from the list of its MAC.
+func unlist(tx store.Tx, r record) error {
+	entries, err := ofMAC(tx, r.MAC)
+	if err != nil {
+		return err
+	}
+	entries = slices.DeleteFunc(entries, func(e string) bool { return e == r.entry() })
+	if len(entries) == 0 {
+		return tx.Delete(macsPrefix + r.MAC)
+	}
+	return store.Put(tx, macsPrefix+r.MAC, entries)
 }
 
 func lastPart(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
@@ -119,7 +159,7 @@ func remove(tx store.Tx, id string) (record, error) {
 			return record{}, err
 		}
 	}
-	return r, nil
+	return r, unlist(tx, r)
 }
 
 // appendEvent adds an event. One like an event among the last few (a retry, or a
@@ -179,11 +219,31 @@ func listed(tx store.Tx, prefix string, limit int) ([]api.Boot, error) {
 // ByMAC lists the written boots of a MAC, newest first, at most limit; 0 means all
 // that are kept.
 func ByMAC(tx store.Tx, mac string, limit int) ([]api.Boot, error) {
-	boots, err := listed(tx, macPrefix+strings.ToLower(mac)+"/", limit)
+	recs, err := records(tx, mac, limit)
 	if err != nil {
 		return nil, fmt.Errorf("boots of %s: %w", mac, err)
 	}
+	boots := make([]api.Boot, len(recs))
+	for i, r := range recs {
+		boots[i] = r.Boot
+	}
 	return boots, nil
+}
+
+// records is ByMAC as they are written.
+func records(tx store.Tx, mac string, limit int) ([]record, error) {
+	entries, err := ofMAC(tx, strings.ToLower(mac))
+	if err != nil {
+		return nil, err
+	}
+	if limit > 0 && len(entries) > limit {
+		entries = entries[:limit]
+	}
+	keys := make([]string, len(entries))
+	for i, e := range entries {
+		keys[i] = idPrefix + lastPart(e)
+	}
+	return store.GetAll[record](tx, keys...)
 }
 
 // ByServer lists the written boots of a server, of all its MACs, newest first, at

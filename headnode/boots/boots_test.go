@@ -293,7 +293,7 @@ func TestBounds(t *testing.T) {
 		for range tx.Scan("boot/", "") {
 			keys++
 		}
-		if keys != 4*MaxPerMAC {
+		if keys != 3*MaxPerMAC+1 {
 			t.Errorf("%d keys for %d boots", keys, MaxPerMAC)
 		}
 		return nil

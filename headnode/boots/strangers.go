@@ -44,18 +44,17 @@ func rank(b api.Boot) int {
 
 // trim removes the boots that are too many: of the MAC, and of a stranger's rank.
 func (p *Pending) trim(tx store.Tx, r record) error {
-	limit, kept := MaxPerMAC, 0
+	limit := MaxPerMAC
 	if r.Stranger {
 		limit = MaxPerStranger
 	}
-	for it, err := range tx.Scan(macPrefix+r.MAC+"/", "") {
-		if err != nil {
+	entries, err := ofMAC(tx, r.MAC)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries[min(limit, len(entries)):] {
+		if err := p.drop(tx, lastPart(e)); err != nil {
 			return err
-		}
-		if kept++; kept > limit {
-			if err := p.drop(tx, lastPart(it.Key)); err != nil {
-				return err
-			}
 		}
 	}
 	if !r.Stranger {
@@ -109,23 +108,56 @@ func (p *Pending) drop(tx store.Tx, id string) error {
 // Adopt makes the boots of a MAC those of a known server, which strangers do not
 // push out.
 func (p *Pending) Adopt(tx store.Tx, mac string) error {
-	for e, err := range indexed(tx, macPrefix+mac+"/", "") {
-		old := e.Value
+	recs, err := records(tx, mac, 0)
+	for _, old := range recs {
 		if err == nil && old.Stranger {
 			r := old
 			r.Stranger = false
 			err = write(tx, old, r)
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("adopt boots of %s: %w", mac, err)
+	}
+	return nil
+}
+
+// Upgrade takes over the boots that a version before wrote: first what lists those of a
+// MAC, then who of them is a stranger. known says whose MAC is a server's.
+func Upgrade(tx store.Tx, known func(mac string) (bool, error)) error {
+	if err := upgradeLists(tx); err != nil {
+		return fmt.Errorf("upgrade lists of boots: %w", err)
+	}
+	return upgradeStrangers(tx, known)
+}
+
+// upgradeLists makes a MAC's list of keys of before: boot/mac/MAC/WHEN/ID.
+func upgradeLists(tx store.Tx) error {
+	const before = "boot/mac/"
+	lists := map[string][]string{}
+	for it, err := range tx.Scan(before, "") {
 		if err != nil {
-			return fmt.Errorf("adopt boots of %s: %w", mac, err)
+			return err
+		}
+		mac, entry, _ := strings.Cut(it.Key[len(before):], "/")
+		lists[mac] = append(lists[mac], entry)
+	}
+	for mac, entries := range lists {
+		if err := store.Put(tx, macsPrefix+mac, entries); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := tx.Delete(before + mac + "/" + e); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// Upgrade finds the strangers among boots that a version before wrote, which kept
-// one list of all boots and their number. known says whose MAC is a server's.
-func Upgrade(tx store.Tx, known func(mac string) (bool, error)) error {
+// upgradeStrangers finds the strangers among boots of a version that kept one list of all,
+// and their number.
+func upgradeStrangers(tx store.Tx, known func(mac string) (bool, error)) error {
 	const count = "boot/count"
 	if has, err := store.Has(tx, count); err != nil || !has {
 		return err

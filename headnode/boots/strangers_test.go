@@ -259,6 +259,54 @@ func TestUpgrade(t *testing.T) {
 	})
 }
 
+// TestUpgradeLists: the keys with which a version before listed the boots of a MAC become
+// its list, once.
+func TestUpgradeLists(t *testing.T) {
+	w := newWorld(t)
+	var want []string
+	for i := range 5 {
+		want = slices.Insert(want, 0, w.boots(mac1, true, at(float64(i)*3600), api.StageAck))
+	}
+	w.boots("52:54:00:00:00:02", true, at(1), api.StageAck)
+	w.update(func(tx store.Tx) error {
+		for _, mac := range []string{mac1, "52:54:00:00:00:02"} {
+			entries, err := ofMAC(tx, mac)
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				if err := tx.Put("boot/mac/"+mac+"/"+e, nil); err != nil {
+					return err
+				}
+			}
+			if err := tx.Delete(macsPrefix + mac); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for range 2 {
+		w.update(func(tx store.Tx) error {
+			return Upgrade(tx, func(string) (bool, error) { return true, nil })
+		})
+		w.view(func(tx store.Tx) error {
+			var got []string
+			bs, err := ByMAC(tx, mac1, 0)
+			for _, b := range bs {
+				got = append(got, b.ID)
+			}
+			other, oerr := ByMAC(tx, "52:54:00:00:00:02", 0)
+			if err != nil || oerr != nil || !slices.Equal(got, want) || len(other) != 1 {
+				t.Errorf("boots %q and %d, want %q; %v %v", got, len(other), want, err, oerr)
+			}
+			if left, err := store.HasBelow(tx, "boot/mac/"); left || err != nil {
+				t.Errorf("a key of before is left: %v", err)
+			}
+			return nil
+		})
+	}
+}
+
 func TestStanding(t *testing.T) {
 	ev := func(stage api.BootStage, n int, detail string) api.BootEvent {
 		return api.BootEvent{Stage: stage, Count: n, Detail: detail}

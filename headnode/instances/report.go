@@ -1,6 +1,8 @@
 package instances
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
@@ -271,6 +273,24 @@ func Unexpected(tx store.Tx, server string) (out []api.UnexpectedInstance, err e
 			return nil, err
 		}
 		out = append(out, e.Value)
+	}
+	return out, nil
+}
+
+// UnexpectedOn is Unexpected for servers in the order of their UUIDs, by UUID.
+func UnexpectedOn(tx store.Tx, servers []string) (_ map[string][]api.UnexpectedInstance, err error) {
+	defer named(&err, "list unexpected instances")
+	out := map[string][]api.UnexpectedInstance{}
+	for it, err := range store.ScanOf(tx, unexpectedPrefix, servers) {
+		if err != nil {
+			return nil, err
+		}
+		var u api.UnexpectedInstance
+		if err := json.Unmarshal(it.Value, &u); err != nil {
+			return nil, fmt.Errorf("decode %q: %w", it.Key, err)
+		}
+		server, _, _ := strings.Cut(it.Key[len(unexpectedPrefix):], "/")
+		out[server] = append(out[server], u)
 	}
 	return out, nil
 }

@@ -1,7 +1,6 @@
 package inventory
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -255,19 +254,29 @@ func dropKey(tx store.Tx, key, uuid string) error {
 // Claimants lists the machines that claim a server's UUID and wait for an
 // operator's decision.
 func Claimants(tx store.Tx, uuid string) ([]Record, error) {
-	var out []Record
-	for it, err := range tx.Scan(claimPrefix+uuid+"/", "") {
+	all, err := ClaimantsOf(tx, []string{uuid})
+	return all[uuid], err
+}
+
+// ClaimantsOf is Claimants for servers in the order of their UUIDs, by UUID.
+func ClaimantsOf(tx store.Tx, uuids []string) (map[string][]Record, error) {
+	var keys, claimed []string
+	for it, err := range store.ScanOf(tx, claimPrefix, uuids) {
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("list claims: %w", err)
 		}
-		r, err := Get(tx, it.Key[strings.LastIndexByte(it.Key, '/')+1:])
-		if errors.Is(err, ErrNoServer) {
-			continue
+		uuid, claimant, _ := strings.Cut(it.Key[len(claimPrefix):], "/")
+		keys, claimed = append(keys, ServerPrefix+claimant), append(claimed, uuid)
+	}
+	recs, err := store.LookupAll[Record](tx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read claimants: %w", err)
+	}
+	out := map[string][]Record{}
+	for i, r := range recs {
+		if r != nil {
+			out[claimed[i]] = append(out[claimed[i]], *r)
 		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, r)
 	}
 	return out, nil
 }

@@ -231,6 +231,20 @@ func List(tx store.Tx, now time.Time) ([]api.Platform, error) {
 	return list, nil
 }
 
+// Newest gives the stamp of the newest complete platform; empty: there is none.
+func Newest(tx store.Tx) (string, error) {
+	newest := ""
+	for e, err := range store.Each[bool](tx, completePrefix) {
+		if err != nil {
+			return "", fmt.Errorf("find the newest platform: %w", err)
+		}
+		if e.Value {
+			newest = max(newest, e.Key[len(completePrefix):])
+		}
+	}
+	return newest, nil
+}
+
 // Describe is List for one platform; an *api.Problem when there is none.
 func Describe(tx store.Tx, stamp string, now time.Time) (api.Platform, error) {
 	used, err := users(tx, now)
