@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 
 	"nereid/agent/machine/enter"
+	"nereid/agent/machine/vm"
 	"nereid/api"
 )
 
@@ -19,9 +21,17 @@ type ZoneEntry struct {
 	Log     func(instance string) string                            // where what it printed is kept
 	Console func(instance string) (pid int, err error)              // process that has its console
 	Image   func(instance string) api.ImageRun                      // what its image says of programs
-	// Serial is the socket of a virtual machine's first serial port; empty: the instance
-	// is none.
-	Serial func(instance string) string
+	// Sockets is the folder of a virtual machine's sockets; empty: the instance is none.
+	Sockets func(instance string) string
+	VM      VirtualMachines
+}
+
+// VirtualMachines are what virtual machines have that zones have not.
+type VirtualMachines interface {
+	// Screenshot is what is on a machine's screen, as PNG.
+	Screenshot(ctx context.Context, instance string) (png []byte, err error)
+	// NMI sends a machine's guest an interrupt that it cannot ignore.
+	NMI(ctx context.Context, instance string) error
 }
 
 // Enter has a session with a zone: see Entry.
@@ -32,8 +42,17 @@ func (z ZoneEntry) Enter(ctx context.Context, instance string, r api.SessionRequ
 		}
 		return 0, nil
 	}
-	if z.serial(instance) != "" {
+	if dir := z.sockets(instance); dir != "" {
+		if do := z.screen(r.Kind); do != nil {
+			if err := do(ctx, dir, instance, stdin, stdout); err != nil {
+				return noProgram, err
+			}
+			return 0, nil
+		}
 		return noProgram, errors.New("the instance is a virtual machine, in which this server can run no program: use its console, or SSH")
+	}
+	if z.screen(r.Kind) != nil {
+		return noProgram, errors.New("the instance is a zone, which has no screen and takes no NMI: use its console, or a shell in it")
 	}
 	leader, err := z.Leader(ctx, instance)
 	if err != nil {
@@ -58,8 +77,8 @@ func (z ZoneEntry) console(ctx context.Context, instance string, r api.SessionRe
 	if !r.Input {
 		return enter.Console(ctx, z.Log(instance), r.Follow, stdout, stdout)
 	}
-	if socket := z.serial(instance); socket != "" {
-		return z.machine(ctx, socket, instance, stdin, stdout, stderr)
+	if dir := z.sockets(instance); dir != "" {
+		return z.machine(ctx, filepath.Join(dir, vm.Console), instance, stdin, stdout, stderr)
 	}
 	if _, err := z.Console(instance); err != nil {
 		return fmt.Errorf("the instance does not run: %w", err)
@@ -81,11 +100,11 @@ func (z ZoneEntry) console(ctx context.Context, instance string, r api.SessionRe
 	return enter.Console(ctx, z.Log(instance), true, stderr, stdout)
 }
 
-func (z ZoneEntry) serial(instance string) string {
-	if z.Serial == nil {
+func (z ZoneEntry) sockets(instance string) string {
+	if z.Sockets == nil {
 		return ""
 	}
-	return z.Serial(instance)
+	return z.Sockets(instance)
 }
 
 // machine is console with input for a virtual machine. Its serial port has one line: who

@@ -25,7 +25,7 @@ func TestMachineConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	z := ZoneEntry{Log: func(string) string { return log }, Serial: func(string) string { return socket }}
+	z := ZoneEntry{Log: func(string) string { return log }, Sockets: func(string) string { return dir }}
 	_, err = z.Enter(t.Context(), "a", api.SessionRequest{Kind: "exec"}, io.NopCloser(strings.NewReader("")), io.Discard, io.Discard, nil)
 	if err == nil || !strings.Contains(err.Error(), "virtual machine") {
 		t.Errorf("a program: %v", err)
@@ -56,5 +56,84 @@ func TestMachineConsole(t *testing.T) {
 	cancel()
 	if err := <-ended; err == nil {
 		t.Error("a session that was cut ends well")
+	}
+}
+
+// screened is a machine with a screen.
+type screened struct{ hurt string }
+
+func (*screened) Screenshot(_ context.Context, instance string) ([]byte, error) {
+	return []byte("PNG of " + instance), nil
+}
+
+func (s *screened) NMI(_ context.Context, instance string) error {
+	s.hurt = instance
+	return nil
+}
+
+// TestMachineScreen: a viewer and a machine's VNC server hear each other byte for byte,
+// until either goes; a picture and an NMI are of the machine that is named; a zone has
+// none of it, and that is said.
+func TestMachineScreen(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "vnc.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := &screened{}
+	z := ZoneEntry{VM: s, Sockets: func(instance string) string {
+		if instance == "zone" {
+			return ""
+		}
+		return dir
+	}}
+	enter := func(instance, kind string, stdin io.ReadCloser, stdout io.Writer) error {
+		_, err := z.Enter(t.Context(), instance, api.SessionRequest{Kind: kind}, stdin, stdout, io.Discard, nil)
+		return err
+	}
+	var out strings.Builder
+	nothing := io.NopCloser(strings.NewReader(""))
+	if err := enter("a", api.SessionScreenshot, nothing, &out); err != nil || out.String() != "PNG of a" {
+		t.Errorf("a picture: %q, %v", &out, err)
+	}
+	if err := enter("a", api.SessionNMI, nothing, &out); err != nil || s.hurt != "a" {
+		t.Errorf("an NMI: %q, %v", s.hurt, err)
+	}
+	for _, kind := range []string{api.SessionScreen, api.SessionScreenshot, api.SessionNMI} {
+		if err := enter("zone", kind, nothing, &out); err == nil || !strings.Contains(err.Error(), "no screen") {
+			t.Errorf("%s of a zone: %v", kind, err)
+		}
+	}
+	for _, first := range []string{"viewer", "server"} {
+		in, says := io.Pipe()
+		hears, screen := io.Pipe()
+		ended := make(chan error, 1)
+		go func() { ended <- enter("a", api.SessionScreen, in, screen) }()
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		long := strings.Repeat("\x00\xff\r\nRFB", 50000)
+		for _, way := range []struct {
+			from io.Writer
+			to   io.Reader
+		}{{says, c}, {c, hears}} {
+			go func() { _, _ = io.WriteString(way.from, long) }()
+			got := make([]byte, len(long))
+			if _, err := io.ReadFull(way.to, got); err != nil || string(got) != long {
+				t.Errorf("what is said is not what is heard, %v", err)
+			}
+		}
+		if first == "viewer" {
+			says.Close()
+			if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("the server hears %d, %v when its viewer has gone", n, err)
+			}
+		}
+		c.Close()
+		if err := <-ended; err != nil {
+			t.Errorf("%s goes first: %v", first, err)
+		}
 	}
 }

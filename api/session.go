@@ -34,11 +34,16 @@ const (
 	SessionConsole = "console" // what the instance wrote to its console, at most the last 1 MiB of it, and its keyboard
 	SessionPush    = "push"    // standard input becomes a file in the instance
 	SessionPull    = "pull"    // a file of the instance becomes standard output
+
+	// Of virtual machines only.
+	SessionScreen     = "vnc"        // its screen, keyboard and mouse: what a viewer and its VNC server say (RFC 6143)
+	SessionScreenshot = "screenshot" // what is on its screen becomes standard output, as PNG
+	SessionNMI        = "nmi"        // an interrupt that its guest cannot ignore
 )
 
 // SessionRequest says what a client wants of an instance.
 type SessionRequest struct {
-	Kind    string        `json:"kind" enum:"exec,console,push,pull"`
+	Kind    string        `json:"kind" enum:"exec,console,push,pull,vnc,screenshot,nmi"`
 	Command []string      `json:"command,omitempty" doc:"exec: program and arguments; empty: the user's login shell"`
 	Env     []string      `json:"env,omitempty" doc:"exec: NAME=VALUE, beside those of the image"`
 	User    string        `json:"user,omitempty" doc:"exec: name or number inside; empty: root"`
@@ -77,9 +82,9 @@ func (r SessionRequest) Validate() error {
 		wrong = append(wrong, &Problem{Title: "Invalid", Status: http.StatusUnprocessableEntity, Code: CodeInvalid, Detail: fmt.Sprintf(format, args...)})
 	}
 	switch r.Kind {
-	case SessionExec, SessionConsole, SessionPush, SessionPull:
+	case SessionExec, SessionConsole, SessionPush, SessionPull, SessionScreen, SessionScreenshot, SessionNMI:
 	default:
-		fault("kind: %.32q is none of exec, console, push and pull", r.Kind)
+		fault("kind: %.32q is none of exec, console, push, pull, vnc, screenshot and nmi", r.Kind)
 	}
 	if file := r.Kind == SessionPush || r.Kind == SessionPull; file && !path.IsAbs(r.Path) {
 		fault("path: %.256q is not absolute", r.Path)

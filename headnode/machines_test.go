@@ -139,7 +139,7 @@ func TestMachine(t *testing.T) {
 	refused("a signal", err, "takes no signal but SIGKILL")
 	must[api.Instance](t)(h.client.KillInstance(ctx, "vm0", ""))
 	for _, kind := range []string{api.SessionExec, api.SessionPush, api.SessionPull} {
-		if err := instances.Unable(h.instance("vm0"), kind); err == nil || !strings.Contains(err.Error(), "virtual machine") {
+		if err := instances.Enterable(h.instance("vm0"), kind); err == nil || !strings.Contains(err.Error(), "virtual machine") {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}

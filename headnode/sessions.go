@@ -186,14 +186,23 @@ func (s *Server) converse(ctx context.Context, client *websocket.Conn, i api.Ins
 	if err != nil {
 		return err
 	}
-	if request.Kind != api.SessionConsole {
-		if err := instances.Unable(i, request.Kind+" is for zones"); err != nil {
-			return err
-		}
+	if err := instances.Enterable(i, request.Kind); err != nil {
+		return err
 	}
-	n, end, err := s.sessions.begin(i.Server, i.UUID, request)
+	told, err := s.auditSession(ctx, i.UUID, request.Kind)
 	if err != nil {
 		return err
+	}
+	exit, err := s.conversation(ctx, client, i, request)
+	return errors.Join(err, told(exit, err))
+}
+
+// conversation has the server come for its end of a session, and passes messages on. exit
+// is how the server says that it ended; nil: the client went before.
+func (s *Server) conversation(ctx context.Context, client *websocket.Conn, i api.Instance, request api.SessionRequest) (exit *api.SessionExit, err error) {
+	n, end, err := s.sessions.begin(i.Server, i.UUID, request)
+	if err != nil {
+		return nil, err
 	}
 	defer end()
 	s.log.Info("operator's session", "operator", callerOf(ctx).operator, "kind", request.Kind, "instance", i.UUID, "session", n.ID)
@@ -204,10 +213,37 @@ func (s *Server) converse(ctx context.Context, client *websocket.Conn, i api.Ins
 		defer agent.CloseNow()
 		return pass(ctx, client, agent)
 	case <-wait.C:
-		return refuse(http.StatusServiceUnavailable, api.CodeUnavailable, "look at the server with: nereid server get "+i.Server, "server %s did not come within %v for its end of the session", i.Server, sessionPickup)
+		return nil, refuse(http.StatusServiceUnavailable, api.CodeUnavailable, "look at the server with: nereid server get "+i.Server, "server %s did not come within %v for its end of the session", i.Server, sessionPickup)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
+}
+
+// auditSession notes in an instance's audit that somebody has a session of a kind which is
+// told of there. told is to be called when it is over.
+func (s *Server) auditSession(ctx context.Context, uuid, kind string) (told func(*api.SessionExit, error) error, err error) {
+	if !instances.Audited(kind) {
+		return func(*api.SessionExit, error) error { return nil }, nil
+	}
+	key := ""
+	err = s.update(ctx, func(tx store.Tx) (err error) {
+		key, err = instances.NoteSession(tx, uuid, callerOf(ctx).operator, kind, s.now())
+		return err
+	})
+	return func(exit *api.SessionExit, fault error) error {
+		why := ""
+		switch p, expected := problemOf(fault); {
+		case exit != nil:
+			why = exit.Error
+		case fault != nil && expected:
+			why = p.Error()
+		case fault != nil && kind != api.SessionScreen: // whose viewer just goes
+			why = "who asked for it went before it was done"
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sessionClose)
+		defer cancel()
+		return s.update(ctx, func(tx store.Tx) error { return instances.EndSession(tx, key, why, s.now()) })
+	}, err
 }
 
 // readRequest reads and checks a client's first message.
@@ -227,28 +263,29 @@ func readRequest(ctx context.Context, client *websocket.Conn) (r api.SessionRequ
 	return r, r.Validate()
 }
 
-// pass passes messages between both ends until one ends.
-func pass(ctx context.Context, client, agent *websocket.Conn) error {
+// pass passes messages between both ends until one ends. exit is the server's last one;
+// nil: it said none.
+func pass(ctx context.Context, client, agent *websocket.Conn) (exit *api.SessionExit, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	var ended atomic.Bool
+	var ended atomic.Pointer[api.SessionExit]
 	wg.Go(func() { cancel(passOn(ctx, agent, client, nil)) })
 	wg.Go(func() { cancel(passOn(ctx, client, agent, &ended)) })
 	<-ctx.Done()
-	err := context.Cause(ctx)
-	if ended.Load() { // whichever end closed its connection first
+	err = context.Cause(ctx)
+	if exit = ended.Load(); exit != nil { // whichever end closed its connection first
 		err = nil
 	}
 	_, _ = client.CloseNow(), agent.CloseNow()
 	wg.Wait()
-	return err
+	return exit, err
 }
 
 // passOn copies messages one way. A reader that does not keep up holds up the writer, and
 // nobody else. ended is set when the session's last message came, which comes from the
 // server's end only; nil: this is the other way.
-func passOn(ctx context.Context, to, from *websocket.Conn, ended *atomic.Bool) error {
+func passOn(ctx context.Context, to, from *websocket.Conn, ended *atomic.Pointer[api.SessionExit]) error {
 	for {
 		kind, message, err := from.Read(ctx)
 		if err != nil {
@@ -256,7 +293,11 @@ func passOn(ctx context.Context, to, from *websocket.Conn, ended *atomic.Bool) e
 		}
 		exit := ended != nil && len(message) > 0 && message[0] == api.MessageExit
 		if exit {
-			ended.Store(true) // before the client can go
+			e := &api.SessionExit{}
+			if json.Unmarshal(message[1:], e) != nil {
+				e.Error = "its server said in no known way how it ended"
+			}
+			ended.Store(e) // before the client can go
 		}
 		if err := to.Write(ctx, kind, message); err != nil {
 			return fmt.Errorf("session: %w", err)

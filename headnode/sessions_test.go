@@ -185,7 +185,13 @@ func TestPass(t *testing.T) {
 		ours, client := dial()
 		ours2, agent := dial()
 		done := make(chan error)
-		go func() { done <- pass(t.Context(), ours, ours2) }()
+		go func() {
+			exit, err := pass(t.Context(), ours, ours2)
+			if exit == nil || exit.Code != 3 {
+				t.Errorf("%s closes first: it ended with %+v", first, exit)
+			}
+			done <- err
+		}()
 		if err := agent.Write(t.Context(), websocket.MessageBinary, api.ExitMessage(api.SessionExit{Code: 3})); err != nil {
 			t.Fatal(err)
 		}

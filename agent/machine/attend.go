@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
@@ -42,16 +43,35 @@ func (g guestIs) sentence() string {
 // monitors are the connections with the QEMUs of the machines that run: one each. They
 // are guarded by Machines.mu.
 type monitors struct {
-	ctx  context.Context // nil: nobody attends
-	at   map[string]bool // machines, by UUID
+	ctx  context.Context        // nil: nobody attends
+	at   map[string]bool        // machines, by UUID
+	of   map[string]*qmp.Client // those that answer, by UUID of the machine
 	work sync.WaitGroup
+}
+
+// monitor is the connection with the QEMU of a machine that runs. Several may use it at
+// once.
+func (m *Machines) monitor(uuid string) (*qmp.Client, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.monitors.of[uuid]; c != nil {
+		return c, nil
+	}
+	i := m.all[uuid]
+	switch {
+	case i == nil || i.unit != unitRuns && i.unit != unitStops:
+		return nil, errors.New("the instance does not run")
+	case i.guestIs.trouble != "":
+		return nil, errors.New(i.guestIs.trouble)
+	}
+	return nil, errors.New("its QEMU is not connected with yet; try again in a moment")
 }
 
 // Attend hears what QEMUs tell of their machines, until ctx ends.
 func (m *Machines) Attend(ctx context.Context) error {
 	m.mu.Lock()
 	m.begin()
-	m.monitors.ctx, m.monitors.at = ctx, map[string]bool{}
+	m.monitors.ctx, m.monitors.at, m.monitors.of = ctx, map[string]bool{}, map[string]*qmp.Client{}
 	var all []string
 	for uuid := range m.all {
 		all = append(all, uuid)
@@ -101,8 +121,9 @@ func (m *Machines) follow(ctx context.Context, uuid string) {
 		c, err := qmp.Dial(dctx, filepath.Join(vm.RunDir(m.dir(uuid)), vm.Monitor))
 		cancel()
 		if err == nil {
-			hung = time.Time{}
+			m.connected(uuid, c)
 			hung, err = m.hear(ctx, uuid, c)
+			m.connected(uuid, nil)
 			_ = c.Close() // QEMU goes on
 		} else if errors.Is(err, context.DeadlineExceeded) && hung.IsZero() {
 			hung = time.Now().Add(-askLimit)
@@ -115,6 +136,17 @@ func (m *Machines) follow(ctx context.Context, uuid string) {
 			pause.Stop()
 		}
 	}
+}
+
+// connected notes the connection with a machine's QEMU; nil: there is none any more.
+func (m *Machines) connected(uuid string, c *qmp.Client) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c == nil {
+		delete(m.monitors.of, uuid)
+		return
+	}
+	m.monitors.of[uuid] = c
 }
 
 // trouble notes that a machine's QEMU cannot be asked, and ends one that hangs for good.
@@ -284,4 +316,19 @@ func (m *Machines) disk(ctx context.Context, c *qmp.Client) (string, error) {
 		}
 	}
 	return "Paused: " + name + " could not be written; the instance's quota or the pool may be full, or the pool may fail. It goes on by itself when that is mended.", nil
+}
+
+// NMI sends the guest of a machine that runs an interrupt that it cannot ignore: many
+// kernels then write a dump, or panic.
+func (m *Machines) NMI(ctx context.Context, uuid string) error {
+	c, err := m.monitor(uuid)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, askLimit)
+		defer cancel()
+		err = c.Call(ctx, "inject-nmi", nil, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("send an NMI: %w", err)
+	}
+	return nil
 }

@@ -3,9 +3,11 @@
 package machine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"image/png"
 	"log/slog"
 	"net"
 	"os"
@@ -21,6 +23,7 @@ import (
 	"nereid/agent/machine/vm"
 	"nereid/agent/machine/zone"
 	"nereid/api"
+	"nereid/fixtures/rfb"
 )
 
 // TestMain is nereid-zone machine, when it is called as that.
@@ -123,7 +126,7 @@ func (p *processes) Reset(_ context.Context, name string) (string, error) {
 var machineDir string
 
 // TestNetNSMachine: a real QEMU, which Machines starts as they start one on a server: it
-// is nobody's and can do nothing, its guest speaks, stops at the power button, reboots
+// is nobody's and can do nothing, its guest speaks, is seen, is interrupted, stops at the power button, reboots
 // from inside and by request; killed or hung it is told of and started again; another
 // agent finds it running.
 func TestNetNSMachine(t *testing.T) {
@@ -247,6 +250,34 @@ func TestNetNSMachine(t *testing.T) {
 	printed("hello\n", 1)
 	c.Close()
 
+	// Its screen is seen, by a viewer and as a picture, and an NMI is heard.
+	shot, err := m.Screenshot(t.Context(), uuid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := png.Decode(bytes.NewReader(shot))
+	if err == nil {
+		err = rfb.Red(img)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if c, err = net.Dial("unix", filepath.Join(filepath.Dir(console), vm.Screen)); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := rfb.See(c)
+	if err == nil {
+		err = rfb.Red(seen)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	if err := m.NMI(t.Context(), uuid); err != nil {
+		t.Error(err)
+	}
+	printed("guest: nmi", 1)
+
 	// Another agent adopts it.
 	stop()
 	m, stop = begin()
@@ -261,6 +292,9 @@ func TestNetNSMachine(t *testing.T) {
 	// Hung: told, and it goes on when it can.
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := m.Screenshot(t.Context(), uuid); err == nil || !strings.Contains(err.Error(), "QEMU") {
+		t.Errorf("the screen of one that hangs: %v", err)
 	}
 	until(w, "hung", func(st api.InstanceStatus) bool { return strings.Contains(st.Reason, "has not answered since") })
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {

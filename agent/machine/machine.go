@@ -89,6 +89,7 @@ type Machines struct {
 	next     uint32
 	prepared bool
 	monitors monitors
+	shooting chan struct{} // one slot: who makes a picture of a screen
 }
 
 // instance is what is known of one.

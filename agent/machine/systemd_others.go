@@ -51,3 +51,8 @@ func Leader(context.Context, string) (int, error) { return 0, errors.ErrUnsuppor
 
 // Live is not there on this system.
 func Live(context.Context, string, zone.Host) error { return errHere }
+
+// Screenshot is not there on this system.
+func (*Machines) Screenshot(context.Context, string) ([]byte, error) {
+	return nil, errors.ErrUnsupported
+}

@@ -37,11 +37,12 @@ func joinZones(a *agent.Agent, st *storage.Storage, hw *sysinfo.Reader) (stop fu
 		Program: zone.Program,
 		Leader:  machine.Leader,
 		Console: zone.Process,
-		Serial: func(uuid string) string {
+		VM:      a.Zones.Machines,
+		Sockets: func(uuid string) string {
 			if spec := a.Zones.Machines.Kept(uuid); spec == nil || spec.Brand != api.BrandKVM {
 				return ""
 			}
-			return filepath.Join(vm.RunDir(filepath.Join(zone.Dir, uuid)), vm.Console)
+			return vm.RunDir(filepath.Join(zone.Dir, uuid))
 		},
 		Log: func(uuid string) string { return filepath.Join(zone.Consoles, zone.Logs, zone.Log(uuid)) },
 		Image: func(uuid string) api.ImageRun {

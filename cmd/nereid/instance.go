@@ -22,6 +22,7 @@ func (a *app) instanceCommand() *cobra.Command {
 		a.instanceRename(), a.instanceProtect(true), a.instanceProtect(false), a.instanceFirewall(), a.instanceRestart(),
 		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(), a.instanceDisk(),
 		a.instanceExec(), a.instanceShell(), a.instanceConsole(), a.instanceLogs(), a.instancePush(), a.instancePull(),
+		a.instanceScreenshot(), a.instanceVNC(), a.instanceNMI(),
 		a.instanceExplain(), a.instanceTimeline(), a.instanceAudit(), a.instanceSettings())
 }
 

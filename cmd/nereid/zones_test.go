@@ -147,6 +147,7 @@ func TestExamplesAreRun(t *testing.T) {
 	}
 	elsewhere := []string{
 		"instance exec", "instance shell", "instance console", "instance logs", "instance push", "instance pull", // integration/instance, integration/lab's zones
+		"instance screenshot", "instance vnc", "instance nmi", // integration/instance
 		"image build", "image import oci:", "image import https://", "image export", "image import ./", "image import oci-layout:", // with other names of files
 	}
 	root := newApp(strings.NewReader(""), io.Discard, io.Discard).rootCommand()

@@ -96,3 +96,30 @@ func Why(tx store.Tx, uuid string) (p api.Placement, err error) {
 	}
 	return p, err
 }
+
+// Audited reports whether sessions of a kind are told of in the audit: those that see or
+// drive a machine past its guest's own logins.
+func Audited(kind string) bool {
+	return kind == api.SessionScreen || kind == api.SessionScreenshot || kind == api.SessionNMI
+}
+
+// NoteSession adds to the audit a session that somebody has begun; key is for EndSession.
+// One whose end nobody tells of, as the head node's came first, stays open.
+func NoteSession(tx store.Tx, uuid, by, kind string, now time.Time) (key string, err error) {
+	defer named(&err, "note session with instance %s", uuid)
+	r, err := There(tx, "", uuid)
+	if err != nil {
+		return "", err
+	}
+	return note(tx, r, api.InstanceAudit{ID: newID(), Action: kind, Asked: now.UTC(), By: by})
+}
+
+// EndSession notes that a session is over, and why it failed; empty: it did not.
+func EndSession(tx store.Tx, key, fault string, now time.Time) error {
+	a, found, err := store.Lookup[api.InstanceAudit](tx, key)
+	if err != nil || !found { // it was too old to be kept
+		return err
+	}
+	a.Finished, a.Success, a.Error = now.UTC(), fault == "", fault
+	return store.Put(tx, key, a)
+}

@@ -12,7 +12,7 @@ import (
 )
 
 // TestVMMachine takes the bytes of a disk to a running virtual machine, whose processor is
-// emulated: its guest is heard on the console, lives on when the agent is killed, is
+// emulated: its guest is heard on the console, seen by viewers, interrupted, lives on when the agent is killed, is
 // started again when its QEMU was, and turns itself off at the power button; what it has
 // not yet is refused with words, and deleted it leaves nothing.
 func TestVMMachine(t *testing.T) {
@@ -49,6 +49,9 @@ func TestVMMachine(t *testing.T) {
 	if out, err := o.command(t.Context(), "instance", "exec", "m1", "--", "true").CombinedOutput(); err == nil || !strings.Contains(string(out), "virtual machine") {
 		t.Errorf("exec: %v, %s", err, out)
 	}
+
+	o.screen("m1")
+	printed("guest: nmi", "1")
 
 	first := pid()
 	o.Shell(m, "systemctl kill -s KILL nereid-agent")

@@ -82,7 +82,8 @@ func (m Machine) Arguments() ([]string, error) {
 	var a arguments
 	a.add("-name", "guest="+m.UUID+",debug-threads=on", "-uuid", m.UUID)
 	a.add("-nodefaults", "-no-user-config", "-display", "none")
-	a.add("-machine", m.Type+",usb=off,vmport=off,hpet=off,smm=off,memory-backend=ram0", "-accel", accel)
+	// Without SMM QEMU 10 has memory where a guest looks for the screen of its VGA.
+	a.add("-machine", m.Type+",usb=off,vmport=off,hpet=off,smm=auto,memory-backend=ram0", "-accel", accel)
 	a.add("-cpu", m.CPU, "-smp", fmt.Sprintf("cpus=%d,maxcpus=%d,sockets=1,cores=%d,threads=1", m.VCPUs, cpus, cpus))
 	// Pages are not shared between machines: one could tell what another has in memory.
 	a.add("-object", fmt.Sprintf("memory-backend-memfd,id=ram0,size=%dM,share=on,merge=off,dump=off", m.MemoryMiB), "-m", memory)
@@ -105,7 +106,7 @@ func (m Machine) Arguments() ([]string, error) {
 	}
 	a.add("-chardev", m.socket("con0", Console)+",logfile="+log+",logappend=on", "-device", "isa-serial,chardev=con0,index=0")
 	a.add("-chardev", m.socket("mdata0", Metadata), "-device", "isa-serial,chardev=mdata0,index=1")
-	a.add("-device", "VGA,vgamem_mb=16", "-vnc", "unix:"+m.file(Screen))
+	a.add("-device", "VGA,vgamem_mb=16", "-vnc", "unix:"+m.file(Screen)+",share=force-shared")
 	a.add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0,max-bytes=1024,period=1000")
 	a.add("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on,deflate-on-oom=on")
 	a.add("-device", "virtio-serial-pci,id=serial0", "-chardev", m.socket("qga0", GuestAgent), "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
