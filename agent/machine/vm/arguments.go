@@ -115,10 +115,12 @@ func (m Machine) Arguments() ([]string, error) {
 		a.add("-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d,slot=%d,bus=pcie.0,multifunction=on,addr=0x%x.0x%x", n, n+1, n+1, 0x10+n/8, n%8))
 	}
 	for i, d := range m.Disks {
-		a.add("-blockdev", d.blockdev(), "-device", fmt.Sprintf("%s,bootindex=%d", d.device(), i+1))
+		device := d.device()
+		device["bootindex"] = i + 1
+		a.add("-blockdev", d.blockdev().String(), "-device", device.String())
 	}
 	for _, n := range m.NICs {
-		a.add("-netdev", n.netdev(), "-device", n.device())
+		a.add("-netdev", n.netdev().String(), "-device", n.device().String())
 	}
 	return a, nil
 }
@@ -143,56 +145,4 @@ func (m Machine) smbios() string {
 		return "type=1,manufacturer=Joyent,product=SmartDC HVM,version=nereid,uuid=" + m.UUID
 	}
 	return "type=1,manufacturer=Nereid,product=Virtual Machine,version=1,uuid=" + m.UUID
-}
-
-// blockdev opens a disk past the host's page cache, which ZFS has its own for. One that
-// is only read may be a file in memory, past whose cache there is nothing.
-func (d Disk) blockdev() string {
-	driver := "file"
-	if d.Block {
-		driver = "host_device"
-	}
-	s := "driver=raw,node-name=" + d.Name + ",file.driver=" + driver + ",file.filename=" + value(d.Path)
-	if d.ReadOnly {
-		return s + ",file.read-only=on,read-only=on"
-	}
-	return s + ",file.cache.direct=on,cache.direct=on" + ",file.discard=unmap,discard=unmap"
-}
-
-// device is what the guest sees of a disk. A write that fails, as it does in a full pool,
-// stops the machine, and not its file system.
-func (d Disk) device() string {
-	bus := fmt.Sprint("slot", d.Slot)
-	if d.Slot == NoSlot {
-		bus = "pcie.0,addr=0x8"
-	}
-	s := fmt.Sprintf("virtio-blk-pci,id=dev-%s,drive=%s,bus=%s,iothread=io0,serial=%s", d.Name, d.Name, bus, d.Name)
-	if !d.ReadOnly {
-		s += ",werror=stop,rerror=report,discard=on,write-zeroes=on,physical_block_size=4096"
-	}
-	return s
-}
-
-func (n NIC) id() string { return "nic" + strings.ReplaceAll(n.MAC, ":", "") }
-
-func (n NIC) netdev() string {
-	vhost := "off"
-	if n.Vhost {
-		vhost = "on"
-	}
-	if n.FD == 0 {
-		return "tap,id=" + n.id() + ",ifname=" + value(n.Tap) + ",script=no,downscript=no,vhost=" + vhost
-	}
-	if n.Vhost {
-		vhost += fmt.Sprintf(",vhostfd=%d", n.VhostFD)
-	}
-	return fmt.Sprintf("tap,id=%s,fd=%d,vhost=%s", n.id(), n.FD, vhost)
-}
-
-func (n NIC) device() string {
-	s := fmt.Sprintf("virtio-net-pci,id=dev-%s,netdev=%s,mac=%s,bus=slot%d,romfile=", n.id(), n.id(), n.MAC, n.Slot)
-	if n.MTU > 0 {
-		s += fmt.Sprintf(",host_mtu=%d", n.MTU)
-	}
-	return s
 }

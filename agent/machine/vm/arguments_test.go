@@ -37,12 +37,12 @@ func TestArguments(t *testing.T) {
 		"-chardev socket,id=mon0,path=/run/a,,b/qmp.sock,server=on,wait=off -mon chardev=mon0,mode=control",
 		"logfile=/run/a,,b/console.log,logappend=on",
 		"-drive if=pflash,unit=1,format=raw,file=/run/a,,b/vars.fd",
-		"file.driver=file,file.filename=/run/a,,b/disk,,0,file.cache.direct=on,cache.direct=on,file.discard=unmap,discard=unmap",
-		"virtio-blk-pci,id=dev-disk0,drive=disk0,bus=slot0,iothread=io0,serial=disk0,werror=stop",
-		"file.driver=host_device,file.filename=/dev/zvol/seed,file.read-only=on,read-only=on",
-		"virtio-blk-pci,id=dev-seed,drive=seed,bus=slot3,iothread=io0,serial=seed,bootindex=2",
-		"tap,id=nic90b8d0000001,ifname=np90b8d0000001,script=no,downscript=no,vhost=off",
-		"virtio-net-pci,id=dev-nic90b8d0000001,netdev=nic90b8d0000001,mac=90:b8:d0:00:00:01,bus=slot15,romfile=,host_mtu=1400",
+		`-blockdev {"cache":{"direct":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":true},"discard":"unmap","driver":"file","filename":"/run/a,b/disk,0"},"node-name":"disk0"}`,
+		`-device {"bootindex":1,"bus":"slot0","discard":true,"drive":"disk0","driver":"virtio-blk-pci","id":"dev-disk0","iothread":"io0","physical_block_size":4096,"rerror":"report","serial":"disk0","werror":"stop","write-zeroes":true}`,
+		`-blockdev {"driver":"raw","file":{"driver":"host_device","filename":"/dev/zvol/seed","read-only":true},"node-name":"seed","read-only":true}`,
+		`-device {"bootindex":2,"bus":"slot3","drive":"seed","driver":"virtio-blk-pci","id":"dev-seed","iothread":"io0","serial":"seed"}`,
+		`-netdev {"downscript":"no","id":"nic90b8d0000001","ifname":"np90b8d0000001","script":"no","type":"tap","vhost":false}`,
+		`-device {"bus":"slot15","driver":"virtio-net-pci","host_mtu":1400,"id":"dev-nic90b8d0000001","mac":"90:b8:d0:00:00:01","netdev":"nic90b8d0000001","romfile":""}`,
 		"manufacturer=Nereid,product=Virtual Machine",
 	} {
 		if !strings.Contains(line, want) {
@@ -55,7 +55,7 @@ func TestArguments(t *testing.T) {
 	line = strings.Join(a, " ")
 	for _, want := range []string{
 		"-accel kvm ", "product=SmartDC HVM", "-add-fd fd=7,set=1,opaque=log", "logfile=/dev/fdset/1,logappend=on",
-		"tap,id=nic90b8d0000001,fd=8,vhost=on,vhostfd=9", "drive=seed,bus=pcie.0,addr=0x8,iothread=io0",
+		`{"fd":"8","id":"nic90b8d0000001","type":"tap","vhost":true,"vhostfd":"9"}`, `{"addr":"0x8","bootindex":2,"bus":"pcie.0","drive":"seed"`,
 	} {
 		if err != nil || !strings.Contains(line, want) {
 			t.Errorf("%s is not in\n%s (%v)", want, line, err)

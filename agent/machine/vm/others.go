@@ -21,3 +21,9 @@ func Button(context.Context, string) error { return errHere }
 
 // Answers is not there on this system.
 func Answers(context.Context, string) error { return errHere }
+
+func (*Disk) open(context.Context) (int, error) { return 0, errHere }
+
+func (*NIC) open() error { return errHere }
+
+func closeFile(int) {}

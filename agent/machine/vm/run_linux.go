@@ -56,8 +56,16 @@ func (s Start) run(ctx context.Context, dir, program string, before func(Start) 
 		s.LogFD = fd
 	}
 	for i := range s.NICs {
-		if err := s.NICs[i].open(); err != nil {
-			return fmt.Errorf("NIC %s: %w", s.NICs[i].MAC, err)
+		n := &s.NICs[i]
+		err := n.open()
+		if err == nil {
+			err = inherit(n.FD)
+		}
+		if err == nil && n.Vhost {
+			err = inherit(n.VhostFD)
+		}
+		if err != nil {
+			return fmt.Errorf("NIC %s: %w", n.MAC, err)
 		}
 	}
 	args, err := s.Arguments()
@@ -75,6 +83,14 @@ func (s Start) run(ctx context.Context, dir, program string, before func(Start) 
 	env := []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "HOME=" + s.Dir, "TMPDIR=" + s.Dir}
 	if err := unix.Exec(program, append([]string{program}, args...), env); err != nil {
 		return fmt.Errorf("execute %s: %w", program, err)
+	}
+	return nil
+}
+
+// inherit leaves a file open for the program that this process becomes.
+func inherit(fd int) error {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("keep a file open: %w", err)
 	}
 	return nil
 }
@@ -142,50 +158,6 @@ func groupOf(path string) (gid int, block bool, err error) {
 		return 0, false, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return int(st.Gid), st.Mode&unix.S_IFMT == unix.S_IFBLK, nil
-}
-
-// open opens a NIC's tap, which is there already, and what carries its packets.
-func (n *NIC) open() error {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return fmt.Errorf("open /dev/net/tun: %w", err)
-	}
-	req, err := unix.NewIfreq(n.Tap)
-	if err != nil {
-		return err
-	}
-	if err := exists(n.Tap); err != nil {
-		return err
-	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		return fmt.Errorf("take tap %s: %w", n.Tap, err)
-	}
-	n.FD = fd
-	if !n.Vhost {
-		return nil
-	}
-	if n.VhostFD, err = unix.Open("/dev/vhost-net", unix.O_RDWR, 0); err != nil {
-		n.Vhost = false // QEMU carries them
-	}
-	return nil
-}
-
-// exists says that an interface is not there. TUNSETIFF would make it.
-func exists(name string) error {
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
-	}
-	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("look for tap %s: %w", name, err)
-	}
-	defer unix.Close(s)
-	if err := unix.IoctlIfreq(s, unix.SIOCGIFFLAGS, req); err != nil {
-		return fmt.Errorf("look for tap %s: %w", name, err)
-	}
-	return nil
 }
 
 // drop gives this thread a user and its groups, and no privileges for good.
