@@ -210,7 +210,11 @@ func (k *Kernel) disconnect(s Disconnect) error {
 	// The kernel removes the pair some time after the namespace; we do not wait.
 	l, err := k.links.LinkByName(s.Name)
 	if err == nil {
-		err = k.links.LinkDel(l)
+		if l.Type() == "tuntap" {
+			err = k.dropTap(l)
+		} else {
+			err = k.links.LinkDel(l)
+		}
 	}
 	if notThere(err) {
 		return nil

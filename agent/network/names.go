@@ -80,6 +80,7 @@ const (
 	classBridge class = "VNI" // bridge of a VNI
 	classVXLAN  class = "VXLAN"
 	classPort   class = "NIC"
+	classLeft   class = "left" // tap that goes when its QEMU lets go of it
 )
 
 // kindTap is the kernel's name of what a virtual machine's NIC is on its server.
@@ -87,7 +88,7 @@ const kindTap = "tun"
 
 // kinds are the kernel's names of the classes' devices.
 var kinds = map[class]string{
-	classBond: "bond", classVLAN: "vlan", classTag: "bridge", classBridge: "bridge", classVXLAN: "vxlan", classPort: "veth",
+	classBond: "bond", classVLAN: "vlan", classTag: "bridge", classBridge: "bridge", classVXLAN: "vxlan", classPort: "veth", classLeft: kindTap,
 }
 
 // class says what a link is that was made here; empty when it was not. Other

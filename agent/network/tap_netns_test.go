@@ -56,7 +56,7 @@ func TestNetNSMachineNIC(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+			req.SetUint16(tapFlags)
 			return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 		})
 		if err != nil {
@@ -95,7 +95,7 @@ func TestNetNSMachineNIC(t *testing.T) {
 	if now := n.read(t).Links[name]; now == nil || now.Index != l.Index || now.Master != l.Master {
 		t.Errorf("after its QEMU's end it is %+v", now)
 	}
-	send().Close()
+	f = send()
 
 	if steps := planPort(p, BridgeOfVNI(100), n.read(t).Links[name]); len(steps.steps)+len(steps.problems) > 0 {
 		t.Errorf("another agent would do %v, %v", steps.steps, steps.problems)
@@ -107,5 +107,30 @@ func TestNetNSMachineNIC(t *testing.T) {
 	}
 	if _, err := n.kernel.links.LinkByName(name); !notThere(err) {
 		t.Errorf("after its removal: %v", err)
+	}
+	// Its QEMU, which has it open, is not told of any fault, and ends it by letting go.
+	left := leftPrefix + strings.TrimPrefix(name, PortPrefix)
+	if now := n.read(t).Links[left]; now == nil || now.Index != l.Index || now.Master != "" || now.Up || now.class() != classLeft || now.device() {
+		t.Errorf("what its QEMU has open is %+v", now)
+	}
+	var events int16
+	raw, err := f.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		_, _ = unix.Poll(p, 0)
+		events = p[0].Revents
+	})
+	if err != nil || events&unix.POLLERR != 0 {
+		t.Errorf("QEMU is told of %#x, %v", events, err)
+	}
+	if err := n.Apply(t.Context(), n.labSpec(1, "192.0.2.1/24", []uint32{100})); err != nil {
+		t.Errorf("with what is left: %v", err)
+	}
+	f.Close()
+	if _, err := n.kernel.links.LinkByName(left); !notThere(err) {
+		t.Errorf("after its QEMU let go: %v", err)
 	}
 }
