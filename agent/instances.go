@@ -258,6 +258,13 @@ func (i *instances) loadPool(ctx context.Context) error {
 	}
 	i.m.Pool, i.m.Server = pool, i.a.UUID
 	i.m.Known(known, images)
+	for _, f := range found.Instances {
+		var disks []string
+		for _, d := range f.Disks {
+			disks = append(disks, d.Name)
+		}
+		i.m.HasDisks(f.UUID, disks)
+	}
 	i.set.mu.Lock()
 	all := slices.Collect(func(yield func(string) bool) {
 		for uuid := range i.set.state.Items {

@@ -193,12 +193,16 @@ func (m *Machines) hear(ctx context.Context, uuid string, c *qmp.Client) (hung t
 	ask := time.NewTimer(0)
 	defer ask.Stop()
 	let := false // it is time to let a machine go on that was paused
+	look := true // what the machine has may be another
+	conn := m.hotBegin(uuid, vm.QEMU{Monitor: c})
+	defer m.hotEnd(uuid, conn)
 	for {
 		select {
 		case e, open := <-c.Events():
 			if !open {
 				return time.Time{}, c.Err()
 			}
+			look = look || e.Name == "DEVICE_DELETED" || e.Missed > 0
 			if wait, is := m.heard(uuid, e); is {
 				ask.Reset(wait)
 				let = false
@@ -206,7 +210,13 @@ func (m *Machines) hear(ctx context.Context, uuid string, c *qmp.Client) (hung t
 		case <-ask.C:
 			begun := time.Now()
 			actx, cancel := context.WithTimeout(ctx, askLimit)
-			again, err := m.ask(actx, uuid, c, let)
+			var again time.Duration
+			if look {
+				err = m.see(actx, uuid, conn)
+			}
+			if err == nil {
+				again, err = m.ask(actx, uuid, c, let)
+			}
 			cancel()
 			if err != nil {
 				if errors.Is(err, context.DeadlineExceeded) {
@@ -215,7 +225,7 @@ func (m *Machines) hear(ctx context.Context, uuid string, c *qmp.Client) (hung t
 				return time.Time{}, err
 			}
 			ask.Reset(again)
-			let = true
+			let, look = true, false
 		case <-ctx.Done():
 			return time.Time{}, ctx.Err()
 		}
@@ -225,7 +235,7 @@ func (m *Machines) hear(ctx context.Context, uuid string, c *qmp.Client) (hung t
 // heard takes in what a QEMU told, and says when it is to be asked for more.
 func (m *Machines) heard(uuid string, e qmp.Event) (ask time.Duration, is bool) {
 	switch e.Name {
-	case "STOP", "BLOCK_IO_ERROR", "GUEST_PANICKED":
+	case "STOP", "BLOCK_IO_ERROR", "GUEST_PANICKED", "DEVICE_DELETED":
 		return 0, true
 	case "RESUME":
 		return goesOn, true

@@ -54,6 +54,10 @@ func (m *Machines) do(ctx context.Context, uuid string, spec *api.InstanceSpec, 
 		return m.leave(ctx, uuid, spec, s.Start)
 	case stepLive:
 		return m.live(ctx, uuid, spec)
+	case stepPlug, stepUnplug, stepGrow:
+		return m.change(ctx, uuid, s)
+	case stepDrop:
+		return m.drop(ctx, uuid, s.Disk)
 	case stepStart:
 		return m.start(ctx, uuid, name, spec)
 	case stepStop, stepKill:
@@ -119,12 +123,9 @@ func (m *Machines) prepare(ctx context.Context) error {
 
 // start starts an instance. What it failed of is the error.
 func (m *Machines) start(ctx context.Context, uuid, name string, spec *api.InstanceSpec) error {
-	if err := m.dropDisks(ctx, uuid, spec); err != nil {
-		return err
-	}
 	m.note(uuid, func(i *instance) {
 		i.unit, i.killed, i.ran, i.why, i.pause = unitStarts, false, false, "", time.Time{}
-		i.kind, i.refused, i.guestIs = m.kindOf(spec), "", guestIs{}
+		i.kind, i.refused, i.guestIs, i.conn, i.hot, i.asked = m.kindOf(spec), "", guestIs{}, nil, nil, nil
 	})
 	if err := zone.Unmark(m.dir(uuid)); err != nil {
 		return err

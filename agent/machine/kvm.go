@@ -77,20 +77,6 @@ func growMachine(kept, spec *api.InstanceSpec) (steps []step) {
 	return steps
 }
 
-// dropDisks destroys the disks that are named as those that go: no other ones. The machine
-// does not run.
-func (m *Machines) dropDisks(ctx context.Context, uuid string, spec *api.InstanceSpec) error {
-	if spec.VM == nil || m.Disks == nil {
-		return nil
-	}
-	for _, disk := range spec.VM.Dropped {
-		if err := m.Disks.DropDisk(ctx, uuid, disk); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // refuseMachine names all that is wrong.
 func refuseMachine(spec *api.InstanceSpec, s seen) error {
 	if s.unit != unitNone && s.unit != unitFailed || spec.Wanted != api.InstanceRunning {
@@ -202,23 +188,27 @@ func (f files) same(s seen) bool {
 		reflect.DeepEqual(s.inside, f.inside) && reflect.DeepEqual(s.start, f.start) && maps.Equal(s.seed, f.seed)
 }
 
-// smaller says what of a running machine is not what is wanted, and will be after its
-// next start; empty: nothing.
+// waiting says what of a running machine is not what is wanted, and when it will be;
+// empty: nothing.
 func (s seen) waiting(spec *api.InstanceSpec) string {
-	if s.unit != unitRuns || s.limits == nil || spec == nil || spec.Brand != api.BrandKVM {
+	if s.unit != unitRuns || spec == nil || spec.Brand != api.BrandKVM {
 		return ""
 	}
 	var all []string
+	if s.limits == nil {
+		return s.guestKeeps()
+	}
 	if s.limits.MemoryMiB != spec.MemoryMiB {
 		all = append(all, fmt.Sprintf("%d MiB of memory", spec.MemoryMiB))
 	}
 	if s.limits.VCPUs != spec.VCPUs {
 		all = append(all, api.Plural(spec.VCPUs, "vcpu"))
 	}
-	if len(all) == 0 {
-		return ""
+	text := s.guestKeeps()
+	if len(all) > 0 {
+		text = strings.TrimSpace("It gets " + strings.Join(all, " and ") + " at its next start; reboot it for that. " + text)
 	}
-	return "It gets " + strings.Join(all, " and ") + " at its next start; reboot it for that."
+	return text
 }
 
 // zvols are the devices of a machine's unit.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"nereid/agent/agenttest"
+	"nereid/agent/machine/qmp"
 	"nereid/agent/machine/vm"
 	"nereid/agent/machine/zone"
 	"nereid/api"
@@ -148,7 +150,7 @@ func TestNetNSMachine(t *testing.T) {
 	if err := os.MkdirAll(volumes, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"disk0", "disk1"} {
+	for _, name := range []string{"disk0", "disk1", "disk2"} {
 		path := filepath.Join(volumes, name)
 		if err := errors.Join(os.WriteFile(path, guest, 0o600), os.Truncate(path, 1<<20), os.Chmod(path, 0o666)); err != nil {
 			t.Fatal(err)
@@ -289,6 +291,44 @@ func TestNetNSMachine(t *testing.T) {
 		t.Errorf("adopted is process %d, it was %d", now, pid)
 	}
 
+	// A disk comes and grows while it runs, and goes when the guest boots again, for this one
+	// lets go of nothing; the same at the next start.
+	c2, err := qmp.Dial(t.Context(), filepath.Join(vm.RunDir(filepath.Join(machineDir, uuid)), vm.SideMonitor))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c2.Close()
+	disk := func(name string) vm.HasDisk {
+		t.Helper()
+		has, err := vm.QEMU{Monitor: c2}.Look(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return has.Disks[name]
+	}
+	more, less := *spec.VM, *spec.VM
+	more.Disks = append(slices.Clone(more.Disks), api.VMDisk{Name: "disk2", SizeMiB: 1})
+	now := func(v *api.VM) Wanted { s := *spec; s.VM = v; return Wanted{Spec: &s} }
+	w = now(&more)
+	until(w, "a disk more", func(st api.InstanceStatus) bool { return running(st) && disk("disk2").MiB == 1 })
+	grown := more
+	grown.Disks = append(slices.Clone(more.Disks[:2]), api.VMDisk{Name: "disk2", SizeMiB: 3})
+	w = now(&grown)
+	until(w, "a larger disk", func(st api.InstanceStatus) bool { return running(st) && disk("disk2").MiB == 3 })
+	less.Dropped = []string{"disk2"}
+	w = now(&less)
+	until(w, "the guest keeps it", func(st api.InstanceStatus) bool { return strings.Contains(st.Reason, "Disk2 waits for the guest") })
+	if !disk("disk2").Device || !strings.Contains(store.String(), "disk2 3") {
+		t.Errorf("it is gone: %s", store)
+	}
+	if err := c2.Call(t.Context(), "system_reset", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(w, "gone when it boots again", func(st api.InstanceStatus) bool {
+		return running(st) && disk("disk2") == (vm.HasDisk{}) && !strings.Contains(store.String(), "disk2")
+	})
+	printed("guest: up", 2)
+
 	// Hung: told, and it goes on when it can.
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -307,16 +347,16 @@ func TestNetNSMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(w, "started again", func(st api.InstanceStatus) bool { return running(st) && units.pid(unit) != 0 && units.pid(unit) != pid })
-	printed("guest: up", 2)
+	printed("guest: up", 3)
 
 	// Rebooted by request, by the power button; its monitor's socket is gone then.
-	asked := *spec
+	asked := *w.Spec
 	asked.Reboot = "r1"
 	w.Spec = &asked
 	pid = units.pid(unit)
 	until(w, "rebooted", func(st api.InstanceStatus) bool { return running(st) && units.pid(unit) != pid && len(st.Done) == 1 })
 	printed("guest: power button", 1)
-	printed("guest: up", 3)
+	printed("guest: up", 4)
 	asked.Wanted = api.InstanceStopped
 	until(w, "stopped", func(st api.InstanceStatus) bool { return st.State == api.InstanceStopped })
 	printed("guest: power button", 2)

@@ -1,10 +1,10 @@
 package machine
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"nereid/agent/machine/vm"
 	"nereid/agent/machine/zone"
@@ -28,6 +28,12 @@ func TestMachinePlan(t *testing.T) {
 	f := machineFiles(spec, now)
 	ran := now
 	ran.unit, ran.ran, ran.left, ran.guest, ran.start, ran.seed, ran.limits = unitRuns, true, &f.host, &f.guest, f.start, f.seed, &spec.Limits
+	hot := ran
+	hot.at = time.Unix(1e9, 0)
+	less := func(s *seen, i *api.InstanceSpec) {
+		v := *i.VM
+		i.VM, v.Disks, v.Dropped = &v, v.Disks[:1], []string{"disk1"}
+	}
 	for _, tt := range []struct {
 		what string
 		seen seen
@@ -35,6 +41,7 @@ func TestMachinePlan(t *testing.T) {
 		out  string
 	}{
 		{"as it is wanted", ran, nil, ""},
+		{"as it is wanted, and asked what it has", hot, nil, ""},
 		{"nothing is there", now, func(s *seen, _ *api.InstanceSpec) { s.dataset, s.kept, s.image = false, nil, false }, "image i1, then image"},
 		{"the image is there", now, func(s *seen, _ *api.InstanceSpec) { s.dataset, s.kept = false, nil }, "2 disks quota 1024 MiB; keep spec; files for a start; start"},
 		{"cut while its disks were made", now, func(s *seen, _ *api.InstanceSpec) { s.kept = nil }, "2 disks quota 1024 MiB; keep spec; files for a start; start"},
@@ -48,6 +55,40 @@ func TestMachinePlan(t *testing.T) {
 		{"more memory", ran, func(_ *seen, i *api.InstanceSpec) { i.MemoryMiB = 256 }, "keep spec; files"},
 		{"a higher cap", ran, func(_ *seen, i *api.InstanceSpec) { i.CPUCapPercent = 50 },
 			"keep spec; files; limits {MemoryMiB:128 SwapMiB:0 VCPUs:2 CPUCapPercent:50 CPUWeight:0 QuotaMiB:1024 Processes:0 IOWeight:0}"},
+		{"a disk is to go, and it does not run", now, func(_ *seen, i *api.InstanceSpec) {
+			v := *i.VM
+			i.VM, v.Disks, v.Dropped = &v, v.Disks[:1], []string{"disk1", "disk5"}
+		}, "1 disk quota 1024 MiB; keep spec; destroy disk1; destroy disk5; files for a start; start"},
+		{"a disk and a NIC more", hot, func(_ *seen, i *api.InstanceSpec) {
+			v := *i.VM
+			i.VM, v.Disks = &v, append(v.Disks[:2:2], api.VMDisk{Name: "disk2", SizeMiB: 5})
+			i.NICs = append(i.NICs[:1:1], api.InstanceNIC{Interface: "net1", MAC: "02:00:00:00:00:02"})
+		}, "3 disks quota 1024 MiB; keep spec; files; plug disk2; plug NIC 02:00:00:00:00:02"},
+		{"a NIC more that is not there", hot, func(s *seen, i *api.InstanceSpec) {
+			s.waits = []string{"02:00:00:00:00:02"}
+			i.NICs = append(i.NICs[:1:1], api.InstanceNIC{Interface: "net1", MAC: "02:00:00:00:00:02"})
+		}, "keep spec; files, then NIC"},
+		{"another NIC in the place of one", hot, func(_ *seen, i *api.InstanceSpec) {
+			i.NICs = []api.InstanceNIC{{Interface: "net0", MAC: "02:00:00:00:00:02"}}
+		}, "keep spec; files; unplug NIC 02:00:00:00:00:01"},
+		{"a larger disk, live", hot, func(_ *seen, i *api.InstanceSpec) {
+			v := *i.VM
+			i.VM, v.Disks = &v, []api.VMDisk{v.Disks[0], {Name: "disk1", SizeMiB: 99}}
+		}, "2 disks quota 1024 MiB; keep spec; files; tell that disk1 has 99 MiB"},
+		{"a disk less, live", hot, less, "1 disk quota 1024 MiB; keep spec; files; unplug disk1"},
+		{"a disk less, and the guest keeps it", hot, func(s *seen, i *api.InstanceSpec) {
+			less(s, i)
+			s.asked = map[string]time.Time{"disk1": s.at.Add(-askAgain / 2)}
+		}, "1 disk quota 1024 MiB; keep spec; files"},
+		{"a disk less, and the guest keeps it for long", hot, func(s *seen, i *api.InstanceSpec) {
+			less(s, i)
+			s.asked = map[string]time.Time{"disk1": s.at.Add(-askAgain)}
+		}, "1 disk quota 1024 MiB; keep spec; files; unplug disk1"},
+		{"a disk less, and it is gone", hot, func(s *seen, i *api.InstanceSpec) {
+			less(s, i)
+			s.hot.Disks = map[string]vm.HasDisk{"disk0": {Device: true, MiB: 10}}
+		}, "1 disk quota 1024 MiB; keep spec; files; destroy disk1"},
+		{"a disk less, and its QEMU cannot be asked", ran, less, "1 disk quota 1024 MiB; keep spec; files"},
 		{"no QEMU, no KVM, and much else", now, func(s *seen, i *api.InstanceSpec) {
 			s.hypervisor = Hypervisor{}
 			i.VM = &api.VM{Firmware: api.FirmwareUEFI, TPM: true, Disks: []api.VMDisk{{Name: "disk16"}, {Name: "disk01"}}}
@@ -64,6 +105,9 @@ func TestMachinePlan(t *testing.T) {
 		{"no QEMU any more, and it runs", ran, func(s *seen, _ *api.InstanceSpec) { s.hypervisor.QEMU = false }, ""},
 	} {
 		s, c := tt.seen, *spec
+		if !s.at.IsZero() {
+			s.hot = &vm.Has{Disks: map[string]vm.HasDisk{"disk0": {Device: true, MiB: 10}, "disk1": {Device: true, MiB: 20}}, NICs: map[string]vm.HasNIC{"02:00:00:00:00:01": {Device: true, Slot: 15}}}
+		}
 		if tt.f != nil {
 			tt.f(&s, &c)
 		}
@@ -182,31 +226,5 @@ func TestMachineLife(t *testing.T) {
 	}
 	if _, gone := s.set(Wanted{Gone: true}, "a"); !gone || s.zones.String() != "" {
 		t.Errorf("left is %s", s.zones)
-	}
-}
-
-// dropped notes the disks that are destroyed.
-type dropped []string
-
-func (d *dropped) CloneDisks(context.Context, string, []api.VMDisk, int) error { return nil }
-
-func (d *dropped) DropDisk(_ context.Context, uuid, disk string) error {
-	*d = append(*d, uuid+"/"+disk)
-	return nil
-}
-
-// TestDropDisks: disks go that are named as those that go, and no other ones.
-func TestDropDisks(t *testing.T) {
-	var d dropped
-	m := &Machines{Disks: &d}
-	spec := machineOf("a")
-	for _, names := range [][]string{nil, {"disk2", "disk5"}} {
-		spec.VM.Dropped = names
-		if err := m.dropDisks(t.Context(), "a", spec); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := m.dropDisks(t.Context(), "z", specOf("z")); err != nil || !slices.Equal(d, dropped{"a/disk2", "a/disk5"}) {
-		t.Errorf("dropped %v, %v", d, err)
 	}
 }

@@ -105,6 +105,7 @@ type instance struct {
 	kind    string // its brand, where something of it is there; empty: not known
 	refused string // what it was asked for and did not get, since its start
 	guestIs guestIs
+	conn    *connection // with its QEMU; nil: there is none
 }
 
 // Unit is the name of a zone's unit.
@@ -368,7 +369,8 @@ func (m *Machines) look(uuid string, spec *api.InstanceSpec) seen {
 		}
 	}
 	s := i.seen
-	s.paused = time.Now().Before(i.pause)
+	s.at = time.Now()
+	s.paused = s.at.Before(i.pause)
 	s.server, s.live = m.Server, m.Live != nil
 	s.image = spec != nil && m.images[spec.Image]
 	s.dir, s.pool = m.dir(uuid), m.Pool
@@ -380,7 +382,7 @@ func (m *Machines) look(uuid string, spec *api.InstanceSpec) seen {
 		return s
 	}
 	for _, n := range spec.NICs {
-		if (s.unit == unitNone || s.live && !s.has(n.MAC)) && !m.Ready(n.MAC) {
+		if (s.unit == unitNone || (s.live || s.hot != nil) && !s.has(n.MAC)) && !m.Ready(n.MAC) {
 			s.waits = append(s.waits, n.MAC)
 		}
 	}

@@ -3,6 +3,8 @@ package machine
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"nereid/agent/machine/mdata"
 	"nereid/agent/machine/vm"
@@ -47,12 +49,21 @@ type seen struct {
 	live    bool              // what is set in a zone that runs can be changed
 	now     *zone.Inside      // what is set in it; nil: not known
 
+	// Of a machine that runs.
+	hot     *vm.Has              // what it has; nil: not known
+	asked   map[string]time.Time // devices that its guest was asked to let go of, by name
+	dropped map[string]bool      // disks that are not on the pool any more, or never were
+	at      time.Time            // it was looked at
+
 	dir, pool, log string // where its files, its dataset and its log are
 	hypervisor     Hypervisor
 }
 
-// has reports whether a zone that runs has a NIC.
+// has reports whether an instance that runs has a NIC.
 func (s seen) has(mac string) bool {
+	if s.hot != nil {
+		return s.hot.NICs[strings.ToLower(mac)].Device
+	}
 	return s.now != nil && slices.ContainsFunc(s.now.NICs, func(n api.InstanceNIC) bool { return n.MAC == mac })
 }
 
@@ -104,7 +115,7 @@ func plan(w Wanted, s seen) (steps []step, wait string, err error) {
 func (s seen) run(b *brand, spec *api.InstanceSpec) (steps []step, wait string) {
 	if spec.Wanted != api.InstanceRunning {
 		steps, wait = s.stop(spec)
-		return append(steps, s.answer(spec)...), wait
+		return append(append(steps, s.answer(spec)...), s.drops(spec)...), wait
 	}
 	again := spec.Reboot != "" && !slices.Contains(s.done(), spec.Reboot)
 	switch s.unit {
@@ -129,6 +140,8 @@ func (s seen) run(b *brand, spec *api.InstanceSpec) (steps []step, wait string) 
 			steps = append(steps, stepLimits{b.limits(*s.limits, spec.Limits)})
 		}
 		steps = append(steps, s.answer(spec)...)
+		more, wait := s.change(spec, f.start)
+		steps = append(append(steps, more...), s.drops(spec)...)
 		switch { // last: what is in the zone may make it fail, and that is to stop nothing else
 		case !s.live || f.inside == nil || s.now != nil && sameNetwork(*s.now, *f.inside):
 		case len(s.waits) > 0:
@@ -147,7 +160,7 @@ func (s seen) run(b *brand, spec *api.InstanceSpec) (steps []step, wait string) 
 	if len(s.waits) > 0 {
 		return nil, "NIC"
 	}
-	return []step{stepFiles{Start: true}, stepStart{}}, ""
+	return append(s.drops(spec), stepFiles{Start: true}, stepStart{}), ""
 }
 
 // stop is how what runs ends.

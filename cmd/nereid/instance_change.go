@@ -190,19 +190,11 @@ func (a *app) instanceValues(noun string) *cobra.Command {
 	return top
 }
 
-// nicsWhen says when an instance has the NICs that it is to have, where that is not at once.
-func nicsWhen(i api.Instance) string {
-	if i.Brand == api.BrandKVM && i.State == api.InstanceRunning {
-		return " with its next start"
-	}
-	return ""
-}
-
 func (a *app) instanceNIC() *cobra.Command {
 	var yes bool
 	add := &cobra.Command{
 		Use: "add INSTANCE NETWORK[=ADDRESS]", Short: "Give an instance a NIC",
-		Long:              "Gives an instance a NIC on a network or pool, named as by instance create. A zone that runs has it at once, a virtual machine\nwith its next start.\n\n" + instanceIDs,
+		Long:              "Gives an instance a NIC on a network or pool, named as by instance create. One that runs has it at once.\n\n" + instanceIDs,
 		Example:           lines("nereid instance nic add web0 external", "nereid instance nic add web0 web=192.168.128.9"),
 		Args:              wants("INSTANCE", "NETWORK[=ADDRESS]"),
 		ValidArgsFunction: a.completeInstances(),
@@ -211,12 +203,12 @@ func (a *app) instanceNIC() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.done(i, "instance %s has %s%s", i.Name, api.Plural(len(i.NICs), "NIC"), nicsWhen(i))
+			return a.done(i, "instance %s has %s", i.Name, api.Plural(len(i.NICs), "NIC"))
 		}),
 	}
 	remove := &cobra.Command{
 		Use: "remove INSTANCE MAC", Short: "Take a NIC from an instance",
-		Long:              "Takes a NIC from an instance, and gives its addresses back. A zone that runs loses it at once, a\nvirtual machine with its next start.\n\n" + instanceIDs,
+		Long:              "Takes a NIC from an instance, and gives its addresses back. One that runs loses it at once: the guest of a virtual machine may still show it until it boots again, and it carries nothing.\n\n" + instanceIDs,
 		Example:           lines("nereid instance nic remove web0 02:4e:52:00:00:01"),
 		Args:              wants("INSTANCE", "MAC"),
 		ValidArgsFunction: a.completeInstances(),
@@ -232,7 +224,7 @@ func (a *app) instanceNIC() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.done(i, "instance %s has %s%s", i.Name, api.Plural(len(i.NICs), "NIC"), nicsWhen(i))
+			return a.done(i, "instance %s has %s", i.Name, api.Plural(len(i.NICs), "NIC"))
 		}),
 	}
 	yesFlag(remove, &yes)

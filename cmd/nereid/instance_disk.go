@@ -67,7 +67,15 @@ func hypervisorText(h api.Hypervisor) string {
 	return "QEMU " + h.QEMU + ", no KVM: " + firstOf(h.NoKVM, "its kernel does not say why")
 }
 
-const diskIDs = "A virtual machine has disk0, from which it boots, and at most 16 disks and NICs together. A change acts at its next start.\n\n" + instanceIDs
+const diskIDs = "A virtual machine has disk0, from which it boots, and at most 16 disks and NICs together. One that runs is changed at once.\n\n" + instanceIDs
+
+// guestLetsGo says when what is taken from an instance is gone, where that is not at once.
+func guestLetsGo(i api.Instance) string {
+	if i.Brand == api.BrandKVM && i.State == api.InstanceRunning {
+		return " when its guest lets go of it, or boots again"
+	}
+	return ""
+}
 
 func (a *app) instanceDisk() *cobra.Command {
 	list := &cobra.Command{
@@ -99,7 +107,7 @@ func (a *app) instanceDisk() *cobra.Command {
 				return err
 			}
 			d := i.VM.Disks[len(i.VM.Disks)-1]
-			return a.done(i, "instance %s gets %s of %s at its next start", i.Name, d.Name, mib(d.SizeMiB).text)
+			return a.done(i, "instance %s gets %s of %s", i.Name, d.Name, mib(d.SizeMiB).text)
 		}),
 	}
 	grow := &cobra.Command{
@@ -115,13 +123,13 @@ func (a *app) instanceDisk() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.done(i, "%s of instance %s has %s at its next start", args[1], i.Name, mib(size).text)
+			return a.done(i, "%s of instance %s gets %s", args[1], i.Name, mib(size).text)
 		}),
 	}
 	var yes bool
 	remove := &cobra.Command{
 		Use: "remove INSTANCE DISK", Short: "Take a disk from a virtual machine, with what is on it",
-		Long:    "Takes a disk from a virtual machine, and destroys it: what is on it is lost, with its snapshots. disk0 stays, for the machine boots from it.\n\n" + diskIDs,
+		Long:    "Takes a disk from a virtual machine, and destroys it: what is on it is lost, with its snapshots. disk0 stays, for the machine boots from it. The guest of one that runs is asked to let go of the disk: it is there until that does, or boots again, and nereid instance get says so.\n\n" + diskIDs,
 		Example: lines("nereid instance disk remove vm0 disk1 --yes"), Args: wants("INSTANCE", "DISK"), ValidArgsFunction: a.completeInstances(),
 		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			if err := a.confirm(ctx, yes, "destroy %s of instance %s with what is on it", args[1], args[0]); err != nil {
@@ -131,7 +139,7 @@ func (a *app) instanceDisk() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.done(i, "%s of instance %s goes at its next start", args[1], i.Name)
+			return a.done(i, "%s of instance %s goes%s", args[1], i.Name, guestLetsGo(i))
 		}),
 	}
 	yesFlag(remove, &yes)
