@@ -29,21 +29,8 @@ import (
 // behind each NIC. It tells the memory of the process too, which is this test's program.
 // Run it with -benchtime 1x.
 func BenchmarkNetNSPorts(b *testing.B) {
-	const mark = "NEREID_AGENT_NETNS"
-	if os.Getenv(mark) == "" { // a network namespace of its own, and what is mounted of it
-		c := exec.CommandContext(b.Context(), "unshare", "--net", "--mount", "sh", "-ec",
-			`mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; mount -t sysfs sysfs /sys; exec "$0" "$@"`,
-			os.Args[0], "-test.run=^$", "-test.bench=^"+b.Name()+"$", "-test.benchtime=1x", "-test.timeout=20m")
-		c.Env, c.Stdout, c.Stderr = append(os.Environ(), mark+"=1"), os.Stdout, os.Stderr
-		if err := c.Run(); err != nil {
-			b.Fatal(err)
-		}
+	if !ownNetwork(b, "-test.run=^$", "-test.bench=^"+b.Name()+"$", "-test.benchtime=1x", "-test.timeout=20m") {
 		return
-	}
-	for _, c := range [][]string{{"link", "set", "lo", "up"}, {"link", "add", "eth0", "address", benchMAC, "type", "veth", "peer", "name", "far"}, {"link", "set", "far", "up"}} {
-		if out, err := exec.CommandContext(b.Context(), "ip", c...).CombinedOutput(); err != nil {
-			b.Fatalf("ip %v: %v %s", c, err, out)
-		}
 	}
 	for _, vnis := range []int{40, 2} {
 		b.Run(fmt.Sprintf("on-%d-VNIs", vnis), func(b *testing.B) {
@@ -52,6 +39,27 @@ func BenchmarkNetNSPorts(b *testing.B) {
 			}
 		})
 	}
+}
+
+// ownNetwork runs this test program with arguments in a network namespace of its own, with
+// a NIC eth0, and is true there.
+func ownNetwork(tb testing.TB, args ...string) bool {
+	const mark = "NEREID_AGENT_NETNS"
+	if os.Getenv(mark) == "" {
+		c := exec.CommandContext(tb.Context(), "unshare", append([]string{"--net", "--mount", "sh", "-ec",
+			`mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; mount -t sysfs sysfs /sys; exec "$0" "$@"`, os.Args[0]}, args...)...)
+		c.Env, c.Stdout, c.Stderr = append(os.Environ(), mark+"=1"), os.Stdout, os.Stderr
+		if err := c.Run(); err != nil {
+			tb.Fatal(err)
+		}
+		return false
+	}
+	for _, c := range [][]string{{"link", "set", "lo", "up"}, {"link", "add", "eth0", "address", benchMAC, "type", "veth", "peer", "name", "far"}, {"link", "set", "far", "up"}} {
+		if out, err := exec.CommandContext(tb.Context(), "ip", c...).CombinedOutput(); err != nil {
+			tb.Fatalf("ip %v: %v %s", c, err, out)
+		}
+	}
+	return true
 }
 
 const benchMAC = "02:bb:00:00:00:01"
@@ -89,35 +97,40 @@ func benchSpec(revision string, n, vnis int) api.Spec {
 	return api.Spec{Revision: revision, Network: s}
 }
 
-func benchPorts(b *testing.B, vnis int) {
-	a := &Agent{Dir: b.TempDir(), Log: slog.New(slog.DiscardHandler), health: newHealth()}
+// workNetwork has an agent's workers of networks and NICs work, until the test ends.
+func workNetwork(tb testing.TB, filter *firewall.Firewall) (*networker, *board) {
+	a := &Agent{Dir: tb.TempDir(), Log: slog.New(slog.DiscardHandler), health: newHealth()}
 	a.ports = newFollower(a, portKind())
 	kernel, err := network.Open("")
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	filter := &firewall.Firewall{Stateless: true}
 	links := &network.Network{System: kernel, Dir: a.Dir, Protect: filter.Protect, Disturbed: a.Disturbed}
 	a.Net = Net{Links: links, Ports: links, Filter: filter}
 	board := newBoard(api.Report{})
 	n := newNetworker(a, board)
 	a.nics.Store(n.nics)
-	ctx, cancel := context.WithCancel(b.Context())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	g, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	begin(ctx, g, task{"networker", n.run}, task{"NIC workers", n.nics.run}, task{"observer", n.seen.run}, task{"link watcher", func(ctx context.Context) error {
 		return links.Watch(ctx, func() { close(ready) }, n.seen.linksChanged)
 	}})
-	defer func() {
+	tb.Cleanup(func() {
 		cancel()
 		if err := g.Wait(); err != nil {
-			b.Error(err)
+			tb.Error(err)
 		}
 		if err := kernel.Close(); err != nil {
-			b.Error(err)
+			tb.Error(err)
 		}
-	}()
+	})
 	<-ready
+	return n, board
+}
+
+func benchPorts(b *testing.B, vnis int) {
+	n, board := workNetwork(b, &firewall.Firewall{Stateless: true})
 	nics := benchSpec("", 2001, vnis).Network.Ports // those that stay are the same memory, as in the agent
 	revision := 0
 	apply := func(ports int, gone ...api.GoneNIC) time.Duration {

@@ -271,12 +271,12 @@ func (s seen) guestKeeps() string {
 			since = at
 		}
 	}
-	it := "it goes"
+	waits, it, goes := "waits", "it", "it goes"
 	if len(names) > 1 {
-		it = "they go"
+		waits, it, goes = "wait", "them", "they go"
 	}
-	return fmt.Sprintf("%s waits for the guest, which was asked at %s to let go of it; at the latest %s when the guest boots again.",
-		capitalFirst(strings.Join(names, ", ")), since.UTC().Format(time.RFC3339), it)
+	return fmt.Sprintf("%s %s for the guest, which was asked at %s to let go of %s; at the latest %s when the guest boots again.",
+		capitalFirst(strings.Join(names, ", ")), waits, since.UTC().Format(time.RFC3339), it, goes)
 }
 
 func capitalFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

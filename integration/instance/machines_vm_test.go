@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"nereid/api"
+	"nereid/integration/lab"
 	"nereid/integration/lab/labtest"
 )
 
@@ -61,9 +62,12 @@ func TestVMMachine(t *testing.T) {
 		t.Errorf("its QEMU is process %s, it was %s before the agent was killed", now, first)
 	}
 
+	gone := o.machineDevices(m, i, first)
+
 	o.Shell(m, "kill -9 "+first)
 	o.until(m, `p=$(systemctl show -p MainPID --value `+unit+`) && [ "$p" != `+first+` ] && [ "$p" != 0 ]`)
 	printed("guest: up", "2")
+	o.until(m, gone)
 
 	o.nereid("instance", "stop", "m1", "--wait")
 	printed("guest: power button", "1")
@@ -73,4 +77,32 @@ func TestVMMachine(t *testing.T) {
 	o.nereid("instance", "start", "m1", "--wait")
 	printed("guest: up", "3")
 	o.nereid("instance", "stop", "m1", "--force", "--wait")
+}
+
+// machineDevices gives a machine that runs, as process pid, a disk and a NIC, grows the disk,
+// and takes both away; its guest, which knows no such thing, keeps them until it is started
+// anew: the result is what is true then.
+func (o operator) machineDevices(m *lab.Machine, i api.Instance, pid string) (gone string) {
+	t := o.T
+	volume := "/dev/zvol/zones/" + i.UUID + "/disk2"
+	open := "ls -l /proc/" + pid + "/fd | grep -q \"$(readlink -f " + volume + ")$\""
+	o.nereid("instance", "disk", "add", "m1", "8")
+	o.until(m, open)
+	o.nereid("instance", "disk", "grow", "m1", "disk2", "12")
+	o.until(m, "journalctl -u nereid-agent | grep "+i.UUID+" | grep -q 'step=.tell that disk2 has 12 MiB'")
+	o.nereid("instance", "nic", "add", "m1", "web")
+	nic := o.instance("m1").NICs[1]
+	tap := "np" + strings.ReplaceAll(nic.MAC, ":", "")
+	o.until(m, `[ "$(cat /sys/class/net/`+tap+`/carrier)" = 1 ] && [ -e /sys/class/net/`+tap+`/master ] && nft list chains netdev | grep -q `+tap)
+	o.nereid("instance", "nic", "remove", "m1", nic.MAC, "--yes")
+	o.nereid("instance", "disk", "remove", "m1", "disk2", "--yes")
+	left := "ng" + strings.TrimPrefix(tap, "np")
+	o.until(m, `[ ! -e /sys/class/net/`+tap+` ] && [ ! -e /sys/class/net/`+left+`/master ]`)
+	o.await(i.UUID, "waiting for its guest", func(i api.Instance) bool {
+		return i.State == api.InstanceRunning && strings.Contains(i.Reason, "Disk2, NIC "+nic.MAC+" wait for the guest")
+	})
+	if out := o.Shell(m, open+" && zfs list -H -o volsize zones/"+i.UUID+"/disk2"); strings.TrimSpace(out) != "12M" {
+		t.Errorf("the disk that the guest keeps has %q", out)
+	}
+	return "[ ! -e " + volume + " ] && [ ! -e /sys/class/net/" + left + " ]"
 }
