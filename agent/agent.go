@@ -92,6 +92,7 @@ type Agent struct {
 	poked     chan struct{} // one slot: the reconciler should look at the pools again
 	hardware  *inspector
 	ports     *follower[api.PortSpec]
+	table     portTable // of ports
 	copies    *copies
 	nics      atomic.Pointer[nics] // nil: the network is left alone
 	instances *instances           // nil: they are left alone

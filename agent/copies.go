@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"nereid/agent/firewall"
 	"nereid/api"
 )
 
@@ -27,6 +26,8 @@ type copies struct {
 	queue []copiesRecord     // that the keeper has not taken
 	all   bool               // the queue is not all: they are to be kept whole
 	news  chan struct{}
+	made  uint64              // versions that were given
+	means map[string]*meaning // of rules, by account
 }
 
 // copied is one of the sets.
@@ -40,6 +41,7 @@ type copied struct {
 
 	rules   []api.RuleSpec // what Items say; nil: not read yet
 	members []string
+	version uint64 // no other state of a set had it
 }
 
 // copiesRecord is one change of the copies: it takes effect as a whole.
@@ -95,7 +97,7 @@ func (c *copies) apply(r copiesRecord) (unread []error) {
 	if r.State != nil {
 		c.sets = r.State
 		for _, s := range c.sets {
-			s.at = s.Follow
+			s.at, s.version = s.Follow, c.version()
 		}
 	}
 	for _, d := range r.Deltas {
@@ -105,7 +107,7 @@ func (c *copies) apply(r copiesRecord) (unread []error) {
 			c.sets[d.Set] = s
 		}
 		unread = append(unread, s.take(d)...)
-		s.at = s.Follow
+		s.at, s.version = s.Follow, c.version()
 	}
 	for _, name := range r.Drop {
 		delete(c.sets, name)
@@ -259,28 +261,6 @@ func (c *copies) lacks() bool {
 		}
 	}
 	return false
-}
-
-// firewall is what the rules mean for ports, and the sets that this needs; known is false
-// while nothing is known of rules.
-func (c *copies) firewall(ports []api.PortSpec) (fw api.FirewallSpec, sets []string, known bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	owners := map[string]bool{"": true}
-	for i := range ports {
-		if ports[i].Firewall {
-			owners[ports[i].Owner] = true
-		}
-	}
-	var rules []firewall.AccountRules
-	for _, owner := range slices.Sorted(maps.Keys(owners)) {
-		set := api.RuleSet(owner)
-		sets = append(sets, set)
-		rules = append(rules, firewall.AccountRules{Owner: owner, Rules: c.sets[set].ruleSpecs()})
-	}
-	fw, named := firewall.Resolve(ports, rules, func(set string) []string { return c.sets[set].addresses() })
-	global := c.sets[api.RuleSet("")]
-	return fw, append(sets, named...), global != nil && global.Follow.Epoch != ""
 }
 
 // ruleSpecs are the rules that a set has.

@@ -173,7 +173,8 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) (more bool, er
 	if len(s.Ports)+len(s.Routers) > 0 {
 		n.seen.used.Store(true)
 	}
-	if err := n.rule(ctx, s); err != nil {
+	changed := n.nics.changes(s.Ports)
+	if err := n.rule(ctx, s, changed); err != nil {
 		return true, err
 	}
 	next := infrastructure(s)
@@ -182,7 +183,7 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) (more bool, er
 		n.made = nil
 		linksErr = n.a.Net.Links.Apply(ctx, next)
 	}
-	n.nics.want(s.Ports, s.Gone)
+	n.nics.wantChanged(s.Ports, changed, s.Gone)
 	n.nics.gate.open(gateNetwork)
 	if i := n.a.instances; i != nil {
 		i.gate.open(gateNetwork)
@@ -207,14 +208,14 @@ func (n *networker) apply(ctx context.Context, s api.NetworkSpec) (more bool, er
 
 // rule makes the rules of a spec: of all ports, or where those of NICs that come, change
 // or go make the difference, it leaves these to their workers.
-func (n *networker) rule(ctx context.Context, s api.NetworkSpec) error {
+func (n *networker) rule(ctx context.Context, s api.NetworkSpec, changed []*api.PortSpec) error {
 	if n.a.Net.Filter == nil {
 		return nil
 	}
 	n.nics.rules.Lock()
 	defer n.nics.rules.Unlock()
 	x := n.nics.ruled.index(s)
-	macs, accounts := n.nics.touched(s.Ports, s.Gone)
+	macs, accounts := n.nics.touched(changed, s.Gone)
 	next := &ruled{spec: s, rules: x, failing: map[string]bool{}}
 	if n.nics.ruled.byPorts(s, x, macs, accounts) {
 		next.failing = n.nics.ruled.failing

@@ -52,27 +52,46 @@ func newNICs(a *Agent, b *board) *nics {
 
 // want takes what is wanted: NICs that are new or changed, and those that are gone. One
 // that is in neither list stays as it was wanted last.
-func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) {
+func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) { n.wantChanged(put, n.changes(put), gone) }
+
+// changes are those of some NICs that are not to be what they were to be.
+func (n *nics) changes(put []api.PortSpec) (changed []*api.PortSpec) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range put {
+		p := &put[i]
+		if w := n.nics[strings.ToLower(p.MAC)]; w == nil || w.want == nil || !samePort(w.want, p) {
+			changed = append(changed, p)
+		}
+	}
+	return changed
+}
+
+// wantChanged is want of which it is known what changes.
+func (n *nics) wantChanged(put []api.PortSpec, changed []*api.PortSpec, gone []api.GoneNIC) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.gone = slices.DeleteFunc(n.gone, func(id string) bool {
 		return !slices.ContainsFunc(gone, func(g api.GoneNIC) bool { return g.ID == id })
 	})
-	named := make(map[string]bool, len(gone))
-	for i := range put {
-		p := &put[i]
+	named := make(map[string]bool, len(gone)) // of MACs that are of something gone: whether put has them
+	for _, g := range gone {
+		named[strings.ToLower(g.MAC)] = false
+	}
+	if len(gone) > 0 {
+		for i := range put {
+			mac := strings.ToLower(put[i].MAC)
+			if _, is := named[mac]; is {
+				named[mac] = true
+			}
+		}
+	}
+	for _, p := range changed {
 		w := n.nic(p.MAC)
-		if len(gone) > 0 {
-			named[w.mac] = true
-		}
-		if w.want == nil || !samePort(w.want, p) {
-			want := *p
-			w.want = &want
-			n.changed(w.mac)
-		}
-		if len(w.gone) > 0 {
-			w.gone = slices.DeleteFunc(w.gone, func(g api.GoneNIC) bool { return is(*p, g) })
-		}
+		want := *p
+		w.want = &want
+		w.gone = slices.DeleteFunc(w.gone, func(g api.GoneNIC) bool { return is(*p, g) })
+		n.changed(w.mac)
 	}
 	for _, g := range gone {
 		w := n.nics[strings.ToLower(g.MAC)]
@@ -90,29 +109,25 @@ func (n *nics) want(put []api.PortSpec, gone []api.GoneNIC) {
 	}
 }
 
-// touched are the NICs that are not to be what they were to be, by MAC in lower case, and
-// the accounts whose they are and were.
-func (n *nics) touched(put []api.PortSpec, gone []api.GoneNIC) (macs, accounts map[string]bool) {
+// touched are the NICs that are not to be what they were to be, or are gone, by MAC in
+// lower case, and the accounts whose they are and were.
+func (n *nics) touched(changed []*api.PortSpec, gone []api.GoneNIC) (macs, accounts map[string]bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	macs, accounts = map[string]bool{}, map[string]bool{}
-	touch := func(mac string, w *nic) {
+	touch := func(mac string) {
+		mac = strings.ToLower(mac)
 		macs[mac] = true
-		if w != nil && w.want != nil {
+		if w := n.nics[mac]; w != nil && w.want != nil {
 			accounts[w.want.Owner] = true
 		}
 	}
-	for i := range put {
-		p := &put[i]
-		mac := strings.ToLower(p.MAC)
-		if w := n.nics[mac]; w == nil || w.want == nil || !samePort(w.want, p) {
-			touch(mac, w)
-			accounts[p.Owner] = true
-		}
+	for _, p := range changed {
+		touch(p.MAC)
+		accounts[p.Owner] = true
 	}
 	for _, g := range gone {
-		mac := strings.ToLower(g.MAC)
-		touch(mac, n.nics[mac])
+		touch(g.MAC)
 	}
 	return macs, accounts
 }

@@ -72,7 +72,7 @@ func gonePorts(s portState) []api.GoneNIC {
 
 // accountSets are what the sets of accounts mean for ports; *copies has them.
 type accountSets interface {
-	firewall(ports []api.PortSpec) (fw api.FirewallSpec, sets []string, known bool)
+	firewall(owners map[string]*ownersPorts) (fw api.FirewallSpec, sets []string, known bool)
 	route(s *api.NetworkSpec, ports []api.PortSpec, before *api.NetworkSpec)
 	versions() string
 }
@@ -81,14 +81,9 @@ type accountSets interface {
 // and what accounts' sets mean for them. before is the one that was applied until now: of
 // it is kept what stale ports need. A head node that wants nothing of it leaves NIC tags,
 // bonds and the underlay as they were; where no rules are known, these too.
-func appliedPorts(s portState, before, wanted *api.NetworkSpec, sets accountSets) *api.NetworkSpec {
+func appliedPorts(s portState, t *portTable, before, wanted *api.NetworkSpec, sets accountSets) *api.NetworkSpec {
 	if before == nil && wanted == nil {
 		return nil
-	}
-	all := listPorts(s, func(string) bool { return true })
-	named := slices.Clip(all)
-	if len(s.Stale) > 0 {
-		named = listPorts(s, func(mac string) bool { return !s.Stale[mac] })
 	}
 	if wanted == nil {
 		w := *before
@@ -96,16 +91,19 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec, sets accountSets
 	}
 	next := *wanted
 	next.SetsAt = sets.versions() // first: what comes meanwhile is told of by the next one
-	fw, _, known := sets.firewall(named)
-	next.Ports, next.Gone, next.Firewall = named, gonePorts(s), fw
+	fw, _, known := sets.firewall(t.owners)
+	next.Ports, next.Gone, next.Firewall = t.named, gonePorts(s), fw
 	next.PortsAt = fmt.Sprintf("%s:%d", s.Follow.Epoch, s.Follow.Since)
-	sets.route(&next, all, before)
+	sets.route(&next, t.all, before)
 	if before == nil {
 		return &next
 	}
-	b := *before
-	b.Ports = all
-	out := keepNICs(&b, &next)
+	out := &next
+	if out.Kept = nil; len(s.Stale) > 0 {
+		b := *before
+		b.Ports = t.all
+		out = keepNICs(&b, &next)
+	}
 	if !known {
 		out.Firewall = before.Firewall
 	}
@@ -116,17 +114,16 @@ func appliedPorts(s portState, before, wanted *api.NetworkSpec, sets accountSets
 func (a *Agent) network(before, wanted *api.NetworkSpec) *api.NetworkSpec {
 	a.ports.mu.Lock()
 	defer a.ports.mu.Unlock()
-	return appliedPorts(a.ports.state, before, wanted, a.copies)
+	a.table.update(&a.ports.state)
+	return appliedPorts(a.ports.state, &a.table, before, wanted, a.copies)
 }
 
 // refollow says which sets of accounts are to be followed for the ports that there are to
 // be. It reports whether one of them is new.
 func (a *Agent) refollow() (more bool) {
 	a.ports.mu.Lock()
-	s := a.ports.state
-	all := listPorts(s, func(string) bool { return true })
-	ports := listPorts(s, func(mac string) bool { return !s.Stale[mac] })
-	a.ports.mu.Unlock()
-	_, sets, _ := a.copies.firewall(ports)
-	return a.copies.want(append(sets, a.copies.fabricSets(all)...))
+	defer a.ports.mu.Unlock()
+	a.table.update(&a.ports.state)
+	_, sets, _ := a.copies.firewall(a.table.owners)
+	return a.copies.want(append(sets, a.copies.fabricSets(a.table.all)...))
 }

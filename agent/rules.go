@@ -18,8 +18,9 @@ type ruleIndex struct {
 	of   map[string][]int    // by MAC in lower case: places in fw.Rules
 }
 
-func indexRules(fw api.FirewallSpec) *ruleIndex {
-	x := &ruleIndex{fw: fw, keys: make([]string, len(fw.Rules)), sets: make(map[string][]string, len(fw.Sets)), of: map[string][]int{}}
+// indexRules makes the index of the rules of about so many ports.
+func indexRules(fw api.FirewallSpec, ports int) *ruleIndex {
+	x := &ruleIndex{fw: fw, keys: make([]string, len(fw.Rules)), sets: make(map[string][]string, len(fw.Sets)), of: make(map[string][]int, ports)}
 	for _, s := range fw.Sets {
 		x.sets[s.Name] = s.Members
 	}
@@ -84,7 +85,7 @@ func (r *ruled) index(s api.NetworkSpec) *ruleIndex {
 	if r != nil && reflect.DeepEqual(r.spec.Firewall, s.Firewall) {
 		return r.rules
 	}
-	return indexRules(s.Firewall)
+	return indexRules(s.Firewall, len(s.Ports))
 }
 
 // byPorts reports whether another spec's rules are made by making those of NICs that are

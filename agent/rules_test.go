@@ -131,7 +131,7 @@ func TestRulesByPorts(t *testing.T) {
 		for _, m := range c.touched {
 			touched[m] = true
 		}
-		was := &ruled{spec: base(), rules: indexRules(base().Firewall), failing: map[string]bool{"bad": true}}
+		was := &ruled{spec: base(), rules: indexRules(base().Firewall, 0), failing: map[string]bool{"bad": true}}
 		next := base()
 		c.change(&next)
 		x := was.index(next)
@@ -142,10 +142,10 @@ func TestRulesByPorts(t *testing.T) {
 			t.Errorf("%s: of an account whose rules could not be made", c.name)
 		}
 	}
-	if (*ruled)(nil).byPorts(base(), indexRules(base().Firewall), nil, nil) {
+	if (*ruled)(nil).byPorts(base(), indexRules(base().Firewall, 0), nil, nil) {
 		t.Error("without rules that are in force")
 	}
-	got := indexRules(base().Firewall).port("m2")
+	got := indexRules(base().Firewall, 0).port("m2")
 	if len(got.Rules) != 2 || len(got.Sets) != 2 || got.Rules[1].Rule != "2" {
 		t.Errorf("rules of a port: %+v", got)
 	}
