@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"nereid/api"
 )
 
 const (
-	// pollEvery is how often a server is looked at when no event says so.
-	pollEvery = 2 * time.Second
+	// lookEvery is how often is looked while no stream of events is open, and after a look
+	// that was not answered.
+	lookEvery = 2 * time.Second
 	// reopenAfter is the delay before a stream of events that could not be opened is
 	// tried again.
 	reopenAfter = time.Second
@@ -20,23 +22,40 @@ const (
 // errTimeout is the cause of a context that --timeout ended.
 var errTimeout = errors.New("timed out")
 
-// follow calls look now, after each event of the head node that q asks for, and every
-// so often, until it says done or fails. A head node that goes away while it is
-// followed is waited for: lost is told why.
+// news says that there may be something new to see.
+type news struct {
+	changed chan struct{} // one slot
+	open    atomic.Bool   // whatever changes is told of
+}
+
+func (n *news) mark() {
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// follow calls look now, and after each event of the head node that q asks for, until it
+// says done or fails. every, where it is not 0, is how often it is called besides: what is
+// shown grows old. A head node that goes away while it is followed is waited for: lost is
+// told why.
 func follow(ctx context.Context, c *api.Client, q api.EventQuery, every time.Duration, look func(context.Context) (done bool, err error), lost func(error)) error {
+	return followNews(ctx, func(ctx context.Context, n *news) { relay(ctx, c, q, n) }, every, look, lost)
+}
+
+// followNews is follow of what tell tells of, until its context ends.
+func followNews(ctx context.Context, tell func(context.Context, *news), every time.Duration, look func(context.Context) (done bool, err error), lost func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	changed := make(chan struct{}, 1)
+	n := &news{changed: make(chan struct{}, 1)}
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		relay(ctx, c, q, changed)
+		tell(ctx, n)
 	}()
 	defer func() {
 		cancel()
 		<-gone
 	}()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	for answered := false; ; {
 		done, err := look(ctx)
 		switch {
@@ -51,11 +70,18 @@ func follow(ctx context.Context, c *api.Client, q api.EventQuery, every time.Dur
 		default:
 			answered = true
 		}
+		var again <-chan time.Time
+		switch {
+		case every > 0:
+			again = time.After(every)
+		case err != nil || !n.open.Load():
+			again = time.After(lookEvery)
+		}
 		select {
 		case <-ctx.Done():
 			return ended(ctx)
-		case <-changed:
-		case <-tick.C:
+		case <-n.changed:
+		case <-again:
 		}
 	}
 }
@@ -75,25 +101,24 @@ func passing(err error) bool {
 	return errors.As(err, &away) || errors.As(err, &p) && p.Status == 503
 }
 
-// relay marks changed for each event, and when a stream opens: what was before it is in
-// no event.
-func relay(ctx context.Context, c *api.Client, q api.EventQuery, changed chan<- struct{}) {
-	mark := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+// relay tells of each event, and when a stream opens: what was before it is in no event.
+// One that says that others were missed is told of like any other. A connection that breaks
+// is made anew and goes on behind the last event.
+func relay(ctx context.Context, c *api.Client, q api.EventQuery, n *news) {
+	q.Away = func(error) { n.mark() } // so that a look finds out, and is repeated
 	for ctx.Err() == nil {
 		if events, err := c.Events(ctx, q); err == nil {
-			mark()
+			n.open.Store(true)
+			n.mark()
 			for _, err := range events.All() {
 				if err != nil {
 					break
 				}
-				mark()
+				n.mark()
 			}
+			n.open.Store(false)
 			_ = events.Close()
+			n.mark()
 		}
 		t := time.NewTimer(reopenAfter)
 		select {
@@ -124,7 +149,7 @@ func (a *app) wait(ctx context.Context, c *api.Client, g goal) (api.Server, erro
 	p := a.newStatus(named(g.server))
 	defer p.end()
 	last := g.server
-	err := follow(ctx, c, api.EventQuery{Servers: []string{g.server.UUID}}, pollEvery, func(ctx context.Context) (bool, error) {
+	err := follow(ctx, c, api.EventQuery{Servers: []string{g.server.UUID}}, 0, func(ctx context.Context) (bool, error) {
 		s, err := c.Server(ctx, g.server.UUID)
 		if err != nil {
 			return false, err

@@ -47,7 +47,7 @@ func (a *app) waitInstance(ctx context.Context, c *api.Client, i api.Instance, g
 	p := a.newStatus(i.Name)
 	defer p.end()
 	last := i
-	err := follow(ctx, c, api.EventQuery{Kinds: []string{"instance"}, Servers: []string{i.Server}}, pollEvery, func(ctx context.Context) (bool, error) {
+	err := follow(ctx, c, api.EventQuery{Kinds: []string{"instance", "server"}, Servers: []string{i.Server}}, 0, func(ctx context.Context) (bool, error) {
 		now, err := c.Instances().Get(ctx, i.UUID)
 		if err != nil {
 			return false, err
