@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"sync"
 	"syscall"
@@ -342,26 +341,4 @@ func (m *Machine) Off() <-chan struct{} {
 		return c
 	}
 	return m.proc.done
-}
-
-// WaitConsole waits until the console says something that matches re after
-// offset, and gives the offset behind it.
-func (m *Machine) WaitConsole(ctx context.Context, offset int64, re *regexp.Regexp) (int64, error) {
-	tick := time.NewTicker(100 * time.Millisecond) // a file has no event to wait for across namespaces
-	defer tick.Stop()
-	for {
-		b, err := os.ReadFile(m.Console())
-		if err == nil && int64(len(b)) > offset {
-			if loc := re.FindIndex(b[offset:]); loc != nil {
-				return offset + int64(loc[1]), nil
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return offset, fmt.Errorf("wait for %q on the console of %s: %w; it ends: %s", re, m.Spec.Name, ctx.Err(), tail(m.Console()))
-		case <-m.Off():
-			return offset, fmt.Errorf("wait for %q on the console of %s: QEMU ended; console ends: %s", re, m.Spec.Name, tail(m.Console()))
-		case <-tick.C:
-		}
-	}
 }
