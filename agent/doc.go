@@ -21,6 +21,7 @@
 //	cache fitter      bounds ZFS's cache to what instances leave of memory
 //	machine watcher   hears from each virtual machine's QEMU how that is
 //	unit watcher      hears from systemd what runs
+//	metadata watcher  hears what zones change of their metadata
 //	networker         makes the network's infrastructure, and rules that are not of one NIC
 //	NIC workers       make instances' NICs and their rules, each by itself, eight at once
 //	observer          looks at the network and keeps what it saw
@@ -55,6 +56,17 @@
 //   - Instances (instances.go, package machine) are started from what is kept with their
 //     datasets, with the head node away too. What is told of them is a delta (see
 //     instancelog.go): each change once, until the head node has taken it in.
+//   - A change of the set of ports costs what changed: a table of them (porttable.go) takes
+//     it in, and what rules mean is kept for each account (meaning.go) until its ports, or a
+//     set that it was made of, are others.
+//   - What makes the kernel match has three words, and no other is needed. A step (packages
+//     network, machine and router) is one change, done or not done, with a text that says
+//     it; a pure plan makes steps of what is wanted and what is seen, and a plan of what is
+//     as it should be is empty. Package router keeps what it wants and sees as items: a key
+//     and a value, which make the plan a comparison of two maps. Package firewall sends a
+//     transaction, as nf_tables takes many changes as a whole or not at all. Package storage
+//     has calls, each of which looks first: a pool has no plan, but a setup that goes on
+//     where it was cut.
 //   - The syncer waits for nobody but the head node. What takes long to look at has a
 //     goroutine that looks and keeps what it saw: the inspector reads the hardware,
 //     the observer the network. The syncer sends what was kept last, however long a

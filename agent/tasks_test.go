@@ -15,6 +15,7 @@ func TestTasksAreListed(t *testing.T) {
 	a := &Agent{Net: newWire().net(), hardware: &inspector{}}
 	a.Net.Monitor = func(context.Context) error { return nil }
 	a.Zones.Machines = &machine.Machines{}
+	a.Zones.Written = struct{ Written }{}
 	a.ports, a.instances = newFollower(a, portKind()), newInstances(a, nil)
 	n := newNetworker(a, nil)
 	want := []string{a.feeder().name}

@@ -34,6 +34,16 @@
 // from its ports and the rules which addresses it has to follow, and what the rules mean
 // for each port.
 //
+// What is left in the spec has a revision in the server's record. touch renews it: of the
+// servers that provide a NIC tag whose MTU changes; of one whose NIC tags, bonds, underlay
+// address or stale NICs change, or that boots from another admin network; and touchAll of
+// all, when the underlay's NIC tag or a network on it changes. A digest of the spec in its
+// place would have each poll read and encode all of that, to find that it is as before.
+// With the revision a poll that brings nothing reads the record alone, and the write of the
+// record wakes the one poll that waits for it. What touches is an operator's work on racks
+// and servers, and a server's report of stale NICs; no NIC of an instance, no instance and
+// no rule does.
+//
 // Who does not follow account/all/rules and server/<server>/nat is of an older platform,
 // which had its rules or its routers in its spec. It hears nothing of its ports and keeps the
 // network that it has.
