@@ -64,9 +64,7 @@ func properties(uuid, dir string, l api.Limits) []property {
 		{"OOMScoreAdjust", int32(0)},
 		{"LimitNOFILE", uint64(zoneFiles)},
 		{"LimitMEMLOCK", uint64(zoneLocked)},
-		{"ExecStartPre", run("prepare")},
 		{"ExecStart", run("enter")},
-		{"ExecStartPost", run("started")},
 	}, limits(l)...)
 }
 

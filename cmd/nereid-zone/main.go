@@ -1,10 +1,8 @@
 // Command nereid-zone starts a zone on its server, is its first process, and keeps what
 // zones print. The agent and the zones' units call it; people need not. See package zone.
 //
-//	nereid-zone prepare DIR
-//	nereid-zone enter DIR
-//	nereid-zone give DIR        by enter, with a socket as descriptor 3
-//	nereid-zone started DIR     with the process's id in MAINPID
+//	nereid-zone enter DIR       becomes the zone
+//	nereid-zone give DIR        by enter, with its id in MAINPID and a socket as descriptor 3
 //	nereid-zone machine DIR     becomes the QEMU of a virtual machine
 //	nereid-zone answers DIR     waits until that answers
 //	nereid-zone button DIR      presses its power button until it is off
@@ -72,22 +70,18 @@ func run(args []string) error {
 			return (&zone.Answerer{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}).Run(ctx)
 		}
 		return zone.KeepConsoles(ctx, zone.Consoles)
-	case verb == "prepare" && dir != "":
-		return zone.Prepare(dir, rejoin)
 	case verb == "enter" && dir != "":
-		return zone.Enter(dir)
+		return zone.Enter(dir, rejoin)
 	case verb == "give" && dir != "":
-		return zone.Give(dir)
-	case verb == "started" && dir != "":
 		pid, err := strconv.Atoi(os.Getenv("MAINPID"))
 		if err != nil {
-			return fmt.Errorf("started: MAINPID: %w", err)
+			return fmt.Errorf("give: MAINPID: %w", err)
 		}
-		return zone.Ran(dir, pid)
+		return zone.Give(dir, pid)
 	case (verb == "machine" || verb == "answers" || verb == "button") && dir != "":
 		return machine(verb, dir)
 	}
-	return fmt.Errorf("want prepare, enter, give, started, machine, answers or button with DIR, or consoles or metadata; got %q", args[1:])
+	return fmt.Errorf("want enter, give, machine, answers or button with DIR, or consoles or metadata; got %q", args[1:])
 }
 
 // machine does what the unit of a virtual machine has done.

@@ -19,10 +19,12 @@ const rootMount = "/run/nereid/root"
 const nspawn = "/usr/bin/systemd-nspawn"
 
 // Enter becomes the zone whose folder is dir. It returns only when it cannot, and then
-// leaves the reason.
-func Enter(dir string) error {
-	err := enter(dir)
-	return leaveReason(dir, err)
+// leaves the reason. What a crash left of an earlier start goes first, and each NIC's pair
+// is there: the pair of a zone that ran before went with it, and rejoin makes it anew and
+// puts it into its bridge, protected, where the agent has had it in one. One that rejoin
+// cannot make is the agent's to make, and to give to the zone then; rejoin says why.
+func Enter(dir string, rejoin func(mac string) error) error {
+	return leaveReason(dir, enter(dir, rejoin))
 }
 
 // leaveReason keeps an error for the agent to tell of.
@@ -33,16 +35,19 @@ func leaveReason(dir string, err error) error {
 	return err
 }
 
-func enter(dir string) error {
+func enter(dir string, rejoin func(mac string) error) error {
 	h, err := Read(dir)
 	if err != nil {
 		return fmt.Errorf("enter zone: %w", err)
+	}
+	if err := prepare(dir, h, rejoin); err != nil {
+		return err
 	}
 	if h.NICs, err = begin(dir, h, func(n NIC) bool { l, err := there(Peer(n.MAC)); return err == nil && l != nil }); err != nil {
 		return fmt.Errorf("enter zone: %w", err)
 	}
 	// Before there is a namespace of the zone's mounts, which would stay with it.
-	if err := offer(dir, h); err != nil {
+	if err := serve(dir); err != nil {
 		return fmt.Errorf("enter zone: %w", err)
 	}
 	// The namespace is this thread's, which is the one that becomes nspawn.
@@ -120,9 +125,9 @@ func makePipe(path string) error {
 	return nil
 }
 
-// Ran notes that a zone runs, and has the out-of-memory killer spare its nspawn, whose
+// ran notes that a zone runs, and has the out-of-memory killer spare its nspawn, whose
 // end would be the zone's. What runs in the zone keeps the score that it has.
-func Ran(dir string, pid int) error {
+func ran(dir string, pid int) error {
 	if err := os.WriteFile(filepath.Join(dir, startedFile), nil, 0o600); err != nil {
 		return fmt.Errorf("note that the zone runs: %w", err)
 	}

@@ -30,11 +30,10 @@ func Init() error {
 	if err := read(filepath.Join(Inner, nowFile), &in); err != nil {
 		say("read what the agent left", err)
 	}
-	if len(in.NICs) > 0 {
-		say("set up network", ask())
-	}
+	server, err := ask(filepath.Join(Inner, firstSocket))
+	say("set up network", err)
 	say("set up network", in.network(Inside{}))
-	_, err := os.Stat("/etc/.nereid-started")
+	_, err = os.Stat("/etc/.nereid-started")
 	first := errors.Is(err, os.ErrNotExist)
 	say("write files", in.write("/", first))
 	if first {
@@ -45,7 +44,7 @@ func Init() error {
 	}
 	args := in.Run.Init
 	if len(args) > 0 && !IsInit(args[0]) {
-		return in.run()
+		return in.run(server)
 	}
 	if len(args) == 0 {
 		path, _, err := FindInit("/")
@@ -54,7 +53,9 @@ func Init() error {
 		}
 		args = []string{path}
 	}
-	ready()
+	if err := ready(server); err != nil {
+		return err
+	}
 	if err := unix.Exec(args[0], args, append(os.Environ(), in.Run.Env...)); err != nil {
 		return fmt.Errorf("execute %s: %w", args[0], err)
 	}
@@ -81,15 +82,20 @@ func bringUpToDate() error {
 	return errors.Join(in.network(was), write("/", names, false))
 }
 
-// ready tells systemd-nspawn, and by it the zone's unit, that the zone is set up: its init
-// is all that is to come (sd_notify(3)).
-func ready() {
+// ready has it noted that the zone is set up, and tells systemd-nspawn, and by it the
+// zone's unit: its init is all that is to come (sd_notify(3)). A zone of which that cannot
+// be noted does not start.
+func ready(s *server) error {
+	if err := s.up(); err != nil {
+		return err
+	}
 	c, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err == nil {
 		_, err = c.Write([]byte("READY=1"))
 		c.Close()
 	}
 	say("tell that it is set up", err)
+	return nil
 }
 
 func say(what string, err error) {
@@ -123,7 +129,7 @@ func (in Inside) network(was Inside) error {
 // run runs the program of an image that is not an init, as a child: the first process
 // of a zone gets only the signals that it handles, and has to reap. It ends as the
 // program ends.
-func (in Inside) run() error {
+func (in Inside) run(server *server) error {
 	w, err := find("/", in.Run.User)
 	if err != nil {
 		return err
@@ -151,7 +157,9 @@ func (in Inside) run() error {
 	if err != nil {
 		return fmt.Errorf("execute %s: %w", path, err)
 	}
-	ready()
+	if err := ready(server); err != nil {
+		return err
+	}
 	for s := range signals {
 		if s != unix.SIGCHLD {
 			if s != unix.SIGURG { // the runtime's own

@@ -11,16 +11,10 @@ import (
 var errHere = fmt.Errorf("zones of this kind are Linux's: %w", errors.ErrUnsupported)
 
 // Enter is not there on this system.
-func Enter(string) error { return errHere }
-
-// Prepare is not there on this system.
-func Prepare(string, func(string) error) error { return errHere }
+func Enter(string, func(string) error) error { return errHere }
 
 // Give is not there on this system.
-func Give(string) error { return errHere }
-
-// Ran is not there on this system.
-func Ran(string, int) error { return errHere }
+func Give(string, int) error { return errHere }
 
 // EnterMachine is not there on this system.
 func EnterMachine(string, string, string) error { return errHere }

@@ -10,23 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prepare makes ready what a start of the zone needs: what a crash left goes, and each
-// NIC's pair is there. The pair of a zone that ran before went with it, and rejoin makes it
-// anew and puts it into its bridge, protected, where the agent has had it in one. One that
-// it cannot make is the agent's to make, and to give to the zone then; rejoin says why.
-func Prepare(dir string, rejoin func(mac string) error) error {
-	err := prepare(dir, rejoin)
-	if err != nil {
-		return leaveReason(dir, err)
-	}
-	return nil
-}
-
-func prepare(dir string, rejoin func(mac string) error) error {
-	h, err := Read(dir)
-	if err != nil {
-		return fmt.Errorf("prepare zone: %w", err)
-	}
+// prepare makes ready what a start of the zone needs.
+func prepare(dir string, h Host, rejoin func(mac string) error) error {
 	if err := sweep(h.UUID); err != nil {
 		return fmt.Errorf("prepare zone: %w", err)
 	}
