@@ -105,7 +105,12 @@ func (w *World) Receive(ctx context.Context, name string, from io.Reader, props 
 	if err != nil {
 		return fmt.Errorf("%s%s: cannot receive: invalid stream: %w", line, name, err)
 	}
-	return w.change(ctx, line+words(props)+name, func() error {
+	line += words(props) + name
+	name, snap, named := strings.Cut(name, "@")
+	if named {
+		s.Snap = snap
+	}
+	return w.change(ctx, line, func() error {
 		p, d, err := w.find(name)
 		switch {
 		case p == nil:

@@ -51,7 +51,8 @@ type Streams interface {
 	// Send writes a stream of a snapshot; with a base, which is an earlier snapshot
 	// of the same dataset, what changed since.
 	Send(ctx context.Context, snapshot, base string, w io.Writer) error
-	// Receive makes a dataset of a stream, not mounted. Properties take the place of
+	// Receive makes a dataset of a stream, not mounted. A name with "@" behind it names
+	// the snapshot, too, which else has the name that it was sent with. Properties take the place of
 	// the stream's (-o); a property with an empty value is inherited (-x). resumable:
 	// what came of a stream that was cut stays (-s). The end of ctx ends it.
 	Receive(ctx context.Context, name string, r io.Reader, props map[string]string, resumable bool) error

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"nereid/api"
 	"nereid/images/tree"
 )
@@ -70,8 +72,10 @@ func (r *Roots) finish(ctx context.Context, spec api.ImageSpec, name string) err
 	}
 	partial := name + partialSuffix
 	from := filled(spec, partial)
-	if err := r.zfs().Set(ctx, from, props); err != nil {
-		return err
+	if spec.File.Format != api.FormatZFS { // which was received with them
+		if err := r.zfs().Set(ctx, from, props); err != nil {
+			return err
+		}
 	}
 	if err := r.zfs().Rename(ctx, from, name); err != nil || from == partial {
 		return err
@@ -211,7 +215,8 @@ func (r *Roots) receive(ctx context.Context, spec api.ImageSpec, partial string,
 	if info.Volume {
 		props = map[string]string{propImage: spec.UUID, "volmode": "none", "refreservation": "none"}
 	}
-	if err := r.zfs().Receive(ctx, partial, io.MultiReader(strings.NewReader(head.String()), plain), props, false); err != nil {
+	props["readonly"] = "on"
+	if err := r.zfs().Receive(ctx, partial+"@"+finalSnapshot, io.MultiReader(strings.NewReader(head.String()), plain), props, false); err != nil {
 		return err
 	}
 	// A second stream behind the first: zfs receive leaves it unread.
@@ -238,41 +243,17 @@ func sameKind(spec api.ImageSpec, volume bool) error {
 	return nil
 }
 
-// received looks at what a stream made, and names its snapshot.
+// received looks at what a stream made.
 func (r *Roots) received(ctx context.Context, spec api.ImageSpec, partial string) error {
-	all, err := r.zfs().List(ctx, partial, "type", "guid", "volsize")
+	if spec.Type != api.ImageZvol {
+		return r.hasRoot(ctx, partial)
+	}
+	all, err := r.zfs().List(ctx, partial, "volsize")
 	if err != nil {
 		return err
 	}
-	snapshot := ""
-	for name, p := range all {
-		switch {
-		case name == partial:
-			if err := sameKind(spec, p["type"] == "volume"); err != nil {
-				return err
-			}
-			if mib := (number(p["volsize"]) + 1<<20 - 1) >> 20; spec.Type == api.ImageZvol && mib != int64(spec.SizeMiB) {
-				return fmt.Errorf("the volume in the ZFS stream has %d MiB, not %d as the manifest says", mib, spec.SizeMiB)
-			}
-		case strings.HasPrefix(name, partial+"@") && snapshot == "":
-			snapshot = name
-		default:
-			return fmt.Errorf("the ZFS stream has more than one snapshot: %s", strings.TrimPrefix(name, partial))
-		}
-	}
-	if snapshot == "" {
-		return errors.New("the ZFS stream has no snapshot")
-	}
-	if err := sameGUID(spec.File, all[snapshot]["guid"]); err != nil {
-		return err
-	}
-	if spec.Type != api.ImageZvol {
-		if err := r.hasRoot(ctx, partial); err != nil {
-			return err
-		}
-	}
-	if final := partial + "@" + finalSnapshot; snapshot != final {
-		return r.zfs().Rename(ctx, snapshot, final)
+	if mib := (number(all[partial]["volsize"]) + 1<<20 - 1) >> 20; mib != int64(spec.SizeMiB) {
+		return fmt.Errorf("the volume in the ZFS stream has %d MiB, not %d as the manifest says", mib, spec.SizeMiB)
 	}
 	return nil
 }
@@ -292,13 +273,24 @@ func (r *Roots) hasRoot(ctx context.Context, name string) error {
 // clear destroys what a cut import left of an image, and says whether the image is
 // complete instead.
 func (r *Roots) clear(ctx context.Context, uuid, name string) (complete bool, err error) {
-	for _, dataset := range []string{name + partialSuffix, name} {
-		all, err := r.zfs().List(ctx, dataset, "type", propImage)
-		if errors.Is(err, fs.ErrNotExist) {
+	names := []string{name + partialSuffix, name}
+	found := make([]map[string]map[string]string, len(names))
+	look, lctx := errgroup.WithContext(ctx)
+	for i, dataset := range names {
+		look.Go(func() (err error) {
+			if found[i], err = r.zfs().List(lctx, dataset, "type", propImage); errors.Is(err, fs.ErrNotExist) {
+				found[i], err = nil, nil
+			}
+			return err
+		})
+	}
+	if err := look.Wait(); err != nil {
+		return false, err
+	}
+	for i, dataset := range names {
+		all := found[i]
+		if all == nil {
 			continue
-		}
-		if err != nil {
-			return false, err
 		}
 		if all[dataset][propImage] != uuid {
 			return false, fmt.Errorf("%s: %w", dataset, ErrForeign)

@@ -108,8 +108,10 @@ func (ZFS) Set(ctx context.Context, name string, props map[string]string) error 
 }
 
 // Rename implements Datasets.
-func (ZFS) Rename(ctx context.Context, from, to string) error {
-	return call(ctx, "rename", from, func() error { _, err := (&zfs.Dataset{Name: from}).Rename(to, false, false); return err })
+// go-zfs looks at what has the name then, which takes as long as to give it.
+func (z ZFS) Rename(ctx context.Context, from, to string) error {
+	_, err := z.run(ctx, nil, "rename", from, to)
+	return err
 }
 
 // Destroy implements Datasets. A volume that is busy is tried once more when udev has
@@ -140,8 +142,18 @@ func (ZFS) Snapshot(ctx context.Context, dataset, snapshot string, recursive boo
 // in a later one and all other properties together in the last: power that goes between
 // them leaves a clone without them, whose mount point tells.
 func (z ZFS) Clone(ctx context.Context, snapshot, name string, props map[string]string) error {
+	// go-zfs looks at what it made, which takes as long as to make it. It is asked when
+	// something is in the way.
+	args := []string{"clone"}
+	for _, k := range slices.Sorted(maps.Keys(props)) {
+		args = append(args, "-o", k+"="+props[k])
+	}
+	_, err := z.run(ctx, nil, append(args, snapshot, name)...)
+	if !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	whole := true
-	err := call(ctx, "clone", snapshot, func() error {
+	err = call(ctx, "clone", snapshot, func() error {
 		d, err := snapshotOf(snapshot).Clone(name, props)
 		if err == nil && d.Origin != snapshot {
 			err = fmt.Errorf("%w: %s is there and is no clone of it", fs.ErrExist, name)
