@@ -111,8 +111,8 @@ func (l *instanceLog) status(uuid string) api.InstanceStatus {
 }
 
 // heard takes in what the head node says that it took in last, and reports whether that
-// is what was sent last.
-func (l *instanceLog) heard(seen string) (took bool) {
+// is what was sent last. told are the instances of whose creates it has the steps now.
+func (l *instanceLog) heard(seen string) (took bool, told []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -120,6 +120,9 @@ func (l *instanceLog) heard(seen string) (took bool) {
 		for uuid, version := range l.changed {
 			if version <= l.sent {
 				delete(l.changed, uuid)
+				if len(l.steps[uuid]) > 0 {
+					told = append(told, uuid)
+				}
 				delete(l.steps, uuid)
 			}
 		}
@@ -128,5 +131,5 @@ func (l *instanceLog) heard(seen string) (took bool) {
 	case seen != l.since:
 		l.full = true
 	}
-	return took
+	return took, told
 }

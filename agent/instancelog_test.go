@@ -27,7 +27,9 @@ func TestStepsAreToldUntilHeard(t *testing.T) {
 	}
 	l.put(api.InstanceStatus{UUID: "a", State: api.InstanceStopped})
 	r := told(1) // the first report was lost
-	l.heard(r.Now)
+	if _, told := l.heard(r.Now); len(told) != 1 || told[0] != "a" {
+		t.Errorf("of the creates of %q the head node has the steps: want a", told)
+	}
 	if r := l.report(nil); r != nil {
 		t.Fatalf("after it was heard: %+v", r)
 	}

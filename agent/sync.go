@@ -117,7 +117,10 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 		l.stale = l.a.copies.refuse(r) || l.stale
 	}
 	if i := l.a.instances; i != nil {
-		took := i.told.heard(resp.InstancesSeen)
+		took, told := i.told.heard(resp.InstancesSeen)
+		for _, uuid := range told {
+			i.m.Told(uuid)
+		}
 		news = took
 		for _, d := range resp.Deltas {
 			// Images first: instances ask for them.

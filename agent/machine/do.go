@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"nereid/agent/machine/zone"
@@ -133,6 +135,9 @@ func (m *Machines) start(ctx context.Context, uuid, name string, spec *api.Insta
 	err := m.Units.Start(ctx, name, m.dir(uuid), spec.Limits)
 	if err != nil {
 		m.note(uuid, func(i *instance) { i.unit = unitNone })
+		if uerr := zone.Unmark(m.dir(uuid)); uerr != nil { // it may have got as far as its init
+			err = errors.Join(err, uerr)
+		}
 		if why, rerr := m.Units.Reset(ctx, name); rerr == nil && why != "" {
 			err = fmt.Errorf("%w (%s)", err, why)
 		}
@@ -230,5 +235,43 @@ func (m *Machines) reset(ctx context.Context, uuid, name string, spec *api.Insta
 	if by && wanted {
 		return fmt.Errorf("it ended: %s; it is started again", why)
 	}
+	return nil
+}
+
+// carry does steps one after another, up to the first that fails. What is to be kept of an
+// instance of which something is kept is kept while the instance starts: the old spec and
+// the set of instances say what it is for as long as that takes.
+func (m *Machines) carry(ctx context.Context, uuid string, w Wanted, s seen, steps []step) error {
+	var beside sync.WaitGroup
+	var kept, err error
+	starts := slices.Contains(steps, step(stepStart{}))
+	for _, step := range steps {
+		if step == (stepKeep{}) && s.kept != nil && starts {
+			beside.Go(func() { kept = m.step(ctx, uuid, w, step) })
+			continue
+		}
+		if err = m.step(ctx, uuid, w, step); err != nil {
+			break
+		}
+	}
+	beside.Wait()
+	return errors.Join(kept, err)
+}
+
+// step does one, and notes what came of it.
+func (m *Machines) step(ctx context.Context, uuid string, w Wanted, s step) error {
+	begun := time.Now()
+	m.noteWay(uuid, func(i *instance) bool { return i.way.begins(w, s, begun) })
+	err := m.do(ctx, uuid, w.Spec, s)
+	m.noteWay(uuid, func(i *instance) bool {
+		i.way.did(w, s, begun, zone.Entered(m.dir(uuid)), time.Now(), err)
+		return i.way.notes(w) && stepName(s) != ""
+	})
+	if err != nil {
+		err = fmt.Errorf("%s: %w", s, err)
+		m.log().Error("instance", "uuid", uuid, "err", err)
+		return err
+	}
+	m.log().Info("instance", "uuid", uuid, "step", s.String())
 	return nil
 }

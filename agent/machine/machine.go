@@ -3,7 +3,6 @@ package machine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -151,7 +150,7 @@ func (m *Machines) find(uuid string) *instance {
 	m.begin()
 	i := m.all[uuid]
 	if i == nil {
-		i = &instance{}
+		i = &instance{way: readWay(m.dir(uuid), time.Now())}
 		m.all[uuid] = i
 		if h, err := zone.Read(m.dir(uuid)); err == nil {
 			i.left, i.ran, i.kind = &h, zone.Started(m.dir(uuid)), kindOf(h)
@@ -413,25 +412,22 @@ func (m *Machines) Set(ctx context.Context, uuid string, w Wanted) (st api.Insta
 		s := m.look(uuid, w.Spec)
 		var steps []step
 		steps, wait, err = plan(w, s)
-		m.note(uuid, func(i *instance) { i.way.wait(w, wait, time.Now()) })
+		m.noteWay(uuid, func(i *instance) bool { return i.way.wait(w, wait, time.Now()) })
 		if err != nil {
 			return m.status(uuid, w, wait, err), false, nil
 		}
-		for _, step := range steps {
-			begun := time.Now()
-			err := m.do(ctx, uuid, w.Spec, step)
-			m.note(uuid, func(i *instance) { i.way.did(w, step, begun, zone.Entered(m.dir(uuid)), time.Now(), err) })
-			if err != nil {
-				err = fmt.Errorf("%s: %w", step, err)
-				m.log().Error("instance", "uuid", uuid, "err", err)
-				return m.status(uuid, w, wait, err), false, err
-			}
-			m.log().Info("instance", "uuid", uuid, "step", step.String())
+		if err := m.carry(ctx, uuid, w, s, steps); err != nil {
+			return m.status(uuid, w, wait, err), false, err
 		}
 		if len(steps) == 0 || wait != "" {
 			st = m.status(uuid, w, wait, nil)
 			if wait == "" {
-				m.note(uuid, func(i *instance) { st.Steps = i.way.end() })
+				m.note(uuid, func(i *instance) {
+					if i.unit == unitRuns {
+						i.way.started(zone.Entered(m.dir(uuid)), i.since)
+					}
+					st.Steps = i.way.end()
+				})
 			}
 			return st, (w.Gone || w.Spec == nil) && m.forgotten(uuid), nil
 		}
@@ -452,6 +448,9 @@ func (m *Machines) forgotten(uuid string) bool {
 		if of == uuid {
 			delete(m.bases, base)
 		}
+	}
+	if err := forgetWay(m.dir(uuid)); err != nil {
+		m.log().Warn("forget where the time of a create went", "uuid", uuid, "err", err)
 	}
 	delete(m.all, uuid)
 	return true
