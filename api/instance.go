@@ -47,6 +47,7 @@ type Instance struct {
 	Resolvers []string          `json:"resolvers,omitempty" doc:"of its networks, the primary NIC's first"`
 	Tags      map[string]any    `json:"tags,omitempty" doc:"strings, numbers and booleans; also the tags that firewall rules see"`
 	Metadata  map[string]any    `json:"customer_metadata,omitempty" doc:"strings, numbers and booleans; user-data, user-script and root_authorized_keys are among them"`
+	Internal  map[string]any    `json:"internal_metadata,omitempty" doc:"operators', of which the instance reads what has a colon in its name or ends in _pw, and changes nothing. Lists are without it"`
 	Affinity  []string          `json:"affinity,omitempty" doc:"what it was placed with"`
 	Traits    map[string]string `json:"traits,omitempty"`
 	VM        *VM               `json:"vm,omitempty" doc:"of brand kvm"`

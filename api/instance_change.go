@@ -15,6 +15,7 @@ type InstanceCreate struct {
 	Affinity  []string          `json:"affinity,omitempty" doc:"rules as instance==web*, role!=db, rack==r1; ==~ and !=~ are wishes"`
 	Tags      map[string]any    `json:"tags,omitempty"`
 	Metadata  map[string]any    `json:"customer_metadata,omitempty"`
+	Internal  map[string]any    `json:"internal_metadata,omitempty" doc:"as Instance's"`
 	Firewall  bool              `json:"firewall_enabled,omitempty"`
 	Protected bool              `json:"deletion_protection,omitempty"`
 	Restart   string            `json:"restart,omitempty" enum:",no,on-failure,always" doc:"what is done when it has ended by itself; empty: on-failure"`
@@ -39,6 +40,9 @@ type InstanceUpdate struct {
 	Metadata       *map[string]any `json:"customer_metadata,omitempty" doc:"as a whole"`
 	SetMetadata    map[string]any  `json:"set_metadata,omitempty" doc:"the others stay"`
 	RemoveMetadata []string        `json:"remove_metadata,omitempty"`
+	Internal       *map[string]any `json:"internal_metadata,omitempty" doc:"as a whole"`
+	SetInternal    map[string]any  `json:"set_internal_metadata,omitempty" doc:"the others stay"`
+	RemoveInternal []string        `json:"remove_internal_metadata,omitempty"`
 }
 
 // InstanceAction is how an instance is started, stopped or rebooted.
@@ -55,7 +59,7 @@ type InstanceKill struct {
 // the oldest go.
 type InstanceAudit struct {
 	ID       string    `json:"id"`
-	Action   string    `json:"action" enum:"provision,start,stop,reboot,kill,rename,destroy,set_tags,set_metadata,set_restart,enable_firewall,disable_firewall,enable_deletion_protection,disable_deletion_protection,add_nics,remove_nics,add_disk,grow_disk,remove_disk,adopt,vnc,screenshot,nmi"`
+	Action   string    `json:"action" enum:"provision,start,stop,reboot,kill,rename,destroy,set_tags,set_metadata,set_internal_metadata,set_restart,enable_firewall,disable_firewall,enable_deletion_protection,disable_deletion_protection,add_nics,remove_nics,add_disk,grow_disk,remove_disk,adopt,vnc,screenshot,nmi"`
 	Asked    time.Time `json:"asked"`
 	By       string    `json:"by" doc:"the operator, or agent for what came from inside the instance"`
 	Finished time.Time `json:"finished,omitzero" doc:"zero: it is not done yet"`

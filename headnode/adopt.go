@@ -195,8 +195,8 @@ func (s *Server) adopt(tx store.Tx, by, id string, in api.InstanceAdopt) (api.In
 	n := instances.New{Run: spec.Run, DNSDomain: spec.DNSDomain, Datacenter: spec.Datacenter, By: by, Adopted: &u.Instance,
 		Placement: api.Placement{Instance: spec.UUID, Chosen: u.Server, Asked: true},
 		Instance: api.Instance{UUID: spec.UUID, Owner: owner, Name: name, Brand: spec.Brand, Image: spec.Image, Package: spec.Package, Server: u.Server, Wanted: wanted, Restart: spec.Restart, VM: spec.VM,
-			Firewall: in.Firewall, Tags: spec.Tags, Metadata: spec.Metadata, Limits: spec.Limits}}
-	faults := []error{instances.CheckTags(spec.Tags), instances.CheckMetadata(spec.Metadata)}
+			Firewall: in.Firewall, Tags: spec.Tags, Metadata: spec.Metadata, Internal: spec.Internal, Limits: spec.Limits}}
+	faults := []error{instances.CheckTags(spec.Tags), instances.CheckMetadata(spec.Metadata), instances.CheckInternal(spec.Internal)}
 	image, err := s.imageOf(tx, owner, spec.Image)
 	switch p := (*api.Problem)(nil); {
 	case err == nil:

@@ -168,7 +168,7 @@ func (s *Server) plan(tx store.Tx, in api.InstanceCreate) (plan, error) {
 		uuid = instances.NewUUID()
 	}
 	name := instances.Name(in.Name, uuid)
-	faults = append(faults, instances.CheckName(tx, owner, name, uuid), instances.CheckTags(in.Tags), instances.CheckMetadata(in.Metadata), instances.CheckRestart(in.Restart))
+	faults = append(faults, instances.CheckName(tx, owner, name, uuid), instances.CheckTags(in.Tags), instances.CheckMetadata(in.Metadata), instances.CheckInternal(in.Internal), instances.CheckRestart(in.Restart))
 	var err error
 	if p.want.Rules, err = placement.ParseRules(in.Affinity); err != nil {
 		faults = append(faults, err)
@@ -212,7 +212,7 @@ func (s *Server) plan(tx store.Tx, in api.InstanceCreate) (plan, error) {
 	p.want.UUID, p.want.Brand, p.want.Traits, p.want.Limits = uuid, brand, size.Traits, size.Limits
 	p.want.Emulated = vm != nil && vm.Emulated
 	p.instance = api.Instance{UUID: uuid, Owner: owner, Name: name, Brand: brand, Image: p.image.UUID, Package: size.UUID, Wanted: instances.WantRunning,
-		Protected: in.Protected, Firewall: in.Firewall, Restart: in.Restart, Tags: in.Tags, Metadata: in.Metadata, Affinity: in.Affinity, Traits: size.Traits, VM: vm, Limits: size.Limits}
+		Protected: in.Protected, Firewall: in.Firewall, Restart: in.Restart, Tags: in.Tags, Metadata: in.Metadata, Internal: in.Internal, Affinity: in.Affinity, Traits: size.Traits, VM: vm, Limits: size.Limits}
 	if in.Stopped {
 		p.instance.Wanted = instances.WantStopped
 	}

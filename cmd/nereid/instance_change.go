@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -115,15 +117,22 @@ func (a *app) instanceFirewall() *cobra.Command {
 // instanceValues makes "tag" and "metadata", which differ in little.
 func (a *app) instanceValues(noun string) *cobra.Command {
 	is := map[string]string{"tag": "Tags of an instance, which firewall rules and affinity see", "metadata": "Metadata of an instance, which it can read"}
+	internal := false
 	set := func(v map[string]any, remove []string) api.InstanceUpdate {
-		if noun == "tag" {
+		switch {
+		case noun == "tag":
 			return api.InstanceUpdate{SetTags: v, RemoveTags: remove}
+		case internal:
+			return api.InstanceUpdate{SetInternal: v, RemoveInternal: remove}
 		}
 		return api.InstanceUpdate{SetMetadata: v, RemoveMetadata: remove}
 	}
 	of := func(i api.Instance) map[string]any {
-		if noun == "tag" {
+		switch {
+		case noun == "tag":
 			return i.Tags
+		case internal:
+			return i.Internal
 		}
 		return i.Metadata
 	}
@@ -153,14 +162,23 @@ func (a *app) instanceValues(noun string) *cobra.Command {
 			})
 		}),
 	}
+	var files []string
 	change := &cobra.Command{
 		Use: "set INSTANCE NAME=VALUE...", Short: "Set some, and leave the others",
-		Long:              "Sets some and leaves the others. Numbers, true and false keep their types.\n\n" + instanceIDs,
-		Example:           lines("nereid instance " + noun + " set web0 " + example),
-		Args:              wants("INSTANCE", "NAME=VALUE..."),
+		Long:    "Sets some and leaves the others. Numbers, true and false keep their types.\n\n" + instanceIDs,
+		Example: lines("nereid instance " + noun + " set web0 " + example),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(files) > 0 && len(args) > 0 {
+				return nil
+			}
+			return wants("INSTANCE", "NAME=VALUE...")(cmd, args)
+		},
 		ValidArgsFunction: a.completeInstances(),
 		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			v, err := values(noun, args[1:])
+			if err == nil {
+				err = a.fromFiles(&v, files)
+			}
 			if err != nil {
 				return err
 			}
@@ -186,6 +204,12 @@ func (a *app) instanceValues(noun string) *cobra.Command {
 	}
 	top := &cobra.Command{Use: noun, Short: is[noun], Example: lines("nereid instance "+noun+" set web0 "+example, "nereid instance "+noun+" list web0"),
 		Args: verbOf, RunE: needsVerb, DisableFlagsInUseLine: true}
+	if noun == "metadata" {
+		change.Flags().StringArrayVar(&files, "file", nil, "`NAME=PATH`: the value is what the file has (- is standard input)")
+		for _, cmd := range []*cobra.Command{list, change, remove} {
+			cmd.Flags().BoolVar(&internal, "internal", false, "operators' metadata: the instance reads what has a colon\nin its name or ends in _pw, and changes nothing")
+		}
+	}
 	top.AddCommand(list, change, remove)
 	return top
 }
@@ -280,3 +304,37 @@ there is, and no more.`,
 	fl.IntVar(&s.KeepDays, "keep-deleted-days", 0, "how long a deleted instance can be read, 1 to 3650")
 	return cmd
 }
+
+// fromFiles adds values that are in files: NAME=PATH, where PATH - is standard input.
+func (a *app) fromFiles(v *map[string]any, files []string) error {
+	for _, s := range files {
+		name, path, ok := strings.Cut(s, "=")
+		if !ok || name == "" || path == "" {
+			return usagef("--file %q: want NAME=PATH", s)
+		}
+		from := a.stdin
+		if path != "-" {
+			f, err := os.Open(path)
+			if err != nil {
+				return usagef("--file %s: %v", name, err)
+			}
+			defer f.Close()
+			from = f
+		}
+		text, err := io.ReadAll(io.LimitReader(from, maxValue+1))
+		if err != nil {
+			return fmt.Errorf("--file %s: %w", name, err)
+		}
+		if len(text) > maxValue {
+			return usagef("--file %s: it has more than %d bytes, which is what all metadata of an instance may have", name, maxValue)
+		}
+		if *v == nil {
+			*v = map[string]any{}
+		}
+		(*v)[name] = strings.TrimSuffix(string(text), "\n")
+	}
+	return nil
+}
+
+// maxValue is how long a value of metadata may be, in bytes.
+const maxValue = 128 << 10

@@ -161,6 +161,11 @@ func Update(tx store.Tx, a Asked, r Record, u api.InstanceUpdate) (_ Record, err
 			faults = append(faults, CheckMetadata(spec.Metadata))
 			did("set_metadata")
 		}
+		if u.Internal != nil || u.SetInternal != nil || u.RemoveInternal != nil {
+			spec.Internal = changed(spec.Internal, u.Internal, u.SetInternal, u.RemoveInternal)
+			faults = append(faults, CheckInternal(spec.Internal))
+			did("set_internal_metadata")
+		}
 		if err := api.Faults(faults...); err != nil || r.Name == before.Name {
 			return err
 		}

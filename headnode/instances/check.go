@@ -81,26 +81,31 @@ func CheckTags(tags map[string]any) error {
 }
 
 // CheckMetadata names all that is wrong with metadata.
-func CheckMetadata(md map[string]any) error {
+func CheckMetadata(md map[string]any) error { return checkMetadata("metadata", md) }
+
+// CheckInternal names all that is wrong with operators' metadata.
+func CheckInternal(md map[string]any) error { return checkMetadata("internal metadata", md) }
+
+func checkMetadata(what string, md map[string]any) error {
 	var faults []error
 	if len(md) > maxKeys {
-		faults = append(faults, invalid("set fewer", "the instance has %d metadata keys; at most %d are allowed", len(md), maxKeys))
+		faults = append(faults, invalid("set fewer", "the instance has %d %s keys; at most %d are allowed", len(md), what, maxKeys))
 	}
 	for _, k := range slices.Sorted(maps.Keys(md)) {
 		text, ok := scalar(md[k])
 		switch {
 		case !ok:
-			faults = append(faults, invalid("give it one of those", "metadata %.64q: want a string, a number, or true or false", k))
+			faults = append(faults, invalid("give it one of those", "%s %.64q: want a string, a number, or true or false", what, k))
 		case k == "" || len(k) > maxKey || !printable(k) || strings.ContainsAny(k, " \t\n"):
-			faults = append(faults, invalid("take another name", "metadata %.64q: want a name of 1 to %d printable bytes without spaces", k, maxKey))
+			faults = append(faults, invalid("take another name", "%s %.64q: want a name of 1 to %d printable bytes without spaces", what, k, maxKey))
 		case strings.HasPrefix(k, "sdc:"):
-			faults = append(faults, invalid("take another name", "metadata %.64q: names that begin with sdc: are what the datacenter says of the instance", k))
+			faults = append(faults, invalid("take another name", "%s %.64q: names that begin with sdc: are what the datacenter says of the instance", what, k))
 		case !utf8.ValidString(text):
-			faults = append(faults, invalid("encode it, as in base64", "metadata %.64q is not UTF-8", k))
+			faults = append(faults, invalid("encode it, as in base64", "%s %.64q is not UTF-8", what, k))
 		}
 	}
 	if b, err := json.Marshal(md); err == nil && len(b) > maxMetadata {
-		faults = append(faults, invalid("let the instance fetch what is large", "the instance's metadata has %d bytes; at most %d are allowed", len(b), maxMetadata))
+		faults = append(faults, invalid("let the instance fetch what is large", "the instance's %s has %d bytes; at most %d are allowed", what, len(b), maxMetadata))
 	}
 	return api.Faults(faults...)
 }

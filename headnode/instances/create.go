@@ -77,7 +77,7 @@ func Create(tx store.Tx, now time.Time, n New) (_ Record, err error) {
 		return r, err
 	}
 	spec := api.InstanceSpec{UUID: r.UUID, Owner: r.Owner, Name: r.Name, Hostname: r.Name, DNSDomain: n.DNSDomain, Brand: r.Brand, Image: r.Image, Package: r.Package, Datacenter: n.Datacenter,
-		Run: n.Run, Wanted: r.Wanted, Restart: r.Restart, NICs: r.NICs, Resolvers: r.Resolvers, Metadata: r.Metadata, Tags: r.Tags, VM: r.VM, Limits: r.Limits,
+		Run: n.Run, Wanted: r.Wanted, Restart: r.Restart, NICs: r.NICs, Resolvers: r.Resolvers, Metadata: r.Metadata, Internal: r.Internal, Tags: r.Tags, VM: r.VM, Limits: r.Limits,
 		Made: n.Adopted != nil}
 	if n.Image.UUID == "" { // of one that was adopted: its image is not known
 		return r, putSpec(tx, r.Server, spec)

@@ -118,7 +118,7 @@ func put(tx store.Tx, r *Record) error {
 	r.Revision = newID()
 	stored := *r
 	if r.Wanted != WantDeleted {
-		stored.Metadata = nil // it is in the spec
+		stored.Metadata, stored.Internal = nil, nil // they are in the spec
 	}
 	return putRecord(tx, recordPrefix+r.UUID, stored)
 }
@@ -182,7 +182,7 @@ func Load(tx store.Tx, r Record) (_ api.Instance, err error) {
 		if err != nil {
 			return r.Instance, err
 		}
-		r.Metadata = spec.Metadata
+		r.Metadata, r.Internal = spec.Metadata, spec.Internal
 	}
 	return shown(r, o), nil
 }

@@ -227,12 +227,14 @@ func bounded(st api.InstanceStatus) api.InstanceStatus {
 	if st.Spec != nil {
 		spec := *st.Spec
 		n := 0
-		for k, v := range spec.Metadata {
-			s, _ := scalar(v)
-			n += len(k) + len(s)
+		for _, md := range []map[string]any{spec.Metadata, spec.Internal} {
+			for k, v := range md {
+				s, _ := scalar(v)
+				n += len(k) + len(s)
+			}
 		}
 		if n > maxSpec {
-			spec.Metadata = nil
+			spec.Metadata, spec.Internal = nil, nil
 		}
 		st.Spec = &spec
 	}

@@ -18,7 +18,7 @@ import (
 //	[
 //	"owner server image package name wanted",
 //	its tags,
-//	what is shown of it, but for its metadata and its state,
+//	what is shown of it, but for its metadata, and its state,
 //	what is not in those: recordRest
 //	]
 //
@@ -40,6 +40,7 @@ type shownRow struct {
 	Until    *time.Time `json:"until,omitempty"`
 	Started  *time.Time `json:"started,omitempty"`
 	Metadata *string    `json:"customer_metadata,omitempty"`
+	Internal *string    `json:"internal_metadata,omitempty"`
 }
 
 // putRecord writes a record at a key.
