@@ -265,18 +265,18 @@ func (s seen) guestKeeps() string {
 		return ""
 	}
 	names := slices.Sorted(maps.Keys(s.asked))
-	since := s.asked[names[0]]
+	last := s.asked[names[0]]
 	for _, at := range s.asked {
-		if at.Before(since) {
-			since = at
+		if at.After(last) {
+			last = at
 		}
 	}
 	waits, it, goes := "waits", "it", "it goes"
 	if len(names) > 1 {
 		waits, it, goes = "wait", "them", "they go"
 	}
-	return fmt.Sprintf("%s %s for the guest, which was asked at %s to let go of %s; at the latest %s when the guest boots again.",
-		capitalFirst(strings.Join(names, ", ")), waits, since.UTC().Format(time.RFC3339), it, goes)
+	return fmt.Sprintf("%s %s for the guest, which was last asked at %s to let go of %s; at the latest %s when the guest boots again.",
+		capitalFirst(strings.Join(names, ", ")), waits, last.UTC().Format(time.RFC3339), it, goes)
 }
 
 func capitalFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

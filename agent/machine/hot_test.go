@@ -145,7 +145,7 @@ func TestHotCut(t *testing.T) {
 }
 
 // TestGuestKeeps: a disk that its guest does not let go of is not destroyed, which is told
-// with since when; the guest is asked once more after some time, and with the machine's end
+// with when it was asked; the guest is asked once more after some time, and with the machine's end
 // the disk goes.
 func TestGuestKeeps(t *testing.T) {
 	s := newServer(t)
@@ -160,7 +160,7 @@ func TestGuestKeeps(t *testing.T) {
 	})
 	s.zones.Calls()
 	st, _ := s.set(less, "a")
-	if st.State != api.InstanceRunning || !strings.Contains(st.Reason, "Disk1 waits for the guest, which was asked at ") {
+	if st.State != api.InstanceRunning || !strings.Contains(st.Reason, "Disk1 waits for the guest, which was last asked at ") {
 		t.Errorf("%+v", st)
 	}
 	did := func(what, want string) {
@@ -194,4 +194,31 @@ func TestGuestKeeps(t *testing.T) {
 		i.VM, v.Disks, v.Dropped, i.Wanted = &v, v.Disks[:1], []string{"disk1", "disk3"}, api.InstanceStopped
 	}), "a")
 	did("stopped", "keep a; stop nereid-vm-a.service; destroy a/disk3")
+}
+
+// TestHung: a QEMU that has not answered for so long that it never will is ended, if its
+// machine is to be started again, and no other one is.
+func TestHung(t *testing.T) {
+	for _, tt := range []struct {
+		restart string
+		since   time.Duration
+		calls   string
+	}{
+		{api.RestartOnFailure, hungLimit - time.Second, ""},
+		{api.RestartNo, 2 * hungLimit, ""},
+		{api.RestartOnFailure, hungLimit + time.Second, "SIGKILL nereid-vm-a.service"},
+	} {
+		s := newServer(t)
+		spec := machineOf("a")
+		spec.Restart = tt.restart
+		s.set(Wanted{Spec: spec}, "a")
+		s.zones.Calls()
+		s.m.trouble(t.Context(), "a", context.DeadlineExceeded, time.Now().Add(-tt.since))
+		if calls := strings.Join(s.zones.Calls(), "; "); calls != tt.calls {
+			t.Errorf("%s after %v: did %q, want %q", tt.restart, tt.since, calls, tt.calls)
+		}
+		if st := s.m.Status("a", Wanted{Spec: spec}); tt.calls == "" && !strings.Contains(st.Reason, "has not answered since") {
+			t.Errorf("%+v", st)
+		}
+	}
 }

@@ -329,6 +329,23 @@ func TestNetNSMachine(t *testing.T) {
 	})
 	printed("guest: up", 2)
 
+	// Its monitor's socket is lost: that is told, and it runs.
+	stop()
+	monitor := filepath.Join(vm.RunDir(filepath.Join(machineDir, uuid)), vm.Monitor)
+	if err := os.Rename(monitor, monitor+"-lost"); err != nil {
+		t.Fatal(err)
+	}
+	m, stop = begin()
+	m.Known(map[string]*api.InstanceSpec{uuid: w.Spec}, []string{"i1"})
+	m.SawAll(map[string]State{unit: {Active: unitRuns, Since: time.Now()}})
+	until(w, "its monitor lost", func(st api.InstanceStatus) bool {
+		return st.State == api.InstanceRunning && strings.Contains(st.Reason, "cannot be reached at its monitor")
+	})
+	if err := os.Rename(monitor+"-lost", monitor); err != nil {
+		t.Fatal(err)
+	}
+	until(w, "its monitor found", running)
+
 	// Hung: told, and it goes on when it can.
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

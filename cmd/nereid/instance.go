@@ -35,9 +35,9 @@ func instanceKind(hostnames map[string]string) kind[api.Instance, api.InstanceUp
 		open: func(c *api.Client, _ []string) (api.Objects[api.Instance, api.InstanceUpdate], error) {
 			return c.Instances(), nil
 		},
-		header: []string{"NAME", "STATE", "SERVER", "ADDRESSES", "MEMORY", "UUID", "REASON"}, prose: true,
+		header: []string{"NAME", "STATE", "BRAND", "SERVER", "ADDRESSES", "MEMORY", "UUID", "REASON"}, prose: true,
 		row: func(i api.Instance) []cell {
-			return []cell{text(i.Name), styled(i.State, instanceStyle(i.State)), text(firstOf(hostnames[i.Server], i.Server)),
+			return []cell{text(i.Name), styled(i.State, instanceStyle(i.State)), text(i.Brand), text(firstOf(hostnames[i.Server], i.Server)),
 				text(strings.Join(instanceAddresses(i), " ")), mib(i.MemoryMiB), text(i.UUID), text(i.Reason)}
 		},
 		name: func(i api.Instance) string { return i.Name },

@@ -89,7 +89,7 @@ func (o operator) machineDevices(m *lab.Machine, i api.Instance, pid string) (go
 	o.nereid("instance", "disk", "add", "m1", "8")
 	o.until(m, open)
 	o.nereid("instance", "disk", "grow", "m1", "disk2", "12")
-	o.until(m, "journalctl -u nereid-agent | grep "+i.UUID+" | grep -q 'step=.tell that disk2 has 12 MiB'")
+	o.until(m, "journalctl -u nereid-agent | grep "+i.UUID+" | grep -q \"tell that disk2 has 12 MiB\"")
 	o.nereid("instance", "nic", "add", "m1", "web")
 	nic := o.instance("m1").NICs[1]
 	tap := "np" + strings.ReplaceAll(nic.MAC, ":", "")
@@ -99,7 +99,7 @@ func (o operator) machineDevices(m *lab.Machine, i api.Instance, pid string) (go
 	left := "ng" + strings.TrimPrefix(tap, "np")
 	o.until(m, `[ ! -e /sys/class/net/`+tap+` ] && [ ! -e /sys/class/net/`+left+`/master ]`)
 	o.await(i.UUID, "waiting for its guest", func(i api.Instance) bool {
-		return i.State == api.InstanceRunning && strings.Contains(i.Reason, "Disk2, NIC "+nic.MAC+" wait for the guest")
+		return i.State == api.InstanceRunning && strings.Contains(i.Reason, "NIC "+nic.MAC+", disk2 wait for the guest")
 	})
 	if out := o.Shell(m, open+" && zfs list -H -o volsize zones/"+i.UUID+"/disk2"); strings.TrimSpace(out) != "12M" {
 		t.Errorf("the disk that the guest keeps has %q", out)

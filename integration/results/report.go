@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -80,15 +79,13 @@ func (r *report) output(t *result, text string) {
 	for _, noise := range []string{"=== RUN ", "=== PAUSE ", "=== CONT ", "=== NAME "} {
 		if strings.HasPrefix(text, noise) {
 			if r.verbose && noise == "=== RUN " {
-				fmt.Fprint(r.out, path.Base(t.Package), ": ", text)
+				fmt.Fprint(r.out, text)
 			}
 			return
 		}
 	}
 	t.add(text)
-	if r.verbose {
-		fmt.Fprint(r.out, path.Base(t.Package), ": ", text) // packages run side by side
-	} else if t.Test == "" && strings.Contains(text, "\t"+t.Package) && !strings.Contains(text, "[no test files]") {
+	if r.verbose || t.Test == "" && strings.Contains(text, "\t"+t.Package) && !strings.Contains(text, "[no test files]") {
 		fmt.Fprint(r.out, text)
 	}
 }
