@@ -51,6 +51,7 @@ type Instance struct {
 	Affinity  []string          `json:"affinity,omitempty" doc:"what it was placed with"`
 	Traits    map[string]string `json:"traits,omitempty"`
 	VM        *VM               `json:"vm,omitempty" doc:"of brand kvm"`
+	Snapshots *SnapshotSchedule `json:"snapshot_schedule,omitempty" doc:"by which its server takes snapshots; absent: by none"`
 	Limits
 	Created  time.Time `json:"created,omitzero"`
 	Started  time.Time `json:"started,omitzero" doc:"when it began to run last"`
@@ -99,6 +100,9 @@ type InstanceSpec struct {
 	Internal  map[string]any `json:"internal_metadata,omitempty"`
 	Tags      map[string]any `json:"tags,omitempty"`
 	VM        *VM            `json:"vm,omitempty" doc:"of brand kvm"`
+
+	Snapshots *SnapshotSchedule `json:"snapshot_schedule,omitempty"`
+	Rollback  *RollbackSpec     `json:"rollback,omitempty"`
 	Limits
 }
 
@@ -115,7 +119,8 @@ type InstanceStatus struct {
 	Reason  string         `json:"reason,omitempty"`
 	Until   time.Time      `json:"until,omitzero"`
 	Started time.Time      `json:"started,omitzero"`
-	Done    []string       `json:"done,omitempty" doc:"ids of requests (reboot, force, signal) that were carried out, or failed"`
+	Done    []string       `json:"done,omitempty" doc:"ids of requests (reboot, force, signal, rollback) that were carried out, or failed"`
+	Refused string         `json:"refused,omitempty" doc:"why the rollback of the spec, which is among done, was refused"`
 	Made    bool           `json:"made,omitempty" doc:"its dataset is there"`
 	Spec    *InstanceSpec  `json:"spec,omitempty" doc:"of one that the set does not name: what is kept with its dataset"`
 	Steps   []InstanceStep `json:"steps,omitempty" doc:"where the time of its create went on its server; told once, when it is for the first time what was asked for"`
@@ -130,6 +135,8 @@ type InstanceReport struct {
 	Full  bool             `json:"full,omitempty" doc:"Put is all that there is"`
 	Put   []InstanceStatus `json:"put,omitempty"`
 	Gone  []string         `json:"gone,omitempty" doc:"UUIDs of which nothing is left on the server"`
+
+	Snapshots []SnapshotReport `json:"snapshots,omitempty" doc:"what changed of instances' snapshots; a full report is followed by those of all instances, some with each report"`
 
 	Written []MetadataChange `json:"written,omitempty" doc:"what instances changed of their metadata from inside, the oldest first: of each that is named all that is not acknowledged. It is acknowledged with the report"`
 }

@@ -59,7 +59,7 @@ type InstanceKill struct {
 // the oldest go.
 type InstanceAudit struct {
 	ID       string    `json:"id"`
-	Action   string    `json:"action" enum:"provision,start,stop,reboot,kill,rename,destroy,set_tags,set_metadata,set_internal_metadata,set_restart,enable_firewall,disable_firewall,enable_deletion_protection,disable_deletion_protection,add_nics,remove_nics,add_disk,grow_disk,remove_disk,adopt,vnc,screenshot,nmi"`
+	Action   string    `json:"action" enum:"provision,start,stop,reboot,kill,rename,destroy,set_tags,set_metadata,set_internal_metadata,set_restart,enable_firewall,disable_firewall,enable_deletion_protection,disable_deletion_protection,add_nics,remove_nics,add_disk,grow_disk,remove_disk,adopt,vnc,screenshot,nmi,create_snapshot,delete_snapshot,rollback_snapshot,set_snapshot_schedule"`
 	Asked    time.Time `json:"asked"`
 	By       string    `json:"by" doc:"the operator, or agent for what came from inside the instance"`
 	Finished time.Time `json:"finished,omitzero" doc:"zero: it is not done yet"`

@@ -41,5 +41,6 @@ type InstanceSettings struct {
 	ReservedMiB    int     `json:"reserved_memory_mib" doc:"memory of each server that is left to the platform, which is in memory, and to ZFS; 512 unless said otherwise"`
 	ReservedPer100 int     `json:"reserved_memory_percent" doc:"and this part of its memory, 0 to 90; 10 unless said otherwise"`
 	KeepDays       int     `json:"keep_deleted_days" doc:"how long a deleted instance can be read, 1 to 3650; 30 unless said otherwise"`
+	MaxSnapshots   int     `json:"max_snapshots" doc:"snapshots of one instance that somebody asked for, 1 to 256; 32 unless said otherwise. Those of its schedule are beside them"`
 	Revision       string  `json:"revision,omitempty" doc:"ETag"`
 }

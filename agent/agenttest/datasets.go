@@ -238,10 +238,8 @@ func (w *World) dropSnap(full string) error {
 	if err != nil {
 		return err
 	}
-	for _, other := range p.sets {
-		if other.origin == full {
-			return fmt.Errorf("cannot destroy '%s': snapshot has dependent clones: %w", full, syscall.EBUSY)
-		}
+	if err := w.kept(p, full); err != nil {
+		return err
 	}
 	name, snap, _ := strings.Cut(full, "@")
 	d.snaps = slices.Delete(d.snaps, at, at+1)

@@ -202,10 +202,29 @@ func (w *World) List(ctx context.Context, root string, props ...string) (map[str
 // not its own.
 func (w *World) value(p *pool, name, prop string) string {
 	set, _, snap := strings.Cut(name, "@")
-	if snap {
-		return ""
+	if !snap {
+		return p.sets[set].props[prop]
 	}
-	return p.sets[set].props[prop]
+	d := p.sets[set]
+	s := d.snaps[d.at(strings.TrimPrefix(name, set+"@"))]
+	switch prop {
+	case "createtxg":
+		return fmt.Sprint(s.guid)
+	case "creation":
+		return fmt.Sprint(1e9 + s.guid)
+	case "userrefs":
+		return map[bool]string{true: "1", false: "0"}[s.held]
+	case "clones":
+		var all []string
+		for other, d := range p.sets {
+			if d.origin == name {
+				all = append(all, other)
+			}
+		}
+		slices.Sort(all)
+		return strings.Join(all, ",")
+	}
+	return s.props[prop]
 }
 
 // used is the bytes of the files of a dataset and its snapshots.

@@ -54,8 +54,10 @@ type dataset struct {
 }
 
 type snapshot struct {
-	name string // without the dataset's
-	guid uint64
+	name  string // without the dataset's
+	guid  uint64
+	props map[string]string
+	held  bool
 }
 
 // New makes a server with disks of the given sizes in bytes, all blank.

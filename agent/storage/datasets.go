@@ -97,4 +97,6 @@ type Pooled interface {
 	Properties
 	Mounts
 	Volumes
+	Moments
+	Rollbacker
 }

@@ -28,6 +28,12 @@
 // where somebody sees it (Mounts); a Tree writes files into one whose links lead
 // anywhere.
 //
+// # Snapshots of instances
+//
+// They are of a dataset and all below it, and carry what they are (TakeSnapshot, Look,
+// DropSnapshot). go-zfs takes none with properties, so ZFS itself does. A rollback is one
+// channel program (RollBack): it checks all, then does all, in one transaction.
+//
 // # What may be overwritten
 //
 // A disk is written to only when one of these holds, checked immediately before

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"nereid/api"
 )
 
 // Roots is what a system pool has of images and instances: the root file systems of images
@@ -93,6 +95,10 @@ type FoundInstance struct {
 	Disks    []FoundDisk // of a virtual machine, by number
 	Spec     []byte      // as KeepSpec kept it; nil: none was kept
 	Problem  string      // why Spec could not be read
+
+	Snapshots []api.SnapshotStatus // that the agent took, the oldest first
+	Rolled    []string             // ids of rollbacks that were carried out or refused, the newest last
+	Refused   map[string]bool      // those that were refused
 }
 
 // Found is what a pool holds of images and instances, each by UUID.
@@ -132,7 +138,7 @@ func (r *Roots) dataset(ctx context.Context, uuid string) (string, error) {
 
 // listed are the properties that Look reads.
 func listed() []string {
-	return append([]string{"type", "guid", "used", "quota", "volsize", "origin", "creation", propImage, propInstance, propIdle}, specProps()...)
+	return append([]string{"type", "guid", "used", "quota", "volsize", "origin", "creation", "createtxg", propSnapshot, propRolled, propImage, propInstance, propIdle}, specProps()...)
 }
 
 // Look lists images and instances, with one command whatever their number.
@@ -153,6 +159,7 @@ func (r *Roots) Look(ctx context.Context) (Found, error) {
 func sortOut(pool string, all map[string]map[string]string) Found {
 	var f Found
 	clones, disks := map[string][]string{}, map[string][]FoundDisk{}
+	snapshots := snapshotsOf(pool, all)
 	for name, p := range all {
 		if image, ok := strings.CutSuffix(p["origin"], "@"+finalSnapshot); ok {
 			clones[image] = append(clones[image], name)
@@ -179,7 +186,8 @@ func sortOut(pool string, all map[string]map[string]string) Found {
 				Idle: later(created, seconds(p[propIdle])), Clones: clones[name],
 			})
 		case p[propInstance] == uuid && !partial:
-			i := FoundInstance{UUID: uuid, Used: number(p["used"]), QuotaMiB: int(number(p["quota"]) >> 20), Disks: disks[name]}
+			i := FoundInstance{UUID: uuid, Used: number(p["used"]), QuotaMiB: int(number(p["quota"]) >> 20), Disks: disks[name], Snapshots: snapshots[name]}
+			i.Rolled, i.Refused = rolled(p[propRolled])
 			slices.SortFunc(i.Disks, byNumber)
 			origin := p["origin"]
 			if len(i.Disks) > 0 {

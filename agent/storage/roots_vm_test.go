@@ -193,6 +193,7 @@ func TestVMPoolRoots(t *testing.T) {
 	poolBadStreams(t, r, name, stream.Bytes())
 	poolKilled(t, r, image, stream.Bytes())
 	poolInstances(t, r)
+	poolSnapshots(t, r)
 	poolDisks(t, r)
 
 	for _, u := range []string{poolTar, poolZFS} {

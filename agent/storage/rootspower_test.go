@@ -123,7 +123,7 @@ func powerLost(t *testing.T, l *lab, r *Roots, story []powerStep) {
 				t.Fatal(err)
 			}
 			for _, before := range story {
-				if before.name == s.name {
+				if before.name == s.name && before.want == s.want {
 					break
 				}
 				if err := before.do(t.Context(), l, r); err != nil {
@@ -155,6 +155,12 @@ func whatIs(t *testing.T, l *lab, r *Roots) string {
 		words = append(words, "instance", fmt.Sprint(i.QuotaMiB))
 		for _, d := range i.Disks {
 			words = append(words, d.Name, fmt.Sprint(d.SizeMiB))
+		}
+		for _, s := range i.Snapshots {
+			words = append(words, "@"+s.ID)
+		}
+		for _, id := range i.Rolled {
+			words = append(words, "rolled", id)
 		}
 		words = append(words, string(i.Spec))
 		if len(i.Disks) > 0 {

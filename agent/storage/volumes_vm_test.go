@@ -112,10 +112,11 @@ func poolDisks(t *testing.T, r *Roots) {
 	if err != nil || i < 0 || found.Instances[i].Image != poolDisk || !slices.Equal(found.Instances[i].Disks, []FoundDisk{{"disk0", 16}, {"disk1", 64}}) {
 		t.Errorf("found %+v, %v", found.Instances, err)
 	}
-	poolStep(t, "drop a disk", func() error { return r.DropDisk(ctx, poolMachine, "disk1") })
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
+	machineSnapshots(t, r, name, disks)
+	poolStep(t, "drop a disk", func() error { return r.DropDisk(ctx, poolMachine, "disk1") })
 	for range 2 {
 		poolStep(t, "drop the machine", func() error { return r.DropInstance(ctx, poolMachine) })
 	}

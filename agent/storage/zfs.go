@@ -59,6 +59,7 @@ var meanings = []struct {
 	{"dataset is busy", syscall.EBUSY},
 	{"pool or dataset is busy", syscall.EBUSY},
 	{"has dependent clones", syscall.EBUSY},
+	{"it's being held", syscall.EBUSY},
 	{"has children", syscall.EBUSY},
 	{"more recent snapshots or bookmarks exist", syscall.EBUSY},
 	{"out of space", syscall.ENOSPC},
