@@ -43,6 +43,7 @@ type zoneSet struct {
 	quota int
 	disks map[string]int // MiB, by name; nil: a zone's
 	spec  string
+	past  zonePast
 }
 
 // NewZones is a server without instances.
@@ -145,7 +146,7 @@ func (z *Zones) String() string {
 		for _, name := range slices.Sorted(maps.Keys(s.disks)) {
 			disks += fmt.Sprintf(" %s %d", name, s.disks[name])
 		}
-		fmt.Fprintf(&b, "dataset %s of %s quota %d%s%s\n", uuid, s.image, s.quota, disks, kept)
+		fmt.Fprintf(&b, "dataset %s of %s quota %d%s%s%s\n", uuid, s.image, s.quota, disks, kept, s.past)
 	}
 	for _, name := range slices.Sorted(maps.Keys(z.units)) {
 		fmt.Fprintf(&b, "unit %s %s\n", name, z.units[name])

@@ -37,8 +37,10 @@ func (m *Machines) do(ctx context.Context, uuid string, spec *api.InstanceSpec, 
 		if err := m.Disks.CloneDisks(ctx, uuid, s.Disks, s.Quota); err != nil {
 			return err
 		}
-		m.note(uuid, func(i *instance) { i.dataset = true })
+		m.note(uuid, func(i *instance) { i.dataset, i.regrow = true, false })
 		return nil
+	case stepMayRoll, stepRoll:
+		return m.roll(ctx, uuid, s)
 	case stepQuota:
 		return m.Store.SetQuota(ctx, uuid, s.MiB)
 	case stepKeep:
@@ -92,7 +94,7 @@ func (m *Machines) do(ctx context.Context, uuid string, spec *api.InstanceSpec, 
 		if err := m.Store.DropInstance(ctx, uuid); err != nil {
 			return err
 		}
-		m.note(uuid, func(i *instance) { i.dataset, i.kept = false, nil })
+		m.note(uuid, func(i *instance) { i.dataset, i.kept, i.past = false, nil, past{} })
 		return nil
 	case stepForget:
 		if err := errors.Join(os.RemoveAll(dir), zone.Forget(uuid)); err != nil {

@@ -21,6 +21,13 @@
 //     the run: its files have the owners 0 to 65535 on the disk (idmapped mounts).
 //   - A request (reboot, signal, force) is done once: its id is in the zone's files
 //     before it is carried out. A start is an answer to all requests made before.
+//   - Snapshots have a plan of their own (planSnapshots), as what is wrong with an instance
+//     hinders no snapshot of it, and the other way round. One is taken once, under its id,
+//     which is on the pool; what was taken and is not there is not taken again. Only a
+//     tombstone destroys one, or the schedule that took it.
+//   - A rollback is a request, too. Its id is on the pool in the transaction that carries
+//     it out, and the instance runs neither before nor in between: what is done twice, when
+//     power goes, is done to the same.
 //   - A virtual machine's QEMU is asked and heard at its monitor (package qmp), by one
 //     connection each. It needs nobody: its unit presses its power button when it is to
 //     stop. UEFI, TPMs, the guest agent, its screen, and disks and NICs that come and go

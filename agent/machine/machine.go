@@ -75,8 +75,14 @@ type Machines struct {
 	// to what was left for it. Nil: that comes with the zone's next start.
 	Live func(ctx context.Context, uuid string, h zone.Host) error
 	// Prepare makes the server ready for zones, before the first one. Nil: it is.
-	Prepare func(ctx context.Context) error
-	Log     *slog.Logger
+	Prepare   func(ctx context.Context) error
+	Log       *slog.Logger
+	Snapshots Snapshots // nil: none are taken
+	// Freeze has a virtual machine's guest write out what it has, and wait until thaw is
+	// called, which is called always and soon. Its error says why that was not possible,
+	// and the snapshot is taken all the same. Nil: no guest can.
+	Freeze func(ctx context.Context, uuid string) (thaw func() error, err error)
+	Now    func() time.Time // nil: time.Now
 	// Hypervisor is what this server runs virtual machines with. Nil: nothing.
 	Hypervisor func() Hypervisor
 
@@ -105,6 +111,7 @@ type instance struct {
 	refused string // what it was asked for and did not get, since its start
 	guestIs guestIs
 	conn    *connection // with its QEMU; nil: there is none
+	clock   *time.Timer // has it looked at when its schedule says; nil: none was set
 }
 
 // Unit is the name of a zone's unit.
@@ -451,6 +458,9 @@ func (m *Machines) forgotten(uuid string) bool {
 	}
 	if err := forgetWay(m.dir(uuid)); err != nil {
 		m.log().Warn("forget where the time of a create went", "uuid", uuid, "err", err)
+	}
+	if i.clock != nil {
+		i.clock.Stop()
 	}
 	delete(m.all, uuid)
 	return true

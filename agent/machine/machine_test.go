@@ -36,7 +36,7 @@ func newServer(t *testing.T) *server {
 
 // restart is an agent that starts: the units run, and the run directory is there.
 func (s *server) restart() {
-	s.m = &Machines{Store: s.zones, Disks: s.zones, Units: s.zones, Hypervisor: func() Hypervisor { return Hypervisor{QEMU: true, KVM: true} }, Dir: s.dir, Pool: "zones", Changed: func(string) { s.dirty = true }}
+	s.m = &Machines{Store: s.zones, Disks: s.zones, Snapshots: s.zones, Units: s.zones, Hypervisor: func() Hypervisor { return Hypervisor{QEMU: true, KVM: true} }, Dir: s.dir, Pool: "zones", Changed: func(string) { s.dirty = true }}
 	if s.nics != nil {
 		s.m.Live = s.live
 	}
@@ -44,6 +44,9 @@ func (s *server) restart() {
 	s.zones.Heard = func(name, state string, since time.Time) { m.Saw(name, state, since) }
 	known := map[string]*api.InstanceSpec{}
 	for uuid, text := range s.zones.Specs() {
+		var p Past
+		p.Snapshots, p.Rolled, p.Refused = s.zones.Past(uuid)
+		m.Remembered(uuid, p)
 		known[uuid] = nil
 		var spec api.InstanceSpec
 		if json.Unmarshal(text, &spec) == nil {

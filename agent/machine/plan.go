@@ -55,6 +55,8 @@ type seen struct {
 	dropped map[string]bool      // disks that are not on the pool any more, or never were
 	at      time.Time            // it was looked at
 
+	past
+
 	dir, pool, log string // where its files, its dataset and its log are
 	hypervisor     Hypervisor
 }
@@ -90,6 +92,10 @@ func plan(w Wanted, s seen) (steps []step, wait string, err error) {
 		steps, wait = s.stop(spec)
 		return steps, wait, nil
 	}
+	if r := s.toRoll(spec); r != nil {
+		steps, wait = s.rollback(*r, spec)
+		return steps, wait, nil
+	}
 	if err := b.refuse(spec, s); err != nil {
 		return nil, "", err
 	}
@@ -102,7 +108,12 @@ func plan(w Wanted, s seen) (steps []step, wait string, err error) {
 		}
 		steps = append(steps, b.make(spec))
 	} else {
-		steps = append(steps, b.grow(s.kept, spec)...)
+		kept := s.kept
+		if kept != nil && s.regrow && spec.VM != nil {
+			again := *kept
+			again.VM, kept = nil, &again // what it had is not what its disks have
+		}
+		steps = append(steps, b.grow(kept, spec)...)
 	}
 	if !same(s.kept, spec) {
 		steps = append(steps, stepKeep{})

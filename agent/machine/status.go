@@ -22,6 +22,9 @@ func (m *Machines) status(uuid string, w Wanted, wait string, err error) api.Ins
 	if w.Spec != nil {
 		st.Done = slices.DeleteFunc(st.Done, func(id string) bool { return !slices.Contains(ids(w.Spec), id) })
 	}
+	if w.Spec != nil && w.Spec.Rollback != nil && slices.Contains(s.rolled, w.Spec.Rollback.ID) {
+		st.Done, st.Refused = append(st.Done, w.Spec.Rollback.ID), s.unrolled[w.Spec.Rollback.ID]
+	}
 	if len(st.Done) == 0 {
 		st.Done = nil
 	}

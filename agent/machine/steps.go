@@ -89,7 +89,7 @@ func same(kept, spec *api.InstanceSpec) bool {
 
 // lasting is what is kept of a spec.
 func lasting(s api.InstanceSpec) api.InstanceSpec {
-	s.Reboot, s.Force, s.Signal, s.Made = "", "", nil, true
+	s.Reboot, s.Force, s.Signal, s.Rollback, s.Made = "", "", nil, nil, true
 	return s
 }
 
