@@ -206,6 +206,8 @@ func (a *Agent) work(ctx context.Context, g *errgroup.Group, base *url.URL, star
 	if a.instances != nil {
 		a.instances.set.start(ctx, nil)
 		a.instances.images.set.start(ctx, nil)
+		a.instances.snapshots.set.start(ctx, nil)
+		a.instances.snapshots.took(a.instances.snapshots.all())
 		a.instances.down = a.taken() != nil
 	}
 	box := newMailbox()

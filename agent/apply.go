@@ -112,6 +112,7 @@ func (r *reconciler) storeSpec(ctx context.Context) error {
 	if i := r.a.instances; i != nil {
 		poke(i.set.news)
 		poke(i.images.set.news)
+		poke(i.snapshots.set.news)
 		poke(i.load)
 	}
 	return nil

@@ -17,6 +17,7 @@
 //	image collector   removes images that nobody uses, by age and when the pool is full
 //	instance keeper   writes down which instances are wanted
 //	image keeper      writes down which images there may be
+//	snapshot keeper   writes down which snapshots instances are to have
 //	pool loader       lists instances and images, once there is a pool
 //	cache fitter      bounds ZFS's cache to what instances leave of memory
 //	machine watcher   hears from each virtual machine's QEMU how that is

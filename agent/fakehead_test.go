@@ -61,6 +61,7 @@ type fakeHead struct {
 	fetched  []string            // images, as they were asked for
 	seen     string              // Now of the report of instances that was taken in last
 	told     map[string]api.InstanceStatus
+	snaps    map[string]map[string]api.SnapshotStatus // by instance and id
 	gone     []string
 	written  []api.MetadataChange // by instances, once each
 	deaf     bool                 // it takes a report in, and its answer is lost

@@ -69,6 +69,9 @@ func (h *fakeHead) takeInstances(r *api.InstanceReport) bool {
 		delete(h.told, uuid)
 		h.gone = append(h.gone, uuid)
 	}
+	for _, some := range r.Snapshots {
+		h.takeSnapshots(some)
+	}
 	for _, c := range r.Written {
 		if !slices.ContainsFunc(h.written, func(x api.MetadataChange) bool { return x.ID == c.ID }) {
 			h.written = append(h.written, c)
@@ -81,6 +84,22 @@ func (h *fakeHead) takeInstances(r *api.InstanceReport) bool {
 	}
 	h.seen = r.Now
 	return true
+}
+
+// takeSnapshots takes in what changed of an instance's snapshots.
+func (h *fakeHead) takeSnapshots(r api.SnapshotReport) {
+	if h.snaps == nil {
+		h.snaps = map[string]map[string]api.SnapshotStatus{}
+	}
+	if r.Full || h.snaps[r.Instance] == nil {
+		h.snaps[r.Instance] = map[string]api.SnapshotStatus{}
+	}
+	for _, st := range r.Put {
+		h.snaps[r.Instance][st.ID] = st
+	}
+	for _, id := range r.Gone {
+		delete(h.snaps[r.Instance], id)
+	}
 }
 
 // file serves the bytes of an image, to the server.

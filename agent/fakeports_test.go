@@ -157,7 +157,7 @@ func (h *fakeHead) deltas(in api.SyncRequest) (out []api.Delta) {
 			}
 			continue
 		}
-		if f.Set == api.InstanceSet(testUUID) || f.Set == api.ImageSet(testUUID) {
+		if f.Set == api.InstanceSet(testUUID) || f.Set == api.ImageSet(testUUID) || f.Set == api.SnapshotSet(testUUID) {
 			continue
 		}
 		if f.Set != api.PortSet(testUUID) {

@@ -24,6 +24,7 @@ const (
 	instancesFile = "instances.log" // what the set of instances said; also on the pool; 0600
 	setsFile      = "sets.log"      // what sets of accounts said; also on the pool; 0600
 	imagesFile    = "images.log"    // the same of images
+	snapshotsFile = "snapshots.log" // the same of instances' snapshots
 	timingsFile   = "timings.json"  // api.BootTimings of this boot
 	powerFile     = "power.json"    // power request that was taken up
 	statusFile    = "status.json"   // for nereid-agent status

@@ -23,10 +23,11 @@ type instanceLog struct {
 	sent    uint64                        // version of the report that was sent last
 	named   string                        // its name; empty: none was sent
 	since   string                        // name of the report that the head node took in last
+	snaps   snapshotLog
 }
 
 func newInstanceLog() *instanceLog {
-	return &instanceLog{life: rand.Text(), all: map[string]api.InstanceStatus{}, changed: map[string]uint64{}, steps: map[string][]api.InstanceStep{}, full: true}
+	return &instanceLog{life: rand.Text(), all: map[string]api.InstanceStatus{}, changed: map[string]uint64{}, steps: map[string][]api.InstanceStep{}, full: true, snaps: newSnapshotLog()}
 }
 
 // begin says that all instances are known: there may be reports.
@@ -69,6 +70,7 @@ func (l *instanceLog) gone(uuid string) bool {
 	l.version++
 	delete(l.all, uuid)
 	delete(l.steps, uuid)
+	l.snaps.forget(uuid)
 	l.changed[uuid] = l.version
 	return true
 }
@@ -79,14 +81,16 @@ func (l *instanceLog) name(version uint64) string { return fmt.Sprintf("%s:%d", 
 func (l *instanceLog) report(written []api.MetadataChange) *api.InstanceReport {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.begun || !l.full && len(l.changed)+len(written) == 0 {
+	if !l.begun || !l.full && len(l.changed)+len(written)+len(l.snaps.changed)+len(l.snaps.whole) == 0 {
 		return nil
 	}
-	if len(written) > 0 {
-		l.version++ // it has a name of its own
+	l.version++ // it has a name of its own
+	if l.full {
+		l.snaps.begin(l.all, l.version)
 	}
+	snaps := l.snaps.report()
 	l.sent, l.named = l.version, l.name(l.version)
-	r := &api.InstanceReport{Since: l.since, Now: l.name(l.version), Full: l.full, Written: written}
+	r := &api.InstanceReport{Since: l.since, Now: l.name(l.version), Full: l.full, Written: written, Snapshots: snaps}
 	if l.full {
 		r.Since = ""
 		for uuid := range l.all {
@@ -127,6 +131,9 @@ func (l *instanceLog) heard(seen string) (took bool, told []string) {
 			}
 		}
 		took = l.since != seen
+		if took {
+			l.snaps.heard()
+		}
 		l.since, l.full = seen, false
 	case seen != l.since:
 		l.full = true

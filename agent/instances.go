@@ -75,11 +75,14 @@ func instanceKind() kind[api.InstanceSpec] {
 // the set; one that the set does not name is as it was wanted last.
 type instances struct {
 	*crew
-	a       *Agent
-	board   *board
-	m       *machine.Machines
-	set     *follower[api.InstanceSpec]
-	images  *imageCrew
+	a      *Agent
+	board  *board
+	m      *machine.Machines
+	set    *follower[api.InstanceSpec]
+	images *imageCrew
+
+	snapshots *snapshotBook
+
 	told    *instanceLog
 	written writtenLog
 	sold    *sold
@@ -93,6 +96,7 @@ func newInstances(a *Agent, b *board) *instances {
 	i := &instances{crew: newCrew(instanceSlots, instanceRetry, gatePool, gateUnits, gateNetwork), a: a, board: b, m: a.Zones.Machines,
 		set: newFollower(a, instanceKind()), told: newInstanceLog(), sold: newSold(), ended: make(chan struct{}, 1), load: make(chan struct{}, 1)}
 	i.images = newImages(a, i)
+	i.snapshots = newSnapshotBook(a)
 	i.crew.begin = i.job
 	i.m.Changed = i.look
 	i.m.Fetch = i.images.fetch
@@ -148,8 +152,10 @@ func (i *instances) job(uuid string) (func(context.Context) error, func(error) b
 	if w.Spec != nil {
 		i.sold.put(uuid, w.Spec.MemoryMiB)
 	}
+	wishes, removals := i.snapshots.wishes(uuid)
 	var st api.InstanceStatus
-	var gone bool
+	var snaps []api.SnapshotStatus
+	var gone, looked bool
 	try := func(ctx context.Context) (err error) {
 		defer i.a.health.busy("instance "+uuid, instanceLimit+stepLimit)()
 		ctx, cancel := context.WithTimeout(ctx, instanceLimit)
@@ -157,16 +163,27 @@ func (i *instances) job(uuid string) (func(context.Context) error, func(error) b
 		if st, gone, err = i.m.Set(ctx, uuid, w); err == nil {
 			i.dropWritten(uuid, over)
 		}
-		return err
+		if gone || w.Gone {
+			return err
+		}
+		// They wait for nothing that is wrong with the instance.
+		var serr error
+		snaps, serr = i.m.SetSnapshots(ctx, uuid, w.Spec, wishes)
+		looked = true
+		return errors.Join(err, serr)
 	}
 	return try, func(err error) bool {
 		poke(i.ended)
+		if gone || looked {
+			i.snapshots.done(uuid, removals, snaps)
+		}
 		if gone {
 			i.sold.put(uuid, 0)
 			i.set.done([]string{id})
 		}
 		// A late look, for a unit's last signal, finds one that was told of as gone already.
-		if gone && (w.Gone || i.told.knows(uuid)) && i.told.gone(uuid) || !gone && i.tell(st, w, named) {
+		news := gone && (w.Gone || i.told.knows(uuid)) && i.told.gone(uuid) || !gone && i.tell(st, w, named)
+		if looked && i.told.snapshots(uuid, snaps) || news {
 			i.board.nudge()
 		}
 		return err == nil
@@ -244,6 +261,7 @@ func (i *instances) loadPool(ctx context.Context) error {
 	}
 	known := make(map[string]*api.InstanceSpec, len(found.Instances))
 	for _, f := range found.Instances {
+		i.m.Remembered(f.UUID, machine.Past{Snapshots: f.Snapshots, Rolled: f.Rolled, Refused: f.Refused})
 		var spec api.InstanceSpec
 		known[f.UUID] = nil
 		if err := json.Unmarshal(f.Spec, &spec); err == nil && strings.EqualFold(spec.UUID, f.UUID) {
@@ -285,6 +303,8 @@ func (i *instances) loadPool(ctx context.Context) error {
 			i.sold.put(uuid, spec.MemoryMiB)
 		}
 		i.tell(i.m.Status(uuid, w), w, named)
+		wishes, _ := i.snapshots.wishes(uuid)
+		i.told.snapshots(uuid, i.m.SnapshotStatuses(uuid, wishes))
 	}
 	poke(i.sold.news) // with no instance too
 	i.told.begin()

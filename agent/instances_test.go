@@ -40,7 +40,9 @@ func newZoneWorld(w *world) *zoneWorld {
 
 func (z *zoneWorld) Look(context.Context) (f storage.Found, err error) {
 	for uuid, spec := range z.Specs() {
-		f.Instances = append(f.Instances, storage.FoundInstance{UUID: uuid, Spec: spec})
+		i := storage.FoundInstance{UUID: uuid, Spec: spec}
+		i.Snapshots, i.Rolled, i.Refused = z.Past(uuid)
+		f.Instances = append(f.Instances, i)
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -140,7 +142,7 @@ func (z *zoneWorld) watch(ctx context.Context, all func(map[string]machine.State
 // zones gives an agent the world's instances.
 func (z *zoneWorld) zones(dir string) func(*Agent) {
 	return func(a *Agent) {
-		a.Zones = Zones{Machines: &machine.Machines{Store: z, Units: z, Dir: dir + "/zones"}, Datasets: z, Pool: z.pool, Watch: z.watch,
+		a.Zones = Zones{Machines: &machine.Machines{Store: z, Snapshots: z, Units: z, Dir: dir + "/zones"}, Datasets: z, Pool: z.pool, Watch: z.watch,
 			FitCache: func(sold int64) error { z.sold.Store(sold); return nil }}
 	}
 }
@@ -204,7 +206,7 @@ func TestInstances(t *testing.T) {
 		})
 		h.untilStates(all)
 		h.until("kept", func(s api.SyncRequest) bool {
-			return len(s.Follow) == 5 && s.Follow[1].Kept == 4 && s.Follow[2].Kept == 1 && s.Instances == nil
+			return len(s.Follow) == 6 && s.Follow[1].Kept == 4 && s.Follow[2].Kept == 1 && s.Instances == nil
 		})
 		if !slices.Equal(h.fetched, []string{"img"}) || h.fulls != 1 {
 			t.Errorf("fetched %q; %d full reports", h.fetched, h.fulls)

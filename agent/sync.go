@@ -29,7 +29,7 @@ func (l *link) sync(ctx context.Context) time.Duration {
 	var told *api.InstanceReport
 	end := cancel
 	if i := l.a.instances; i != nil {
-		follow = append(follow, i.set.follow(l.uuid), i.images.set.follow(l.uuid))
+		follow = append(follow, i.set.follow(l.uuid), i.images.set.follow(l.uuid), i.snapshots.set.follow(l.uuid))
 		// What is told of instances is answered at once, so that an end before the answer
 		// would only have it told again.
 		if told = i.told.report(i.written.report(i.named)); told != nil {
@@ -126,15 +126,17 @@ func (l *link) hear(resp api.SyncResponse) (news bool) {
 			// Images first: instances ask for them.
 			some, _ := i.images.set.take(d)
 			more, _ := i.set.take(d)
-			news = news || some || more
+			snaps, _ := i.snapshots.set.take(d)
+			news = news || some || more || snaps
 		}
 		i.images.took()
 		i.took()
+		i.snapshotsTook()
 		if took {
 			for _, uuid := range i.written.heard() {
 				i.look(uuid)
 			}
-			news = news || i.written.more(i.named)
+			news = news || i.written.more(i.named) || i.told.more()
 		}
 	}
 	for _, d := range resp.Deltas {

@@ -48,6 +48,7 @@ func (a *Agent) tasks(r *reconciler, l *link, n *networker, s *sessions) []task 
 			{"image collector", i.images.collector},
 			{"instance keeper", i.set.keep},
 			{"image keeper", i.images.set.keep},
+			{"snapshot keeper", i.snapshots.set.keep},
 			{"pool loader", i.loader},
 			{"cache fitter", i.fitCache},
 			{"machine watcher", i.m.Attend},

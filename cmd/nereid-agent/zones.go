@@ -24,7 +24,7 @@ func joinZones(a *agent.Agent, st *storage.Storage, hw *sysinfo.Reader) (stop fu
 	roots := &storage.Roots{Pool: st.SystemPool, Log: a.Log}
 	units := &machine.Systemd{}
 	a.Zones = agent.Zones{
-		Machines: &machine.Machines{Store: roots, Disks: roots, Units: units, Live: machine.Live, Log: a.Log,
+		Machines: &machine.Machines{Store: roots, Disks: roots, Snapshots: roots, Units: units, Live: machine.Live, Log: a.Log,
 			Hypervisor: func() machine.Hypervisor { return hypervisor(hw) },
 			Prepare:    func(ctx context.Context) error { return prepareZones(ctx, st, units) }},
 		Datasets: roots,
