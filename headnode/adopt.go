@@ -162,6 +162,9 @@ func (s *Server) routeAdopt(h huma.API) {
 				return err
 			})
 		})
+		if err == nil {
+			s.live.took(out.Server, "") // it tells all, with the snapshots of what is known now
+		}
 		return withTag(out), err
 	}, status(http.StatusCreated), lenient, collects)
 }

@@ -89,6 +89,7 @@ func (s *Server) routeInstances(h huma.API) {
 		})
 	}, conditional, confirms)
 	s.routeInstanceDisks(h)
+	s.routeSnapshots(h)
 	s.routeInstanceReads(h)
 	s.routeAdopt(h)
 }
@@ -267,5 +268,5 @@ func instanceFixed() map[string]string {
 		"wanted": "there are requests for that: POST /v1/instances/{id}/start and stop", "state": observed, "reason": observed, "until": observed, "started": observed,
 		"nics": "there are requests for that: POST /v1/instances/{id}/nics", "resolvers": "they are those of its networks", "affinity": made, "traits": limit, "vm": "it was set when the instance was made; its disks have requests of their own: POST /v1/instances/{id}/disks",
 		"memory_mib": limit, "swap_mib": limit, "vcpus": limit, "cpu_cap_percent": limit, "cpu_weight": limit, "quota_mib": limit, "processes": limit, "io_weight": limit,
-		"created": "the head node notes it", "deleted": "the head node notes it", "revision": noRevision}
+		"snapshot_schedule": "there is a request for that: PUT /v1/instances/{id}/snapshot-schedule", "created": "the head node notes it", "deleted": "the head node notes it", "revision": noRevision}
 }

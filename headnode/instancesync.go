@@ -14,10 +14,12 @@ import (
 	"nereid/headnode/store"
 )
 
-// How many statuses, and how many deletions, of a report one transaction takes in.
+// How many statuses, deletions, and instances' snapshots, of a report one transaction
+// takes in.
 const (
-	takeAtOnce = 256
-	endAtOnce  = 16
+	takeAtOnce  = 256
+	endAtOnce   = 16
+	snapsAtOnce = 64
 )
 
 // takeInstances takes in what changed of a server's instances. A report that does not
@@ -30,11 +32,15 @@ func (s *Server) takeInstances(ctx context.Context, server string, rep *api.Inst
 	var news []api.InstanceStatus
 	var gone []instances.Record
 	var forget []string
+	var snaps []api.SnapshotReport
 	err := s.store.View(ctx, func(tx store.Tx) (err error) {
 		if news, err = instances.News(tx, server, rep.Put); err != nil {
 			return err
 		}
-		gone, forget, err = instances.Left(tx, server, *rep)
+		if gone, forget, err = instances.Left(tx, server, *rep); err != nil {
+			return err
+		}
+		snaps, err = instances.SnapshotNews(tx, server, rep.Snapshots)
 		return err
 	})
 	if err != nil {
@@ -70,6 +76,18 @@ func (s *Server) takeInstances(ctx context.Context, server string, rep *api.Inst
 			return err
 		}
 		s.noteTaken(server, t)
+	}
+	for chunk := range slices.Chunk(snaps, snapsAtOnce) {
+		err := s.write(ctx, func(n *noting) error {
+			changed, err := instances.TakeSnapshots(n, s.now(), server, chunk)
+			for _, r := range changed {
+				tellInstance(n, r, false)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	for chunk := range slices.Chunk(gone, endAtOnce) {
 		err := s.write(ctx, func(n *noting) error {

@@ -139,7 +139,9 @@ func (l *listed) more(i int) {
 				return err
 			}
 		}
-		return nil
+		_, err := instances.TakeSnapshots(tx, h.now(), l.m.uuid, []api.SnapshotReport{{Instance: "00000000-0000-4000-9000-000000000001",
+			Put: []api.SnapshotStatus{{ID: fmt.Sprintf("%016x", i), Name: name("snapshot"), State: api.SnapshotCreated, Created: h.clock()}}}})
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -191,14 +193,15 @@ func TestListsReadTogether(t *testing.T) {
 		"/v1/accounts/{owner}/fabric/forwards":              alice,
 		"/v1/accounts/{owner}/fabric/vlans":                 alice,
 		"/v1/accounts/{owner}/fabric/vlans/{vlan}/networks": alice + " 2",
-		"/v1/boots":                  "?mac=" + l.b.mac,
-		"/v1/instances/{id}/audit":   "00000000-0000-4000-9000-000000000001",
-		"/v1/networks/{network}/ips": "external",
-		"/v1/search/ips":             "?ip=10.0.1.5",
-		"/v1/search/nics":            "?mac=02",
-		"/v1/servers/{id}/boots":     l.b.uuid,
-		"/v1/servers/{id}/nic-tags":  l.m.uuid,
-		"/v1/servers/{server}/bonds": l.m.uuid,
+		"/v1/boots":                    "?mac=" + l.b.mac,
+		"/v1/instances/{id}/audit":     "00000000-0000-4000-9000-000000000001",
+		"/v1/instances/{id}/snapshots": "00000000-0000-4000-9000-000000000001",
+		"/v1/networks/{network}/ips":   "external",
+		"/v1/search/ips":               "?ip=10.0.1.5",
+		"/v1/search/nics":              "?mac=02",
+		"/v1/servers/{id}/boots":       l.b.uuid,
+		"/v1/servers/{id}/nic-tags":    l.m.uuid,
+		"/v1/servers/{server}/bonds":   l.m.uuid,
 	}
 	type count struct{ rows, trips int }
 	was := map[string]count{}

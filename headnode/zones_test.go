@@ -35,6 +35,7 @@ type zones struct {
 	follow map[string]api.Follow
 	specs  map[string]api.InstanceSpec
 	images map[string]api.ImageSpec
+	snaps  map[string]api.SnapshotSpec // by id
 	gone   map[string]bool
 	seen   string // InstancesSeen of the last answer
 }
@@ -65,7 +66,7 @@ func runner(m *machine) *zones {
 	m.rep.Setup = &api.SetupReport{ID: "s", Phase: "complete", Complete: true}
 	m.rep.Pools = []api.Pool{{Name: "zones", GUID: "1", Health: "ONLINE", SizeBytes: 20 << 30, System: true}}
 	m.mustSync()
-	z := &zones{machine: m, follow: map[string]api.Follow{}, specs: map[string]api.InstanceSpec{}, images: map[string]api.ImageSpec{}, gone: map[string]bool{}}
+	z := &zones{machine: m, follow: map[string]api.Follow{}, specs: map[string]api.InstanceSpec{}, images: map[string]api.ImageSpec{}, snaps: map[string]api.SnapshotSpec{}, gone: map[string]bool{}}
 	z.report(&api.InstanceReport{Now: "first", Full: true})
 	return z
 }
@@ -74,7 +75,7 @@ func runner(m *machine) *zones {
 func (z *zones) report(rep *api.InstanceReport) api.SyncResponse {
 	z.h.t.Helper()
 	req := api.SyncRequest{Seen: z.machine.seen, InventoryDigest: "d1", Report: z.rep, Instances: rep}
-	for _, set := range []string{api.InstanceSet(z.uuid), api.ImageSet(z.uuid), api.RuleSet(""), api.ServerNATSet(z.uuid)} {
+	for _, set := range []string{api.InstanceSet(z.uuid), api.ImageSet(z.uuid), api.SnapshotSet(z.uuid), api.RuleSet(""), api.ServerNATSet(z.uuid)} {
 		f := z.follow[set]
 		f.Set, f.Kept = set, f.Since
 		req.Follow = append(req.Follow, f)
@@ -96,6 +97,11 @@ func (z *zones) report(rep *api.InstanceReport) api.SyncResponse {
 			continue
 		}
 		for _, v := range d.Put {
+			if d.Set == api.SnapshotSet(z.uuid) {
+				s := decoded[api.SnapshotSpec](z.h.t, v)
+				z.snaps[s.ID] = s
+				continue
+			}
 			if d.Set == api.ImageSet(z.uuid) {
 				i := decoded[api.ImageSpec](z.h.t, v)
 				z.images[i.UUID] = i
@@ -105,6 +111,12 @@ func (z *zones) report(rep *api.InstanceReport) api.SyncResponse {
 			z.specs[s.UUID] = s
 		}
 		for _, key := range d.Gone {
+			if d.Set == api.SnapshotSet(z.uuid) {
+				_, id, _ := strings.Cut(key, "/")
+				delete(z.snaps, id)
+				z.gone[id] = true
+				continue
+			}
 			if d.Set == api.ImageSet(z.uuid) {
 				delete(z.images, key)
 				continue

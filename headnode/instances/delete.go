@@ -27,6 +27,9 @@ func Delete(tx store.Tx, a Asked, r Record) (_ Record, err error) {
 	if _, err := finish(tx, a.Now, &r, "overtaken by a deletion", func(open) bool { return true }); err != nil {
 		return r, err
 	}
+	if err := dropSnapshots(tx, r); err != nil {
+		return r, err
+	}
 	r.Wanted, r.Metadata = WantDeleted, spec.Metadata
 	if err := ask(tx, a.Now, &r, a.By, "destroy", ""); err != nil {
 		return r, err
@@ -53,6 +56,9 @@ func Finish(tx store.Tx, now time.Time, r Record) (_ Record, err error) {
 		if err := tx.Delete(k); err != nil {
 			return r, err
 		}
+	}
+	if err := forgetSnapshots(tx, r.UUID); err != nil {
+		return r, err
 	}
 	if err := dropImage(tx, r.Server, r.Image); err != nil {
 		return r, err

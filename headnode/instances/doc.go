@@ -6,7 +6,9 @@
 // *api.Problem. Facts of other subjects, such as the server that was chosen and the
 // NICs that were made, are arguments.
 //
-// What a server is to do is in two sets of the journal, both kept: Set and ImageSet.
+// What a server is to do is in three sets of the journal, all kept: Set, ImageSet and
+// SnapshotSet. Snapshots that a server takes by a schedule are in none: the schedule is in
+// the instance's spec.
 // The value of an instance's key in Set is its api.InstanceSpec, and that is where its
 // metadata and what it runs are; the record has the rest.
 //
@@ -22,6 +24,7 @@
 //   - audit/UUID/TIME-ID: what was asked of it, the oldest first
 //   - expiry/TIME/UUID: deleted ones, by when they are forgotten
 //   - unexpected/SERVER/UUID: what a server has and was not told of
+//   - snapshot/UUID/ID: a snapshot of it, an api.Snapshot
 //   - settings: api.InstanceSettings
 //
 // Two instances on different servers have no key in common that is written.

@@ -24,6 +24,7 @@ type Record struct {
 	api.Instance
 	Open     []open         `json:"open,omitempty"`     // what was asked of it and is not done
 	Segments map[string]int `json:"segments,omitempty"` // its NICs by layer-2 segment
+	Rolled   []string       `json:"rolled,omitempty"`   // ids of the snapshots that its last rollback was to destroy
 }
 
 // open is an entry of the audit that has no end yet.

@@ -169,16 +169,16 @@ func observe(tx store.Tx, now time.Time, r *Record, st api.InstanceStatus) (bool
 			return false, err
 		}
 	}
-	ended, err := ends(tx, now, r, o, st.Done)
-	if err != nil {
-		return false, err
-	}
+	var ended bool
 	if r.Wanted != WantDeleted {
 		spec, err := Spec(tx, *r)
 		if err != nil {
 			return false, err
 		}
 		was := spec
+		if ended, err = rolledBack(tx, Asked{Now: now}, r, &spec, st); err != nil {
+			return false, err
+		}
 		spec.Made = spec.Made || st.Made
 		for _, id := range st.Done {
 			if id == spec.Reboot {
@@ -197,6 +197,11 @@ func observe(tx store.Tx, now time.Time, r *Record, st api.InstanceStatus) (bool
 			}
 		}
 	}
+	over, err := ends(tx, now, r, o, st.Done)
+	if err != nil {
+		return false, err
+	}
+	ended = ended || over
 	if ended { // the revision stays: what is wanted is the same
 		if err := putRecord(tx, recordPrefix+r.UUID, *r); err != nil {
 			return false, err

@@ -29,6 +29,7 @@ type recordRest struct {
 	Open     []open         `json:"open,omitempty"`
 	Segments map[string]int `json:"segments,omitempty"`
 	Metadata map[string]any `json:"customer_metadata,omitempty"`
+	Rolled   []string       `json:"rolled,omitempty"`
 	Observed                // of one that is deleted
 }
 
@@ -67,7 +68,7 @@ func encodeRecord(r Record) ([]byte, error) {
 		strings.Join(head, " "),
 		r.Tags,
 		shownRow{Instance: r.Instance},
-		recordRest{Open: r.Open, Segments: r.Segments, Metadata: r.Metadata, Observed: Observed{State: r.State, Reason: r.Reason, Until: r.Until, Started: r.Started}},
+		recordRest{Open: r.Open, Segments: r.Segments, Metadata: r.Metadata, Rolled: r.Rolled, Observed: Observed{State: r.State, Reason: r.Reason, Until: r.Until, Started: r.Started}},
 	} {
 		if i > 0 {
 			out = append(out, ",\n"...)
@@ -102,7 +103,7 @@ func (r *Record) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(parts[3], &rest); err != nil {
 		return err
 	}
-	r.Open, r.Segments, r.Metadata = rest.Open, rest.Segments, rest.Metadata
+	r.Open, r.Segments, r.Metadata, r.Rolled = rest.Open, rest.Segments, rest.Metadata, rest.Rolled
 	r.State, r.Reason, r.Until, r.Started = rest.State, rest.Reason, rest.Until, rest.Started
 	return nil
 }

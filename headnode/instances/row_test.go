@@ -198,8 +198,8 @@ func TestListShows(t *testing.T) {
 
 // What is no word is in no record: a line of one would be read as another.
 func TestRecordWords(t *testing.T) {
-	if n := reflect.TypeFor[Record]().NumField(); n != 3 {
-		t.Errorf("a record has %d fields; encodeRecord and UnmarshalJSON know of 3, and lose the others", n)
+	if n := reflect.TypeFor[Record]().NumField(); n != 4 {
+		t.Errorf("a record has %d fields; encodeRecord and UnmarshalJSON know of 4, and lose the others", n)
 	}
 	for _, name := range []string{"a b", "a\nb", `a"b`, "a<b", `a\b`} {
 		if _, err := encodeRecord(Record{Instance: api.Instance{Name: name}}); err == nil {
