@@ -20,7 +20,7 @@ func (a *app) instanceCommand() *cobra.Command {
 		a.instanceCreate(), a.instanceList(), a.instanceAdopt(), get(a, k),
 		a.instanceStart(), a.instanceStop(), a.instanceReboot(), a.instanceKill(), a.instanceDelete(),
 		a.instanceRename(), a.instanceProtect(true), a.instanceProtect(false), a.instanceFirewall(), a.instanceRestart(),
-		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(), a.instanceDisk(),
+		a.instanceValues("tag"), a.instanceValues("metadata"), a.instanceNIC(), a.instanceDisk(), a.instanceSnapshot(),
 		a.instanceExec(), a.instanceShell(), a.instanceConsole(), a.instanceLogs(), a.instancePush(), a.instancePull(),
 		a.instanceScreenshot(), a.instanceVNC(), a.instanceNMI(),
 		a.instanceExplain(), a.instanceTimeline(), a.instanceAudit(), a.instanceSettings())

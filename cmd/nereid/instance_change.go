@@ -262,8 +262,8 @@ func (a *app) instanceSettings() *cobra.Command {
 	var s api.InstanceSettings
 	cmd := &cobra.Command{
 		Use: "settings", Short: "Show or change what placement gives out of servers",
-		Long: `Shows what placement gives out of servers, and how long deleted instances can be read; with flags, changes that. A ratio of 1 gives out what
-there is, and no more.`,
+		Long: `Shows what placement gives out of servers, how long deleted instances can be read, and how many snapshots an instance may have; with flags,
+changes that. A ratio of 1 gives out what there is, and no more.`,
 		Example:           lines("nereid instance settings", "nereid instance settings --cpu-ratio 8 --keep-deleted-days 90"),
 		Args:              wants(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -281,6 +281,7 @@ there is, and no more.`,
 				"cpu-ratio": func() { have.CPURatio = s.CPURatio }, "memory-ratio": func() { have.MemoryRatio = s.MemoryRatio },
 				"disk-ratio": func() { have.DiskRatio = s.DiskRatio }, "reserved-memory-mib": func() { have.ReservedMiB = s.ReservedMiB },
 				"reserved-memory-percent": func() { have.ReservedPer100 = s.ReservedPer100 }, "keep-deleted-days": func() { have.KeepDays = s.KeepDays },
+				"max-snapshots": func() { have.MaxSnapshots = s.MaxSnapshots },
 			} {
 				if cmd.Flags().Changed(name) {
 					some = true
@@ -301,6 +302,7 @@ there is, and no more.`,
 	fl.Float64Var(&s.DiskRatio, "disk-ratio", 0, "part of the pool that quotas may sum up to, 0.1 to 64")
 	fl.IntVar(&s.ReservedMiB, "reserved-memory-mib", 0, "memory of each server that is left to the platform and to ZFS, in MiB")
 	fl.IntVar(&s.ReservedPer100, "reserved-memory-percent", 0, "and this part of it, 0 to 90")
+	fl.IntVar(&s.MaxSnapshots, "max-snapshots", 0, "snapshots of one instance beside those of its schedule, 1 to 256")
 	fl.IntVar(&s.KeepDays, "keep-deleted-days", 0, "how long a deleted instance can be read, 1 to 3650")
 	return cmd
 }

@@ -180,7 +180,7 @@ func (m *machine) live(ctx context.Context, cfg api.BootConfig) (again bool, err
 	nat := api.Follow{Set: api.ServerNATSet(m.uuid)}
 	for {
 		var res api.SyncResponse
-		req.Follow, req.Instances = []api.Follow{ports, rules, nat, zones.follow}, zones.report()
+		req.Follow, req.Instances = []api.Follow{ports, rules, nat, zones.follow, zones.past}, zones.report()
 		status, err := post(ctx, client, "https://"+m.head.HTTPS().String()+"/v1/servers/"+m.uuid+"/sync", req, &res)
 		if status == http.StatusNotFound {
 			return false, nil // forgotten

@@ -19,7 +19,7 @@ var nouns = map[string]string{
 	"NIC": "NICs", "NIC tag": "NIC tags", "VNI": "VNIs", "account": "accounts", "address": "addresses", "bond": "bonds", "boot": "boots",
 	"core": "cores", "column": "columns", "disk": "disks", "fabric VLAN": "fabric VLANs", "fault": "faults", "file": "files", "firewall rule": "firewall rules", "network address": "network addresses",
 	"line": "lines", "mirror": "mirrors", "more line": "more lines", "more fault": "more faults", "network": "networks", "network pool": "network pools", "object": "objects", "platform": "platforms",
-	"port forward": "port forwards", "rule": "rules", "second": "seconds", "server": "servers", "socket": "sockets", "spare": "spares", "thread": "threads",
+	"port forward": "port forwards", "rule": "rules", "second": "seconds", "server": "servers", "snapshot": "snapshots", "socket": "sockets", "spare": "spares", "thread": "threads",
 	"fabric network": "fabric networks", "fabric port forward": "fabric port forwards", "package": "packages", "image": "images", "device node": "device nodes", "instance": "instances", "vcpu": "vcpus", "key": "keys", "more server": "more servers", "machine": "machines", "other thing": "other things",
 }
 

@@ -22,7 +22,10 @@ import (
 // zones are the instances of a machine: each is at once what is wanted of it.
 type zones struct {
 	follow api.Follow
+	past   api.Follow // of the set of snapshots
 	all    map[string]api.InstanceStatus
+	snaps  map[string][]api.SnapshotStatus // by instance
+	lost   map[string][]string             // ids of snapshots that are gone, likewise
 	gone   []string
 	dirty  bool
 	full   bool
@@ -31,11 +34,42 @@ type zones struct {
 }
 
 func newZones(server string) *zones {
-	return &zones{follow: api.Follow{Set: api.InstanceSet(server)}, all: map[string]api.InstanceStatus{}, full: true, dirty: true}
+	return &zones{follow: api.Follow{Set: api.InstanceSet(server)}, past: api.Follow{Set: api.SnapshotSet(server)}, all: map[string]api.InstanceStatus{},
+		snaps: map[string][]api.SnapshotStatus{}, lost: map[string][]string{}, full: true, dirty: true}
+}
+
+// takeSnapshots does what a delta says of snapshots.
+func (z *zones) takeSnapshots(d api.Delta) error {
+	z.past = z.past.Take(d)
+	z.past.Kept = z.past.Since
+	for _, v := range d.Put {
+		var s api.SnapshotSpec
+		if err := json.Unmarshal(v, &s); err != nil {
+			return fmt.Errorf("spec of a snapshot: %w", err)
+		}
+		if !s.Made {
+			z.snaps[s.Instance] = append(z.snaps[s.Instance], api.SnapshotStatus{ID: s.ID, Name: s.Name, State: api.SnapshotCreated, Consistency: api.SnapshotAtomic, Created: time.Now()})
+			z.dirty = true
+		}
+	}
+	for _, key := range d.Gone {
+		instance, id, _ := strings.Cut(key, "/")
+		z.lose(instance, id)
+	}
+	return nil
+}
+
+// lose destroys a snapshot.
+func (z *zones) lose(instance, id string) {
+	z.snaps[instance] = slices.DeleteFunc(z.snaps[instance], func(s api.SnapshotStatus) bool { return s.ID == id })
+	z.lost[instance], z.dirty = append(z.lost[instance], id), true
 }
 
 // take does what a delta says.
 func (z *zones) take(d api.Delta) error {
+	if d.Set == z.past.Set {
+		return z.takeSnapshots(d)
+	}
 	z.follow = z.follow.Take(d)
 	z.follow.Kept = z.follow.Since
 	for _, v := range d.Put {
@@ -58,6 +92,12 @@ func (z *zones) take(d api.Delta) error {
 		if s.Signal != nil {
 			st.Done = append(st.Done, s.Signal.ID)
 		}
+		if s.Rollback != nil {
+			st.Done = append(st.Done, s.Rollback.ID)
+			for _, id := range s.Rollback.Newer {
+				z.lose(s.UUID, id)
+			}
+		}
 		z.all[s.UUID], z.dirty = st, true
 	}
 	for _, uuid := range d.Gone {
@@ -79,13 +119,19 @@ func (z *zones) report() *api.InstanceReport {
 	for _, st := range z.all {
 		r.Put = append(r.Put, st)
 	}
+	for uuid, gone := range z.lost {
+		r.Snapshots = append(r.Snapshots, api.SnapshotReport{Instance: uuid, Gone: slices.Clone(gone)})
+	}
+	for uuid, snaps := range z.snaps {
+		r.Snapshots = append(r.Snapshots, api.SnapshotReport{Instance: uuid, Put: slices.Clone(snaps)})
+	}
 	return r
 }
 
 // heard takes in the name of the report that the head node took in last.
 func (z *zones) heard(seen string) {
 	if z.dirty && seen == fmt.Sprint("r", z.n) {
-		z.seen, z.dirty, z.full, z.gone = seen, false, false, nil
+		z.seen, z.dirty, z.full, z.gone, z.lost = seen, false, false, nil, map[string][]string{}
 	}
 }
 

@@ -53,10 +53,15 @@ create)
 	start ;;
 start) start ;;
 stop) systemctl stop hand$n ;;
+snapshot) zfs snapshot -r zones/hand$n@s ;;
+rollback)
+	systemctl stop hand$n
+	zfs rollback -r zones/hand$n@s
+	start ;;
 exec) nsenter -t $(machinectl show --value -p Leader hand$n) -a /bin/true ;;
 destroy)
 	systemctl stop hand$n; ip link del hp$n 2>/dev/null || true
-	zfs destroy zones/hand$n ;;
+	zfs destroy -r zones/hand$n ;;
 esac
 `
 
@@ -207,6 +212,8 @@ func (b zoneBench) steps() {
 		hand := func(verb string) func() { return func() { b.hand(fmt.Sprintf("/run/hand.sh %s %d", verb, n)) } }
 		one("create to running", func() { b.create(name); b.running(name) }, hand("create"))
 		one("exec", func() { b.nereid("instance", "exec", name, "--", "/bin/true") }, hand("exec"))
+		one("snapshot", func() { b.snapshot(name) }, hand("snapshot"))
+		one("rollback, with stop and start", func() { b.rollBack(name) }, hand("rollback"))
 		one("stop", func() {
 			must(c.StopInstance(ctx, name, false))
 			b.until(name, "stopped", func(i api.Instance) bool { return i.State == api.InstanceStopped })
@@ -214,9 +221,38 @@ func (b zoneBench) steps() {
 		one("start", func() { must(c.StartInstance(ctx, name)); b.running(name) }, hand("start"))
 		one("delete", func() { b.delete(name) }, hand("destroy"))
 	}
-	for _, what := range []string{"create to running", "exec", "stop", "start", "delete"} {
+	for _, what := range []string{"create to running", "exec", "snapshot", "rollback, with stop and start", "stop", "start", "delete"} {
 		row(what, all[what].ours, all[what].theirs)
 	}
+}
+
+// snapshot takes a snapshot of an instance, and waits until it is there.
+func (b zoneBench) snapshot(name string) {
+	b.T.Helper()
+	ctx := b.T.Context()
+	s, err := b.Client().CreateSnapshot(ctx, name, api.SnapshotCreate{Name: "s"})
+	for err == nil && s.State != api.SnapshotCreated {
+		time.Sleep(5 * time.Millisecond)
+		s, err = b.Client().Snapshot(ctx, name, "s")
+	}
+	if err != nil {
+		b.T.Fatal(err)
+	}
+}
+
+// rollBack has an instance that runs go back to its snapshot, and waits until it runs again.
+func (b zoneBench) rollBack(name string) {
+	b.T.Helper()
+	before, err := b.Client().Instances().Get(b.T.Context(), name)
+	if err == nil {
+		_, err = b.Client().RollBack(api.WithConfirm(b.T.Context(), api.ConfirmAll), name, "s")
+	}
+	if err != nil {
+		b.T.Fatal(err)
+	}
+	b.until(name, "running again", func(i api.Instance) bool {
+		return i.State == api.InstanceRunning && i.Started.After(before.Started)
+	})
 }
 
 func (b zoneBench) delete(name string) {

@@ -13,9 +13,10 @@ import (
 )
 
 // TestVMMachine takes the bytes of a disk to a running virtual machine, whose processor is
-// emulated: its guest is heard on the console, seen by viewers, interrupted, lives on when the agent is killed, is
-// started again when its QEMU was, and turns itself off at the power button; what it has
-// not yet is refused with words, and deleted it leaves nothing.
+// emulated: its guest is heard on the console, seen by viewers, interrupted, lives on when
+// the agent is killed, is started again when its QEMU was, and turns itself off at the power
+// button; its disks go back to a snapshot together; what it has not yet is refused with
+// words, and deleted it leaves nothing.
 func TestVMMachine(t *testing.T) {
 	o := operator{labtest.Standard(t)}
 	m := o.Machines()[0]
@@ -53,6 +54,9 @@ func TestVMMachine(t *testing.T) {
 
 	o.screen("m1")
 	printed("guest: nmi", "1")
+	if s := o.snapshot("m1", "live"); s.Consistency != api.SnapshotCrash {
+		t.Errorf("a snapshot of a machine that runs: %+v", s)
+	}
 
 	first := pid()
 	o.Shell(m, "systemctl kill -s KILL nereid-agent")
@@ -71,6 +75,18 @@ func TestVMMachine(t *testing.T) {
 
 	o.nereid("instance", "stop", "m1", "--wait")
 	printed("guest: power button", "1")
+	if s := o.snapshot("m1", "stopped"); s.Consistency != api.SnapshotStopped {
+		t.Errorf("a snapshot of a machine that is stopped: %+v", s)
+	}
+	disk := "/dev/zvol/zones/" + i.UUID + "/disk1"
+	o.Shell(m, "echo changed | dd of="+disk+" conv=notrunc,fsync 2>/dev/null")
+	o.nereid("instance", "snapshot", "rollback", "m1", "live", "--yes", "--wait")
+	if out := o.Shell(m, "head -c 7 "+disk+" | tr '\\0' x"); strings.TrimSpace(out) != "xxxxxxx" {
+		t.Errorf("after the rollback disk1 begins with %q", out)
+	}
+	if got := o.snapshots("m1"); got != "live" {
+		t.Errorf("after the rollback there are %s", got)
+	}
 	if out := o.Shell(m, "zfs list -H -o name,volsize -t volume -r zones/"+i.UUID); strings.Count(out, "/disk") != 2 {
 		t.Errorf("its volumes are\n%s", out)
 	}

@@ -111,7 +111,8 @@ func (o operator) create(image, pkg string, on map[string]*lab.Machine, more ...
 
 // TestVMZones takes an image to two running zones on two servers, which reach each other
 // on their fabric addresses and what is outside by NAT, also after the agent was killed,
-// after a reboot from inside, with NICs more and less, and a stop; deleted zones leave nothing.
+// after a reboot from inside, with NICs more and less, a rollback and a stop; deleted zones
+// leave nothing.
 func TestVMZones(t *testing.T) {
 	o := operator{labtest.Standard(t)}
 	img := o.prepare()
@@ -194,6 +195,7 @@ func TestVMZones(t *testing.T) {
 			o.inside(z, "ping -c 3 -w 60 "+address)
 		}
 	})
+	t.Run("snapshot and rollback", func(t *testing.T) { o.of(t).rollsBack(zones["z1"]); reach(t) })
 	t.Run("stop and start", func(t *testing.T) {
 		o.nereid("instance", "stop", "z1", "--wait")
 		if got := o.instance("z1"); got.State != api.InstanceStopped {
