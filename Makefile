@@ -40,7 +40,8 @@ netns: build ## tests against real kernels and foreign programs, in network name
 
 vm: build platform images ## tests with real firmware, ZFS and systemd in QEMU (root)
 	@echo "== vm tests"
-	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) NEREID_IMAGES=$(IMAGES) bin/nereid-rack $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 1 -timeout 60m ./integration/... ./bootserver
+	NEREID_BIN=$(CURDIR)/bin NEREID_PLATFORM=$(PLATFORM) NEREID_IMAGES=$(IMAGES) bin/nereid-rack $(RESULTS) run vm -v go test -tags vm -run 'VM' -count=1 -p 2 -timeout 60m \
+		./integration/instance ./integration/setup ./integration/pxe ./bootserver ./integration/...
 
 bench: build platform images ## speed and memory, against the alternatives, in one run
 	@$(PACKAGES) test bench

@@ -232,34 +232,39 @@ func TestRealSetup(t *testing.T) {
 	r.check(t, testSetup)
 }
 
-// TestRealSetupCut stops a setup before every step and continues it, after a
-// restart of the agent and after a reboot in turn.
-func TestRealSetupCut(t *testing.T) {
+// TestRealCut stops a setup before every step and continues it, and stops a factory
+// reset before every step; the next start of the agent, or the next boot, finishes it.
+func TestRealCut(t *testing.T) {
 	r := newReal(t)
-	for n := 1; ; n++ {
+	for n, setupCut, resetCut := 1, true, true; setupCut || resetCut; n++ {
 		happened := r.cut(n)
 		err := r.setup(t, testSetup)
-		if !happened() {
-			if err != nil {
-				t.Fatal(err)
-			}
-			break
-		}
-		if !errors.Is(err, errCut) {
-			t.Fatalf("cut %d: %v", n, err)
+		if setupCut = happened(); setupCut != errors.Is(err, errCut) || !setupCut && err != nil {
+			t.Fatalf("setup, cut %d: %v", n, err)
 		}
 		r.restart(t, n%2 == 0)
 		r.imported(t)
 		if err := r.setup(t, testSetup); err != nil {
-			t.Fatalf("cut %d: again: %v", n, err)
+			t.Fatalf("setup, cut %d: again: %v", n, err)
 		}
 		r.check(t, testSetup)
+
 		pools, err := r.Pools(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(pools) != 1 {
+			t.Fatal(pools, err)
 		}
-		if err := r.Destroy(t.Context(), pools[0].GUID); err != nil {
-			t.Fatal(err)
+		if err := r.Destroy(t.Context(), "1"); err != nil {
+			t.Fatal(err) // no pool of this machine
+		}
+		happened = r.cut(n + 1) // a reset that was cut before its first step, which remembers it, never was
+		err = r.Destroy(t.Context(), pools[0].GUID)
+		if resetCut = happened(); resetCut != errors.Is(err, errCut) || !resetCut && err != nil {
+			t.Fatalf("reset, cut %d: %v", n, err)
+		}
+		r.restart(t, n%2 == 0)
+		r.imported(t)
+		if out := r.command(t, "zpool", "list", "-H"); strings.Contains(out, "zones") {
+			t.Fatalf("reset, cut %d: the pool is still there", n)
 		}
 		r.blank(t)
 	}
@@ -270,38 +275,6 @@ func (r *real) blank(t *testing.T) {
 	for _, d := range r.disks {
 		if text, err := r.Content(t.Context(), d.Name); err != nil || text != "" {
 			t.Fatalf("disk %s holds %q, %v", d.Name, text, err)
-		}
-	}
-}
-
-// TestRealResetCut stops a factory reset before every step; the next boot finishes it.
-func TestRealResetCut(t *testing.T) {
-	r := newReal(t)
-	for n := 2; ; n++ {
-		if err := r.setup(t, testSetup); err != nil {
-			t.Fatal(err)
-		}
-		pools, err := r.Pools(t.Context())
-		if err != nil || len(pools) != 1 {
-			t.Fatal(pools, err)
-		}
-		if err := r.Destroy(t.Context(), "1"); err != nil {
-			t.Fatal(err)
-		}
-		happened := r.cut(n)
-		err = r.Destroy(t.Context(), pools[0].GUID)
-		if cut := happened(); cut != errors.Is(err, errCut) || !cut && err != nil {
-			t.Fatalf("cut %d: %v", n, err)
-		}
-		done := !happened()
-		r.restart(t, n%2 == 0)
-		r.imported(t)
-		if out := r.command(t, "zpool", "list", "-H"); strings.Contains(out, "zones") {
-			t.Fatalf("cut %d: the pool is still there", n)
-		}
-		r.blank(t)
-		if done {
-			return
 		}
 	}
 }

@@ -11,11 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // A rack's head node and machines are children of the process that made it, and end
-// with it. Share lets other processes, one package's tests after the other, use the
-// rack: what only the parent can do, it does at their word.
+// with it. Share lets other processes, one test after the other (Turn), use the rack:
+// what only the parent can do, it does at their word.
 //
 //	process of the rack --- DIR/rack.sock (net/rpc) --- a process that joined
 //	     |                                                |
@@ -34,6 +36,25 @@ func cardFile(dir string) string { return filepath.Join(dir, "rack.json") }
 // RackLog is the file that the rack's process logs to: among others, what it did for a
 // machine whose emulator failed.
 func RackLog(dir string) string { return filepath.Join(dir, "rack.log") }
+
+// Turn gives the rack in a directory to the caller alone, once all who had it before have
+// called the function that it gives, or ended. Racks are for one test at a time.
+func Turn(dir string) (release func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "rack.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("wait for a turn on the rack: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("wait for a turn on the rack in %s: %w", dir, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // closing it is what gives the lock away
+}
 
 func orderSocket(dir string) string { return filepath.Join(dir, "rack.sock") }
 

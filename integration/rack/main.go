@@ -1,6 +1,7 @@
 // Command nereid-rack makes the lab's standard rack, two running servers, and runs a
 // command beside it, whose environment has the rack's directory in NEREID_RACK. The
-// rack ends with the command:
+// command runs from the start; who wants the rack waits for a turn (lab.Turn), the first
+// until the rack is up. The rack ends with the command:
 //
 //	nereid-rack [--dir DIR] COMMAND ARGUMENTS
 //
@@ -64,24 +65,63 @@ func run(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("make the rack's log: %w", err)
 	}
 	defer log.Close()
-	start := time.Now()
-	rack, err := lab.NewStandard(ctx, lab.Options{
-		Dir:   *dir,
-		Accel: lab.ProbeAccel(ctx, filepath.Join(platform, "vmlinuz")),
-		Log:   slog.New(slog.NewTextHandler(io.MultiWriter(os.Stderr, log), nil)),
-	}, bin, platform, os.Stderr)
+	turn, err := lab.Turn(*dir) // nobody's, until the rack is up
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, rack.Close()) }()
-	if err := rack.Share(ctx); err != nil {
-		return err
-	}
-	fmt.Printf("== a rack of two running servers in %s, after %v\n", *dir, time.Since(start).Round(time.Second))
-	cmd := exec.CommandContext(ctx, flags.Arg(0), flags.Args()[1:]...)
+	making, unmake := context.WithCancel(ctx)
+	defer unmake()
+	running, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	start := time.Now()
+	var rack *lab.Rack
+	made := make(chan struct{})
+	go func() {
+		defer close(made)
+		defer turn()
+		var err error
+		rack, err = share(making, *dir, bin, platform, slog.New(slog.NewTextHandler(io.MultiWriter(os.Stderr, log), nil)))
+		if err != nil {
+			end(err)
+			return
+		}
+		fmt.Printf("== a rack of two running servers in %s, after %v\n", *dir, time.Since(start).Round(time.Second))
+	}()
+	defer func() {
+		select {
+		case <-made:
+		default:
+			unmake() // the command needed no rack
+		}
+		<-made
+		if rack != nil {
+			err = errors.Join(err, rack.Close())
+		}
+	}()
+	cmd := exec.CommandContext(running, flags.Arg(0), flags.Args()[1:]...)
 	cmd.Env = append(os.Environ(), "NEREID_RACK="+*dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its own children
 	cmd.WaitDelay = time.Minute
-	return cmd.Run()
+	err = cmd.Run()
+	if running.Err() != nil {
+		return context.Cause(running)
+	}
+	return err
+}
+
+// share makes the standard rack and lets other processes join it.
+func share(ctx context.Context, dir, bin, platform string, log *slog.Logger) (*lab.Rack, error) {
+	rack, err := lab.NewStandard(ctx, lab.Options{
+		Dir:   dir,
+		Accel: lab.ProbeAccel(ctx, filepath.Join(platform, "vmlinuz")),
+		Log:   log,
+	}, bin, platform, os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	if err := rack.Share(ctx); err != nil {
+		return nil, errors.Join(err, rack.Close())
+	}
+	return rack, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -79,13 +80,15 @@ func (r *report) output(t *result, text string) {
 	for _, noise := range []string{"=== RUN ", "=== PAUSE ", "=== CONT ", "=== NAME "} {
 		if strings.HasPrefix(text, noise) {
 			if r.verbose && noise == "=== RUN " {
-				fmt.Fprint(r.out, text)
+				fmt.Fprint(r.out, path.Base(t.Package), ": ", text)
 			}
 			return
 		}
 	}
 	t.add(text)
-	if r.verbose || t.Test == "" && strings.Contains(text, "\t"+t.Package) && !strings.Contains(text, "[no test files]") {
+	if r.verbose {
+		fmt.Fprint(r.out, path.Base(t.Package), ": ", text) // packages run side by side
+	} else if t.Test == "" && strings.Contains(text, "\t"+t.Package) && !strings.Contains(text, "[no test files]") {
 		fmt.Fprint(r.out, text)
 	}
 }

@@ -24,7 +24,7 @@ func TestVMOnRealKernel(t *testing.T) {
 	}{
 		{"network", 6, "", 20 * time.Minute},
 		{"firewall", 5, "", 20 * time.Minute},
-		{"storage", 7, "NEREID_TEST_DISKS=vda,vdb", 34 * time.Minute},
+		{"storage", 6, "NEREID_TEST_DISKS=vda,vdb", 34 * time.Minute},
 	}
 	files := map[string]string{}
 	for _, p := range packages {

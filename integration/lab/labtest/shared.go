@@ -17,13 +17,21 @@ const followed = 90 * time.Second
 
 // Standard gives a test the standard rack, two running servers, for all that needs no
 // blank one. The test owns what it makes, and undoes it in its cleanups: one that leaves
-// something fails. The rack is the one in NEREID_RACK ("make vm" makes it), unless a
-// test before left something there; otherwise the test makes one of its own.
+// something fails. The rack is the one in NEREID_RACK ("make vm" makes it), as soon as no
+// other test has it, unless a test before left something there; otherwise the test makes
+// one of its own.
 func Standard(t *testing.T) *Rack {
 	t.Helper()
 	r := &Rack{T: t, Bin: env(t, "NEREID_BIN"), Stamp: lab.StandardStamp}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	if dir := os.Getenv("NEREID_RACK"); dir != "" {
+		start := time.Now()
+		release, err := lab.Turn(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(release)
+		t.Logf("waited %v for the rack", time.Since(start).Round(time.Second))
 		shared, err := lab.Join(dir, log)
 		if err != nil {
 			t.Fatal(err)
