@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"nereid/agent/machine/enter"
+	"nereid/agent/machine/ga"
 	"nereid/agent/machine/vm"
 	"nereid/api"
 )
@@ -32,6 +33,8 @@ type VirtualMachines interface {
 	Screenshot(ctx context.Context, instance string) (png []byte, err error)
 	// NMI sends a machine's guest an interrupt that it cannot ignore.
 	NMI(ctx context.Context, instance string) error
+	// Guest is the agent in a machine's guest.
+	Guest(ctx context.Context, instance string) (*ga.Agent, error)
 }
 
 // Enter has a session with a zone: see Entry.
@@ -49,7 +52,14 @@ func (z ZoneEntry) Enter(ctx context.Context, instance string, r api.SessionRequ
 			}
 			return 0, nil
 		}
-		return noProgram, errors.New("the instance is a virtual machine, in which this server can run no program: use its console, or SSH")
+		if err := unableInGuest(r); err != nil {
+			return noProgram, err
+		}
+		g, err := z.VM.Guest(ctx, instance)
+		if err != nil {
+			return noProgram, err
+		}
+		return inGuest(ctx, g, r, stdin, stdout, stderr)
 	}
 	if z.screen(r.Kind) != nil {
 		return noProgram, errors.New("the instance is a zone, which has no screen and takes no NMI: use its console, or a shell in it")

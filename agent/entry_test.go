@@ -9,11 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"nereid/agent/machine/ga"
 	"nereid/api"
 )
 
 // TestMachineConsole: who types at a virtual machine's console is heard at its serial
-// port, and sees its log; no program runs in one, and that is said.
+// port, and sees its log; no shell runs in one, and that is said.
 func TestMachineConsole(t *testing.T) {
 	dir := t.TempDir()
 	log, socket := filepath.Join(dir, "a.log"), filepath.Join(dir, "console.sock")
@@ -27,8 +28,8 @@ func TestMachineConsole(t *testing.T) {
 	defer l.Close()
 	z := ZoneEntry{Log: func(string) string { return log }, Sockets: func(string) string { return dir }}
 	_, err = z.Enter(t.Context(), "a", api.SessionRequest{Kind: "exec"}, io.NopCloser(strings.NewReader("")), io.Discard, io.Discard, nil)
-	if err == nil || !strings.Contains(err.Error(), "virtual machine") {
-		t.Errorf("a program: %v", err)
+	if err == nil || !strings.Contains(err.Error(), "no terminals and no shells") {
+		t.Errorf("a shell: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	in, typed := io.Pipe()
@@ -66,6 +67,8 @@ func (*screened) Screenshot(_ context.Context, instance string) ([]byte, error) 
 	return []byte("PNG of " + instance), nil
 }
 
+func (*screened) Guest(context.Context, string) (*ga.Agent, error) { return nil, ga.ErrSilent }
+
 func (s *screened) NMI(_ context.Context, instance string) error {
 	s.hurt = instance
 	return nil
@@ -99,6 +102,17 @@ func TestMachineScreen(t *testing.T) {
 	}
 	if err := enter("a", api.SessionNMI, nothing, &out); err != nil || s.hurt != "a" {
 		t.Errorf("an NMI: %q, %v", s.hurt, err)
+	}
+	for what, r := range map[string]api.SessionRequest{
+		"install and start qemu-guest-agent": {Command: []string{"true"}},
+		"no terminals":                       {Command: []string{"true"}, TTY: &api.TerminalSize{}},
+		"runuser -u alice -- PROGRAM":        {Command: []string{"true"}, User: "alice"},
+		"env -C /srv PROGRAM":                {Command: []string{"true"}, Dir: "/srv"},
+	} {
+		r.Kind = api.SessionExec
+		if _, err := z.Enter(t.Context(), "a", r, nothing, &out, &out, nil); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%+v: %v: want %s", r, err, what)
+		}
 	}
 	for _, kind := range []string{api.SessionScreen, api.SessionScreenshot, api.SessionNMI} {
 		if err := enter("zone", kind, nothing, &out); err == nil || !strings.Contains(err.Error(), "no screen") {

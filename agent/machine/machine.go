@@ -110,8 +110,9 @@ type instance struct {
 	kind    string // its brand, where something of it is there; empty: not known
 	refused string // what it was asked for and did not get, since its start
 	guestIs guestIs
-	conn    *connection // with its QEMU; nil: there is none
-	clock   *time.Timer // has it looked at when its schedule says; nil: none was set
+	conn    *connection   // with its QEMU; nil: there is none
+	clock   *time.Timer   // has it looked at when its schedule says; nil: none was set
+	turn    chan struct{} // to talk with the agent in its guest; nil: nobody has
 }
 
 // Unit is the name of a zone's unit.

@@ -22,7 +22,8 @@ func (a *app) instanceExec() *cobra.Command {
 		Use:   "exec NAME -- PROGRAM [ARGUMENT...]",
 		Short: "Run a program in an instance, and end with its exit status",
 		Long: `Runs a program in an instance with this command's input and output, and ends with the program's exit status; 126 and 127 say that there
-was none. What it writes comes byte for byte. With --tty the program has a terminal.`,
+was none. What it writes comes byte for byte. With --tty the program has a terminal. In a virtual machine the guest's agent (qemu-guest-agent) runs it
+as root: without a terminal, with at most 1 MiB of input, and what it writes comes when it has ended.`,
 		Example: lines("nereid instance exec web0 -- cat /etc/hostname",
 			"nereid instance exec web0 --user www-data -- tar x -C /srv < site.tar",
 			"nereid instance exec web0 --tty -- top"),
@@ -30,6 +31,15 @@ was none. What it writes comes byte for byte. With --tty the program has a termi
 		ValidArgsFunction: a.completeInstances(),
 		RunE: a.withAPI(func(ctx context.Context, c *api.Client, args []string) error {
 			r.Kind, r.Command = api.SessionExec, args[1:]
+			if !tty && isTerminal(a.stdin) {
+				i, err := c.Instances().Get(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				if i.Brand == api.BrandKVM { // what a program there reads goes with its start
+					return exitStatus(a.session(ctx, c, args[0], r, nil, a.stdout, a.stderr))
+				}
+			}
 			return a.enter(ctx, c, args[0], r, tty)
 		}),
 	}

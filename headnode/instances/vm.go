@@ -232,16 +232,10 @@ func editVM(tx store.Tx, a Asked, r *Record, action string, fn func(*api.VM) err
 
 // Enterable refuses a session of a kind that an instance cannot have.
 func Enterable(i api.Instance, kind string) error {
-	machine := i.Brand == api.BrandKVM
 	switch kind {
-	case api.SessionConsole:
 	case api.SessionScreen, api.SessionScreenshot, api.SessionNMI:
-		if !machine {
+		if i.Brand != api.BrandKVM {
 			return conflict("use its console, or a shell in it: nereid instance shell "+i.UUID, "instance %s is a zone, which has no screen and no processor to interrupt: %s is for virtual machines", i.Name, kind)
-		}
-	default:
-		if machine {
-			return conflict("use its console: nereid instance console "+i.UUID, "instance %s is a virtual machine, whose guest is not reached from outside: %s is for zones", i.Name, kind)
 		}
 	}
 	return nil

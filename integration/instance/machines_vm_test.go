@@ -48,7 +48,7 @@ func TestVMMachine(t *testing.T) {
 	if out := o.nereid("instance", "logs", "m1"); !strings.Contains(out, "guest: up") {
 		t.Errorf("its log is %q", out)
 	}
-	if out, err := o.command(t.Context(), "instance", "exec", "m1", "--", "true").CombinedOutput(); err == nil || !strings.Contains(string(out), "virtual machine") {
+	if out, err := o.command(t.Context(), "instance", "exec", "m1", "--", "true").CombinedOutput(); err == nil || !strings.Contains(string(out), "no guest agent answers") {
 		t.Errorf("exec: %v, %s", err, out)
 	}
 

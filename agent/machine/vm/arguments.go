@@ -16,6 +16,8 @@ const (
 	GuestAgent   = "qga.sock"
 	Screen       = "vnc.sock"
 	FirmwareVars = "vars.fd" // a machine's own variables, of UEFI
+
+	GuestChannel = "qga0" // what QEMU calls the channel of GuestAgent
 )
 
 // Slots is how many disks and NICs a machine may have together: a PCI Express root port
@@ -109,7 +111,7 @@ func (m Machine) Arguments() ([]string, error) {
 	a.add("-device", "VGA,vgamem_mb=16", "-vnc", "unix:"+m.file(Screen)+",share=force-shared")
 	a.add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0,max-bytes=1024,period=1000")
 	a.add("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on,deflate-on-oom=on")
-	a.add("-device", "virtio-serial-pci,id=serial0", "-chardev", m.socket("qga0", GuestAgent), "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+	a.add("-device", "virtio-serial-pci,id=serial0", "-chardev", m.socket(GuestChannel, GuestAgent), "-device", "virtserialport,chardev="+GuestChannel+",name=org.qemu.guest_agent.0")
 	a.add("-object", "iothread,id=io0")
 	for n := range Slots {
 		a.add("-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d,slot=%d,bus=pcie.0,multifunction=on,addr=0x%x.0x%x", n, n+1, n+1, 0x10+n/8, n%8))
