@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"path/filepath"
 	"sync"
 
@@ -25,6 +24,8 @@ type ZoneEntry struct {
 	// Sockets is the folder of a virtual machine's sockets; empty: the instance is none.
 	Sockets func(instance string) string
 	VM      VirtualMachines
+	// Keyboards are those of virtual machines.
+	Keyboards *Keyboards
 }
 
 // VirtualMachines are what virtual machines have that zones have not.
@@ -117,20 +118,21 @@ func (z ZoneEntry) sockets(instance string) string {
 	return z.Sockets(instance)
 }
 
-// machine is console with input for a virtual machine. Its serial port has one line: who
-// comes second is heard when the first has gone. What is printed is read from the log, by
-// as many as like.
+// machine is console with input for a virtual machine. Its serial port has one line, and
+// one keyboard: see Keyboards. What is printed is read from the log, by as many as like.
 func (z ZoneEntry) machine(ctx context.Context, socket, instance string, stdin io.ReadCloser, stdout, stderr io.Writer) error {
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	if err != nil {
-		return fmt.Errorf("the instance does not run, or its console cannot be reached: %w", err)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t := &typist{turn: z.Keyboards.turn(instance), socket: socket}
+	defer t.let()
+	if err := t.take(ctx); err != nil {
+		return err
 	}
 	var typing sync.WaitGroup
 	defer typing.Wait()
 	defer stdin.Close()
-	defer c.Close()
-	typing.Go(func() { _, _ = io.Copy(c, stdin) })      // what a machine that has ended does not hear is lost
-	typing.Go(func() { _, _ = io.Copy(io.Discard, c) }) // it is in the log
+	defer cancel() // a machine that does not read holds up who types, until they go
+	typing.Go(func() { t.listen(ctx, stdin, stdout) })
 	return enter.Console(ctx, z.Log(instance), true, stderr, stdout)
 }
 

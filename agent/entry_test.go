@@ -26,7 +26,7 @@ func TestMachineConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	z := ZoneEntry{Log: func(string) string { return log }, Sockets: func(string) string { return dir }}
+	z := ZoneEntry{Keyboards: &Keyboards{}, Log: func(string) string { return log }, Sockets: func(string) string { return dir }}
 	_, err = z.Enter(t.Context(), "a", api.SessionRequest{Kind: "exec"}, io.NopCloser(strings.NewReader("")), io.Discard, io.Discard, nil)
 	if err == nil || !strings.Contains(err.Error(), "no terminals and no shells") {
 		t.Errorf("a shell: %v", err)
@@ -150,4 +150,85 @@ func TestMachineScreen(t *testing.T) {
 			t.Errorf("%s goes first: %v", first, err)
 		}
 	}
+}
+
+// TestKeyboard: two at a virtual machine's console see the same; one of them types, which
+// the other is told, and what that one typed meanwhile is never heard; when the first has
+// left, also while the machine did not read, the second is heard.
+func TestKeyboard(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "a.log")
+	if err := os.WriteFile(log, []byte("guest: up\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, "console.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	z := ZoneEntry{Keyboards: &Keyboards{}, Log: func(string) string { return log }, Sockets: func(string) string { return dir }}
+	type seat struct {
+		types *io.PipeWriter
+		sees  io.Reader
+		leave context.CancelFunc
+		left  chan error
+	}
+	sit := func() seat {
+		ctx, cancel := context.WithCancel(t.Context())
+		in, types := io.Pipe()
+		sees, out := io.Pipe()
+		s := seat{types, sees, cancel, make(chan error, 1)}
+		go func() {
+			_, err := z.Enter(ctx, "a", api.SessionRequest{Kind: api.SessionConsole, Input: true, Follow: true}, in, out, out, nil)
+			out.Close()
+			s.left <- err
+		}()
+		return s
+	}
+	read := func(from io.Reader, want string) {
+		t.Helper()
+		buf := make([]byte, len(want))
+		if _, err := io.ReadFull(from, buf); err != nil || string(buf) != want {
+			t.Fatalf("%q, %v: want %q", buf, err, want)
+		}
+	}
+	first := sit()
+	read(first.sees, "guest: up\n")
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := sit()
+	read(second.sees, "guest: up\n")
+	_, _ = io.WriteString(first.types, "one")
+	read(c, "one")
+	_, _ = io.WriteString(second.types, "lost")
+	read(second.sees, watched)
+	f, err := os.OpenFile(log, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = io.WriteString(f, "login: ")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	read(first.sees, "login: ")
+	read(second.sees, "login: ")
+
+	// The machine reads no more; who types goes all the same.
+	go func() { _, _ = io.WriteString(first.types, strings.Repeat("x", 8<<20)) }()
+	read(c, "xxx")
+	first.leave()
+	go func() { _, _ = io.Copy(io.Discard, first.sees) }()
+	<-first.left
+	c.Close()
+	_, _ = io.WriteString(second.types, "two")
+	if c, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	read(c, "two")
+	second.leave()
+	go func() { _, _ = io.Copy(io.Discard, second.sees) }()
+	<-second.left
 }

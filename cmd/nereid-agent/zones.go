@@ -37,7 +37,7 @@ func joinZones(a *agent.Agent, st *storage.Storage, hw *sysinfo.Reader) (stop fu
 		Program: zone.Program,
 		Leader:  machine.Leader,
 		Console: zone.Process,
-		VM:      a.Zones.Machines,
+		VM:      a.Zones.Machines, Keyboards: &agent.Keyboards{},
 		Sockets: func(uuid string) string {
 			if spec := a.Zones.Machines.Kept(uuid); spec == nil || spec.Brand != api.BrandKVM {
 				return ""
