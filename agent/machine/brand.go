@@ -28,6 +28,9 @@ type brand struct {
 	limits func(running, wanted api.Limits) api.Limits
 	// properties are its unit's, whose files are in dir.
 	properties func(uuid, dir string, l api.Limits) ([]property, error)
+	// beside is a unit that its unit requires, and that ends with it; no name: there is
+	// none. Nil: none of the brand has one.
+	beside func(uuid, dir string) (name string, list []property, err error)
 	// ready waits for what has to be there before its unit starts. Nil: nothing.
 	ready func(ctx context.Context, dir string) error
 	// bounds are the properties of its unit that a package sets.

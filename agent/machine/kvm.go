@@ -33,6 +33,8 @@ type Disks interface {
 // Hypervisor is what virtual machines are run with on a server.
 type Hypervisor struct {
 	QEMU  bool   // it is installed
+	UEFI  bool   // and OVMF
+	TPM   bool   // and swtpm
 	KVM   bool   // the kernel runs guests on the processors
 	NoKVM string // why it does not, a sentence
 	Vhost bool   // the kernel carries packets (vhost-net)
@@ -45,11 +47,12 @@ func machines() *brand {
 		refuse: refuseMachine,
 		// A machine whose spec is not kept may have been cut while its volumes were made.
 		made:       func(spec *api.InstanceSpec, s seen) bool { return s.dataset && (s.kept != nil || spec.Made) },
-		make:       func(spec *api.InstanceSpec) step { return stepDisks{spec.QuotaMiB, disksOf(spec)} },
+		make:       func(spec *api.InstanceSpec) step { return stepDisks{spec.QuotaMiB, volumesOf(spec)} },
 		grow:       growMachine,
 		files:      machineFiles,
 		limits:     machineLimits,
 		properties: machineProperties,
+		beside:     machineTPM,
 		ready:      vm.Wait,
 		bounds:     machineBounds,
 		signals:    "it is a virtual machine, whose processes only its guest knows; stop, reboot and SIGKILL are what there is",
@@ -64,6 +67,18 @@ func disksOf(spec *api.InstanceSpec) []api.VMDisk {
 	return spec.VM.Disks
 }
 
+// volumesOf are a machine's disks, and what its firmware and its TPM remember.
+func volumesOf(spec *api.InstanceSpec) []api.VMDisk {
+	all := slices.Clone(disksOf(spec))
+	if spec.VM != nil && spec.VM.Firmware == api.FirmwareUEFI {
+		all = append(all, api.VMDisk{Name: vm.VarsVolume, SizeMiB: vm.VarsMiB})
+	}
+	if spec.VM != nil && spec.VM.TPM {
+		all = append(all, api.VMDisk{Name: vm.TPMVolume, SizeMiB: vm.TPMMiB})
+	}
+	return all
+}
+
 func growMachine(kept, spec *api.InstanceSpec) (steps []step) {
 	if kept == nil {
 		return nil
@@ -72,7 +87,7 @@ func growMachine(kept, spec *api.InstanceSpec) (steps []step) {
 		steps = append(steps, stepQuota{spec.QuotaMiB})
 	}
 	if !reflect.DeepEqual(disksOf(kept), disksOf(spec)) {
-		steps = append(steps, stepDisks{spec.QuotaMiB, disksOf(spec)})
+		steps = append(steps, stepDisks{spec.QuotaMiB, volumesOf(spec)})
 	}
 	return steps
 }
@@ -96,8 +111,8 @@ func refuseMachine(spec *api.InstanceSpec, s seen) error {
 	if s.hypervisor.QEMU && !s.hypervisor.KVM && !m.Emulated {
 		bad(true, "this server does not run guests on its processors, and the instance was not created to be emulated: %s", cmp.Or(s.hypervisor.NoKVM, "it has no /dev/kvm"))
 	}
-	bad(m.Firmware == api.FirmwareUEFI, "its firmware is to be UEFI, which this agent does not keep the variables of yet; create it with firmware bios")
-	bad(m.TPM, "it is to have a TPM, which this agent does not run yet; create it without")
+	bad(m.Firmware == api.FirmwareUEFI && s.hypervisor.QEMU && !s.hypervisor.UEFI, "its firmware is to be UEFI, and this server's platform has no OVMF; assign one that has, or create it with firmware bios")
+	bad(m.TPM && s.hypervisor.QEMU && !s.hypervisor.TPM, "it is to have a TPM, and this server's platform has no swtpm; assign one that has, or create it without")
 	bad(len(m.Disks) == 0, "it has no disk to boot from")
 	bad(len(m.Disks)+len(spec.NICs) > vm.Slots, "it has %s and %s; together there is room for %d", api.Plural(len(m.Disks), "disk"), api.Plural(len(spec.NICs), "NIC"), vm.Slots)
 	slots := map[string]bool{}
@@ -139,9 +154,16 @@ func machineFiles(spec *api.InstanceSpec, s seen) files {
 	if start.CPU == "" {
 		start.CPU = "max"
 	}
+	volume := func(name string) string { return filepath.Join("/dev/zvol", s.pool, spec.UUID, name) }
+	if m.Firmware == api.FirmwareUEFI {
+		start.Firmware, start.Vars = vm.OVMF, &vm.Disk{Name: vm.VarsVolume, Path: volume(vm.VarsVolume), Slot: vm.NoSlot}
+	}
+	if m.TPM {
+		start.TPM = &vm.Disk{Name: vm.TPMVolume, Path: volume(vm.TPMVolume), Slot: vm.NoSlot}
+	}
 	for _, d := range m.Disks {
 		n, _ := numbered(d.Name, "disk")
-		start.Disks = append(start.Disks, vm.Disk{Name: d.Name, Path: filepath.Join("/dev/zvol", s.pool, spec.UUID, d.Name), Slot: n})
+		start.Disks = append(start.Disks, vm.Disk{Name: d.Name, Path: volume(d.Name), Slot: n})
 	}
 	if !start.SmartOS {
 		f.seed = seedOf(spec)
@@ -217,6 +239,9 @@ func zvols(s vm.Start) (all []string) {
 		if !d.ReadOnly {
 			all = append(all, d.Path)
 		}
+	}
+	if s.Vars != nil {
+		all = append(all, s.Vars.Path)
 	}
 	slices.Sort(all)
 	return all

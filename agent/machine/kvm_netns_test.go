@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"nereid/agent/agenttest"
+	"nereid/agent/machine/ga"
 	"nereid/agent/machine/qmp"
 	"nereid/agent/machine/vm"
 	"nereid/agent/machine/zone"
@@ -30,8 +31,15 @@ import (
 
 // TestMain is nereid-zone machine, when it is called as that.
 func TestMain(m *testing.M) {
+	if os.Getenv("NEREID_TEST_MACHINE")+os.Getenv("NEREID_TEST_TPM") != "" {
+		syscall.Umask(0o077) // as units have it
+	}
 	if dir := os.Getenv("NEREID_TEST_MACHINE"); dir != "" {
 		fmt.Fprintln(os.Stderr, vm.Run(context.Background(), dir, vm.Program, func(vm.Start) error { return nil }))
+		os.Exit(1)
+	}
+	if dir := os.Getenv("NEREID_TEST_TPM"); dir != "" {
+		fmt.Fprintln(os.Stderr, vm.RunTPM(context.Background(), dir, vm.SWTPM))
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -275,6 +283,9 @@ func TestNetNSMachine(t *testing.T) {
 		t.Error(err)
 	}
 	c.Close()
+	if _, err := m.Guest(t.Context(), uuid); !errors.Is(err, ga.ErrSilent) {
+		t.Errorf("a guest without an agent: %v", err)
+	}
 	if err := m.NMI(t.Context(), uuid); err != nil {
 		t.Error(err)
 	}

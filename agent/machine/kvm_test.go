@@ -93,7 +93,14 @@ func TestMachinePlan(t *testing.T) {
 			s.hypervisor = Hypervisor{}
 			i.VM = &api.VM{Firmware: api.FirmwareUEFI, TPM: true, Disks: []api.VMDisk{{Name: "disk16"}, {Name: "disk01"}}}
 			i.NICs = make([]api.InstanceNIC, 15)
-		}, "error: this server's platform has no QEMU; its firmware is to be UEFI; it is to have a TPM; it has 2 disks and 15 NICs; disk \"disk16\"; disk \"disk01\""},
+		}, "error: this server's platform has no QEMU; it has 2 disks and 15 NICs; disk \"disk16\"; disk \"disk01\""},
+		{"no OVMF", now, func(_ *seen, i *api.InstanceSpec) { v := *i.VM; v.Firmware, v.TPM = api.FirmwareUEFI, true; i.VM = &v }, "error: its firmware is to be UEFI; has no OVMF; a TPM; has no swtpm"},
+		{"UEFI and a TPM", now, func(s *seen, i *api.InstanceSpec) {
+			s.dataset, s.kept, s.hypervisor.UEFI, s.hypervisor.TPM = false, nil, true, true
+			v := *i.VM
+			v.Firmware, v.TPM = api.FirmwareUEFI, true
+			i.VM = &v
+		}, "4 disks quota 1024 MiB; keep spec; files for a start; start"},
 		{"no KVM", now, func(s *seen, _ *api.InstanceSpec) { s.hypervisor.KVM, s.hypervisor.NoKVM = false, "It is off." }, "error: this server does not run guests on its processors; It is off."},
 		{"no KVM, emulated", now, func(s *seen, i *api.InstanceSpec) {
 			s.hypervisor.KVM = false

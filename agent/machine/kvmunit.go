@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"nereid/agent/machine/vm"
@@ -38,23 +39,67 @@ func machineProperties(uuid, dir string, l api.Limits) ([]property, error) {
 	if s.Log != "" {
 		sees = append(sees, mount{filepath.Dir(s.Log), filepath.Dir(s.Log), false, 0})
 	}
-	return append([]property{
+	var needs []property
+	if s.TPM != nil {
+		needs = []property{{"Requires", []string{tpmUnit(uuid)}}, {"After", []string{tpmUnit(uuid)}}}
+	}
+	return slices.Concat(confined(), needs, []property{
 		{"Description", "Nereid virtual machine " + uuid},
 		{"Type", "exec"},
-		{"Slice", "machine.slice"},
 		{"KillMode", "mixed"},
-		{"TimeoutStartUSec", usec(startLimit)},
 		{"TimeoutStopUSec", usec(StopLimit)},
 		{"Restart", "no"},
-		{"DevicePolicy", "closed"},
 		{"DeviceAllow", devices},
 		{"OOMPolicy", "stop"},
 		{"OOMScoreAdjust", int32(0)},
 		{"LimitNOFILE", uint64(4096)},
-		{"LimitCORE", uint64(0)}, // it would be the guest's memory
 		{"LimitMEMLOCK", uint64(zoneLocked)},
-		{"UMask", uint32(0o077)},
 		{"CapabilityBoundingSet", capabilities(capSetUID, capSetGID, capSetPCap, capNetAdmin, capChown, capDACOverride)},
+		{"BindPaths", sees},
+		{"ExecStart", run("machine")},
+		{"ExecStartPost", run("answers")},
+		{"ExecStop", run("button")},
+	}, machineBounds(l)), nil
+}
+
+// machineTPM is the unit of a machine's TPM, which is not a part of its QEMU's: neither
+// can read or end the other.
+func machineTPM(uuid, dir string) (name string, list []property, err error) {
+	s, err := vm.Read(dir)
+	if err != nil {
+		return "", nil, fmt.Errorf("make unit of machine %s: %w", uuid, err)
+	}
+	if s.TPM == nil {
+		return "", nil, nil
+	}
+	return tpmUnit(uuid), slices.Concat(confined(), []property{
+		{"Description", "TPM of Nereid virtual machine " + uuid},
+		{"Type", "exec"},
+		{"StopWhenUnneeded", true},
+		{"CollectMode", "inactive-or-failed"},
+		{"DeviceAllow", [][2]string{{s.TPM.Path, "rw"}}},
+		{"MemoryMax", uint64(tpmMiB) << 20},
+		{"TasksMax", uint64(64)}, // threads of what becomes swtpm; that has one
+		{"PrivateNetwork", true},
+		{"CapabilityBoundingSet", capabilities(capSetUID, capSetGID, capSetPCap, capChown, capDACOverride)},
+		{"BindPaths", []mount{{dir, dir, false, 0}}},
+		{"ExecStart", []command{{zone.Program, []string{zone.Program, "tpm", dir}, false}}},
+	}), nil
+}
+
+// tpmMiB is how much memory a TPM may have.
+const tpmMiB = 64
+
+func tpmUnit(uuid string) string { return "nereid-tpm-" + uuid + unitSuffix }
+
+// confined is what each unit of a machine may not.
+func confined() []property {
+	return []property{
+		{"Slice", "machine.slice"},
+		{"TimeoutStartUSec", uint64(startLimit.Microseconds())},
+		{"DevicePolicy", "closed"},
+		{"LimitCORE", uint64(0)}, // it would be the guest's memory
+		{"UMask", uint32(0o077)},
 		{"NoNewPrivileges", true},
 		{"RestrictAddressFamilies", families{true, []string{"AF_UNIX"}}},
 		{"RestrictNamespaces", uint64(0)},
@@ -72,11 +117,7 @@ func machineProperties(uuid, dir string, l api.Limits) ([]property, error) {
 		{"PrivateTmp", true},
 		{"PrivateIPC", true},
 		{"TemporaryFileSystem", [][2]string{{"/run", "mode=0755,size=1M,nosuid,nodev,noexec"}}},
-		{"BindPaths", sees},
-		{"ExecStart", run("machine")},
-		{"ExecStartPost", run("answers")},
-		{"ExecStop", run("button")},
-	}, machineBounds(l)...), nil
+	}
 }
 
 // families are those of sockets that are allowed, or are not.

@@ -103,11 +103,40 @@ func (s *Systemd) Start(ctx context.Context, name, dir string, l api.Limits) err
 	if err != nil {
 		return err
 	}
+	var aux []systemd.PropertyCollection
+	if b.beside != nil {
+		other, list, err := b.beside(uuid, dir)
+		if err != nil {
+			return err
+		}
+		if other != "" {
+			if err := stopped(ctx, c, other); err != nil { // that of the run before
+				return err
+			}
+			aux = append(aux, systemd.PropertyCollection{Name: other, Properties: ofSystemd(list)})
+		}
+	}
 	done := make(chan string, 1)
-	if _, err := c.StartTransientUnitContext(ctx, name, "fail", ofSystemd(list), done); err != nil {
+	if _, err := c.StartTransientUnitAux(ctx, name, "fail", ofSystemd(list), aux, done); err != nil {
 		return fmt.Errorf("start unit %s: %w", name, err)
 	}
 	return started(ctx, name, done)
+}
+
+// stopped stops a unit, and returns when it has ended; one that is not there is no error.
+func stopped(ctx context.Context, c *systemd.Conn, name string) error {
+	done := make(chan string, 1)
+	if _, err := c.StopUnitContext(ctx, name, "replace", done); noUnit(err) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("stop unit %s: %w", name, err)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop unit %s: %w", name, ctx.Err())
+	}
 }
 
 // started waits until a unit's start has ended well.

@@ -22,10 +22,16 @@ import (
 //	zones/INSTANCE         nereid:instance=INSTANCE, with its quota
 //	zones/INSTANCE/disk0   a clone of zones/IMAGE@final
 //	zones/INSTANCE/disk1   one that began with nothing on it
+//	zones/INSTANCE/vars    what its UEFI remembers
 //
 // volmode=dev, which they inherit, keeps the kernel from looking for partitions on them.
 
-var diskRE = regexp.MustCompile(`^disk[0-9]{1,4}$`)
+// Volumes of a virtual machine are its disks, and what its firmware and its TPM remember,
+// which come and go with the whole of it.
+var (
+	diskRE   = regexp.MustCompile(`^disk[0-9]{1,4}$`)
+	volumeRE = regexp.MustCompile(`^(disk[0-9]{1,4}|vars|tpm)$`)
+)
 
 // FoundDisk is a disk of a virtual machine in the pool.
 type FoundDisk struct {
@@ -99,8 +105,8 @@ func (r *Roots) disks(ctx context.Context, name string, disks []api.VMDisk) erro
 	}
 	made := false
 	for _, d := range disks {
-		if !diskRE.MatchString(d.Name) || d.SizeMiB < 1 || d.SizeMiB > 1<<40 {
-			return fmt.Errorf("disk %.64q of %d MiB: want disk and a number, and 1 MiB or more", d.Name, d.SizeMiB)
+		if !volumeRE.MatchString(d.Name) || d.SizeMiB < 1 || d.SizeMiB > 1<<40 {
+			return fmt.Errorf("disk %.64q of %d MiB: want disk and a number, vars or tpm, and 1 MiB or more", d.Name, d.SizeMiB)
 		}
 		volume := name + "/" + d.Name
 		if _, ok := all[volume]; ok {

@@ -59,7 +59,9 @@ func joinZones(a *agent.Agent, st *storage.Storage, hw *sysinfo.Reader) (stop fu
 func hypervisor(hw *sysinfo.Reader) machine.Hypervisor {
 	h := hw.Hypervisor(context.Background()) // it bounds itself
 	_, err := os.Stat("/dev/vhost-net")
-	return machine.Hypervisor{QEMU: h.QEMU != "", KVM: h.KVM, NoKVM: h.NoKVM, Vhost: h.KVM && err == nil}
+	_, uerr := os.Stat(vm.OVMF)
+	_, terr := os.Stat(vm.SWTPM)
+	return machine.Hypervisor{QEMU: h.QEMU != "", UEFI: uerr == nil, TPM: terr == nil, KVM: h.KVM, NoKVM: h.NoKVM, Vhost: h.KVM && err == nil}
 }
 
 // written are what zones changed of their metadata, on the pool, where there is one.

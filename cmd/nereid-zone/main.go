@@ -4,6 +4,7 @@
 //	nereid-zone enter DIR       becomes the zone
 //	nereid-zone give DIR        by enter, with its id in MAINPID and a socket as descriptor 3
 //	nereid-zone machine DIR     becomes the QEMU of a virtual machine
+//	nereid-zone tpm DIR         becomes its TPM
 //	nereid-zone answers DIR     waits until that answers
 //	nereid-zone button DIR      presses its power button until it is off
 //	nereid-zone consoles
@@ -78,10 +79,10 @@ func run(args []string) error {
 			return fmt.Errorf("give: MAINPID: %w", err)
 		}
 		return zone.Give(dir, pid)
-	case (verb == "machine" || verb == "answers" || verb == "button") && dir != "":
+	case (verb == "machine" || verb == "tpm" || verb == "answers" || verb == "button") && dir != "":
 		return machine(verb, dir)
 	}
-	return fmt.Errorf("want enter, give, machine, answers or button with DIR, or consoles or metadata; got %q", args[1:])
+	return fmt.Errorf("want enter, give, machine, tpm, answers or button with DIR, or consoles or metadata; got %q", args[1:])
 }
 
 // machine does what the unit of a virtual machine has done.
@@ -94,6 +95,8 @@ func machine(verb, dir string) error {
 			return err
 		}
 		return zone.RanMachine(dir)
+	case "tpm":
+		return zone.FailMachine(dir, vm.RunTPM(ctx, dir, vm.SWTPM))
 	case "button":
 		return vm.Button(ctx, dir)
 	}

@@ -36,16 +36,13 @@ func NewVM(in *api.VMCreate, image api.ImageSpec, quota, nics int) (*api.VM, err
 	}
 	var faults []error
 	bad := func(next, format string, args ...any) { faults = append(faults, invalid(next, format, args...)) }
-	vm := &api.VM{Machine: vmMachine, CPU: vmCPU, Firmware: api.FirmwareBIOS, Source: api.SourceNoCloud, Emulated: in.Emulated}
+	vm := &api.VM{Machine: vmMachine, CPU: vmCPU, Firmware: api.FirmwareBIOS, TPM: in.TPM, Source: api.SourceNoCloud, Emulated: in.Emulated}
 	switch in.Firmware {
 	case "", api.FirmwareBIOS:
 	case api.FirmwareUEFI:
-		bad("leave it out; bios is what there is", "firmware of the instance is uefi, which no server gives to virtual machines yet")
+		vm.Firmware = api.FirmwareUEFI
 	default:
-		bad("leave it out; bios is what there is", "firmware of the instance is %.32q", in.Firmware)
-	}
-	if in.TPM {
-		bad("leave it out", "the instance asks for a TPM, which no server gives to virtual machines yet")
+		bad("take one of bios, uefi", "firmware of the instance is %.32q", in.Firmware)
 	}
 	switch in.Source {
 	case "", api.SourceNoCloud:

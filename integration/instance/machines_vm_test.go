@@ -93,6 +93,7 @@ func TestVMMachine(t *testing.T) {
 	o.nereid("instance", "start", "m1", "--wait")
 	printed("guest: up", "3")
 	o.nereid("instance", "stop", "m1", "--force", "--wait")
+	o.firmware(m, "instance", "create", "m2", "--owner", alice, "--image", img.UUID, "--package", "machine", "--on", m.Spec.Name, "--emulated", "--wait")
 }
 
 // machineDevices gives a machine that runs, as process pid, a disk and a NIC, grows the disk,

@@ -8,14 +8,13 @@ import (
 
 // Names of the sockets and files in a machine's folder.
 const (
-	Monitor      = "qmp.sock"     // the agent's
-	SideMonitor  = "qmp2.sock"    // for programs that look beside it: a monitor serves one client at a time
-	Console      = "console.sock" // the first serial port
-	ConsoleLog   = "console.log"  // all that it printed; QEMU appends
-	Metadata     = "mdata.sock"   // the second serial port
-	GuestAgent   = "qga.sock"
-	Screen       = "vnc.sock"
-	FirmwareVars = "vars.fd" // a machine's own variables, of UEFI
+	Monitor     = "qmp.sock"     // the agent's
+	SideMonitor = "qmp2.sock"    // for programs that look beside it: a monitor serves one client at a time
+	Console     = "console.sock" // the first serial port
+	ConsoleLog  = "console.log"  // all that it printed; QEMU appends
+	Metadata    = "mdata.sock"   // the second serial port
+	GuestAgent  = "qga.sock"
+	Screen      = "vnc.sock"
 
 	GuestChannel = "qga0" // what QEMU calls the channel of GuestAgent
 )
@@ -42,6 +41,8 @@ type Machine struct {
 	MemoryMiB int
 	MaxMiB    int    // up to which memory can be added; 0: MemoryMiB
 	Firmware  string // file of OVMF's code; empty: SeaBIOS
+	TPM       *Disk  // what its TPM remembers; nil: it has none
+	Vars      *Disk  // what OVMF remembers of the machine; nil with SeaBIOS
 	Disks     []Disk // the machine boots from the first one
 	NICs      []NIC
 	LogFD     int  `json:"-"` // open file that ConsoleLog is; 0: it is in Dir
@@ -85,7 +86,7 @@ func (m Machine) Arguments() ([]string, error) {
 	a.add("-name", "guest="+m.UUID+",debug-threads=on", "-uuid", m.UUID)
 	a.add("-nodefaults", "-no-user-config", "-display", "none")
 	// Without SMM QEMU 10 has memory where a guest looks for the screen of its VGA.
-	a.add("-machine", m.Type+",usb=off,vmport=off,hpet=off,smm=auto,memory-backend=ram0", "-accel", accel)
+	a.add("-machine", m.Type+",usb=off,vmport=off,hpet=off,smm=auto,memory-backend=ram0"+m.flash(), "-accel", accel)
 	a.add("-cpu", m.CPU, "-smp", fmt.Sprintf("cpus=%d,maxcpus=%d,sockets=1,cores=%d,threads=1", m.VCPUs, cpus, cpus))
 	// Pages are not shared between machines: one could tell what another has in memory.
 	a.add("-object", fmt.Sprintf("memory-backend-memfd,id=ram0,size=%dM,share=on,merge=off,dump=off", m.MemoryMiB), "-m", memory)
@@ -95,8 +96,10 @@ func (m Machine) Arguments() ([]string, error) {
 	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	a.add("-smbios", m.smbios())
 	if m.Firmware != "" {
-		a.add("-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+value(m.Firmware))
-		a.add("-drive", "if=pflash,unit=1,format=raw,file="+m.file(FirmwareVars))
+		a.add(m.chips()...)
+	}
+	if m.TPM != nil {
+		a.add("-chardev", "socket,id=tpm0,path="+value(tpmSocket(m.Dir)), "-tpmdev", "emulator,id=tpm0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpm0")
 	}
 	for i, socket := range []string{Monitor, SideMonitor} {
 		a.add("-chardev", m.socket(fmt.Sprint("mon", i), socket), "-mon", fmt.Sprintf("chardev=mon%d,mode=control", i))

@@ -24,7 +24,7 @@ func TestArguments(t *testing.T) {
 	}
 	m := small("/run/a,b")
 	m.Disks = append(m.Disks, Disk{Name: "seed", Path: "/dev/zvol/seed", Slot: 3, ReadOnly: true, Block: true})
-	m.Firmware = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	m.Firmware, m.Vars = "/usr/share/OVMF/OVMF_CODE_4M.fd", &Disk{Name: VarsVolume, Path: "/dev/zvol/vars", Block: true}
 	a, err := m.Arguments()
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,9 @@ func TestArguments(t *testing.T) {
 		"-m size=64M,slots=8,maxmem=128M",
 		"-chardev socket,id=mon0,path=/run/a,,b/qmp.sock,server=on,wait=off -mon chardev=mon0,mode=control",
 		"logfile=/run/a,,b/console.log,logappend=on",
-		"-drive if=pflash,unit=1,format=raw,file=/run/a,,b/vars.fd",
+		",memory-backend=ram0,pflash0=code,pflash1=vars ",
+		"node-name=code,read-only=on,file.driver=file,file.read-only=on,file.filename=/usr/share/OVMF/OVMF_CODE_4M.fd",
+		"node-name=vars,size=540672,file.driver=host_device,file.filename=/dev/zvol/vars,",
 		`-blockdev {"cache":{"direct":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":true},"discard":"unmap","driver":"file","filename":"/run/a,b/disk,0"},"node-name":"disk0"}`,
 		`-device {"bootindex":1,"bus":"slot0","discard":true,"drive":"disk0","driver":"virtio-blk-pci","id":"dev-disk0","iothread":"io0","physical_block_size":4096,"rerror":"report","serial":"disk0","werror":"stop","write-zeroes":true}`,
 		`-blockdev {"driver":"raw","file":{"driver":"host_device","filename":"/dev/zvol/seed","read-only":true},"node-name":"seed","read-only":true}`,
@@ -75,7 +77,7 @@ func TestRefused(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		`UUID "x"`, `folder "run"`, "machine type", "CPU model", "up to 2 vcpus: want 3 to 512", "0 MiB of memory", "up to 16777217 MiB", `firmware "code.fd"`,
+		`UUID "x"`, `folder "run"`, "machine type", "CPU model", "up to 2 vcpus: want 3 to 512", "0 MiB of memory", "up to 16777217 MiB", `firmware "code.fd"`, "want both or neither",
 		`name "0"`, `path "disk"`, "slot 16 of disk 0", `name "a,b"`, "slot 0 is that of disk a,b and of disk c", "MAC", "tap", "MTU 1", "slot -1",
 	} {
 		if !strings.Contains(err.Error(), want) {

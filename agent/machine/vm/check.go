@@ -40,6 +40,13 @@ func (m Machine) check() error {
 	bad(m.MemoryMiB >= 1 && m.MemoryMiB <= maxMiB, "%d MiB of memory: want 1 to %d", m.MemoryMiB, maxMiB)
 	bad(m.MaxMiB == 0 || m.MaxMiB >= m.MemoryMiB && m.MaxMiB <= maxMiB, "up to %d MiB of memory: want %d to %d", m.MaxMiB, m.MemoryMiB, maxMiB)
 	bad(m.Firmware == "" || filepath.IsAbs(m.Firmware), "firmware %q: want an absolute path", m.Firmware)
+	bad((m.Firmware == "") == (m.Vars == nil), "firmware %q, and variables of it: want both or neither", m.Firmware)
+	if m.Vars != nil {
+		bad(filepath.IsAbs(m.Vars.Path), "path %q of the firmware's variables: want an absolute one", m.Vars.Path)
+	}
+	if m.TPM != nil {
+		bad(filepath.IsAbs(m.TPM.Path), "path %q of the TPM's volume: want an absolute one", m.TPM.Path)
+	}
 	slots, names := map[int]string{}, map[string]bool{}
 	take := func(slot int, what string) {
 		bad(slot >= 0 && slot < Slots, "slot %d of %s: want 0 to %d", slot, what, Slots-1)

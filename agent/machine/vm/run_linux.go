@@ -41,6 +41,15 @@ func (s Start) run(ctx context.Context, dir, program string, before func(Start) 
 	if err != nil {
 		return err
 	}
+	more, err := s.firmware(ctx, OVMFVars)
+	if err != nil {
+		return err
+	}
+	for _, g := range more {
+		if !slices.Contains(groups, g) {
+			groups = append(groups, g)
+		}
+	}
 	if s.KVM {
 		gid, _, err := groupOf("/dev/kvm")
 		if err != nil {
@@ -68,6 +77,11 @@ func (s Start) run(ctx context.Context, dir, program string, before func(Start) 
 			return fmt.Errorf("NIC %s: %w", n.MAC, err)
 		}
 	}
+	if s.TPM != nil {
+		if err := await(ctx, tpmSocket(s.Dir)); err != nil {
+			return fmt.Errorf("wait for the TPM: %w", err)
+		}
+	}
 	args, err := s.Arguments()
 	if err != nil {
 		return err
@@ -77,7 +91,7 @@ func (s Start) run(ctx context.Context, dir, program string, before func(Start) 
 	}
 	// What is dropped is this thread's, which is the one that becomes QEMU.
 	runtime.LockOSThread()
-	if err := drop(int(s.UID), groups); err != nil {
+	if err := drop(int(s.UID), int(s.UID), groups); err != nil {
 		return err
 	}
 	env := []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "HOME=" + s.Dir, "TMPDIR=" + s.Dir}
@@ -145,6 +159,9 @@ func Wait(ctx context.Context, dir string) error {
 	if err == nil {
 		_, err = s.disks(ctx)
 	}
+	if err == nil {
+		_, err = Start{Machine: Machine{Disks: s.beside()}}.disks(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("start machine: %w", err)
 	}
@@ -161,7 +178,7 @@ func groupOf(path string) (gid int, block bool, err error) {
 }
 
 // drop gives this thread a user and its groups, and no privileges for good.
-func drop(uid int, groups []int) error {
+func drop(uid, gid int, groups []int) error {
 	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("drop capability %d: %w", c, err)
@@ -172,11 +189,11 @@ func drop(uid int, groups []int) error {
 	for i, g := range groups {
 		list[i] = uint32(g)
 	}
-	list[len(groups)] = uint32(uid)
+	list[len(groups)] = uint32(gid)
 	if err := setgroups(list); err != nil {
 		return fmt.Errorf("set groups: %w", err)
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)); errno != 0 {
 		return fmt.Errorf("set group: %w", errno)
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
