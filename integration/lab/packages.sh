@@ -9,7 +9,7 @@ set -eu
 build="mmdebstrap squashfs-tools zstd xz-utils cpio kmod ca-certificates"
 lab="qemu-system-x86 qemu-utils seabios ovmf ipxe iproute2 procps busybox"
 headnode="ipxe ca-certificates"
-test="iputils-ping iproute2 procps udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables cloud-init python3-serial swtpm"
+test="iputils-ping iproute2 procps udhcpc isc-dhcp-client dhcpcd5 atftp tftp-hpa curl tshark nftables cloud-init python3-serial swtpm qemu-guest-agent"
 bench="kea-dhcp4-server kea-admin"
 vagrant="vagrant vagrant-libvirt"
 
