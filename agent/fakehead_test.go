@@ -206,7 +206,7 @@ func (h *fakeHead) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if down {
 		return nil, errors.New("connection refused")
 	}
-	a, b := net.Pipe()
+	a, b := pipe()
 	h.mu.Lock()
 	h.conns = append(h.conns, a, b)
 	h.mu.Unlock()
