@@ -172,12 +172,11 @@ func (s *Server) routeInstanceReads(h huma.API) {
 	}, conditional, lenient, collects)
 }
 
-// changeInstance runs fn on an instance that is there, in one transaction, and shows
-// what came of it.
-func (s *Server) changeInstance(ctx context.Context, id string, fn func(store.Tx, instances.Asked, instances.Record) (instances.Record, error)) (*tagged[api.Instance], error) {
-	var out api.Instance
+// onInstance runs fn on an instance that is there, in one transaction, and tells those who
+// watch what fn gives.
+func (s *Server) onInstance(ctx context.Context, id string, fn func(store.Tx, instances.Asked, instances.Record) (instances.Record, error)) error {
 	asked := instances.Asked{By: callerOf(ctx).operator, Now: s.now()}
-	err := s.update(ctx, func(tx store.Tx) error {
+	return s.update(ctx, func(tx store.Tx) error {
 		r, err := instances.There(tx, "", id)
 		if err == nil {
 			err = ifMatch(ctx, "instance "+r.Name, r.Revision)
@@ -185,12 +184,23 @@ func (s *Server) changeInstance(ctx context.Context, id string, fn func(store.Tx
 		if err == nil {
 			r, err = fn(tx, asked, r)
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			tellInstance(tx, r, false)
 		}
-		tellInstance(tx, r, false)
-		out, err = s.showInstance(tx, r)
 		return err
+	})
+}
+
+// changeInstance runs fn on an instance that is there, in one transaction, and shows
+// what came of it.
+func (s *Server) changeInstance(ctx context.Context, id string, fn func(store.Tx, instances.Asked, instances.Record) (instances.Record, error)) (*tagged[api.Instance], error) {
+	var out api.Instance
+	err := s.onInstance(ctx, id, func(tx store.Tx, a instances.Asked, r instances.Record) (instances.Record, error) {
+		r, err := fn(tx, a, r)
+		if err == nil {
+			out, err = s.showInstance(tx, r)
+		}
+		return r, err
 	})
 	return withTag(out), err
 }

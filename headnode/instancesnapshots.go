@@ -72,24 +72,16 @@ func (s *Server) routeSnapshots(h huma.API) {
 	}, conditional, lenient, collects)
 }
 
-// changeSnapshot runs fn on an instance that is there, in one transaction.
+// changeSnapshot runs fn on an instance that is there, in one transaction, and shows the
+// snapshot that came of it.
 func (s *Server) changeSnapshot(ctx context.Context, id string, fn func(store.Tx, instances.Asked, instances.Record) (api.Snapshot, error)) (*body[api.Snapshot], error) {
 	var out api.Snapshot
-	asked := instances.Asked{By: callerOf(ctx).operator, Now: s.now()}
-	err := s.update(ctx, func(tx store.Tx) error {
-		r, err := instances.There(tx, "", id)
+	err := s.onInstance(ctx, id, func(tx store.Tx, a instances.Asked, r instances.Record) (instances.Record, error) {
+		snap, err := fn(tx, a, r)
 		if err == nil {
-			err = ifMatch(ctx, "instance "+r.Name, r.Revision)
+			out = s.showSnapshot(r, snap)
 		}
-		if err == nil {
-			out, err = fn(tx, asked, r)
-		}
-		if err != nil {
-			return err
-		}
-		tellInstance(tx, r, false)
-		out = s.showSnapshot(r, out)
-		return nil
+		return r, err
 	})
 	return answer(out), err
 }
