@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,7 @@ type guestIs struct {
 	paused  string // why it does not go on; empty: it does
 	trouble string // why QEMU cannot be asked; empty: it answers
 	ended   string // why it ended, when that came from the server
+	rests   string // why it may wait for a snapshot that was taken; empty: it does not
 }
 
 // sentence says what is not as it should be; empty: nothing.
@@ -37,7 +39,7 @@ func (g guestIs) sentence() string {
 	if g.trouble != "" {
 		return g.trouble
 	}
-	return g.paused
+	return cmp.Or(g.paused, g.rests)
 }
 
 // monitors are the connections with the QEMUs of the machines that run: one each. They
@@ -208,6 +210,7 @@ func (m *Machines) hear(ctx context.Context, uuid string, c *qmp.Client) (hung t
 				let = false
 			}
 		case <-ask.C:
+			m.monitors.work.Go(func() { m.goOn(ctx, uuid) })
 			begun := time.Now()
 			actx, cancel := context.WithTimeout(ctx, askLimit)
 			var again time.Duration

@@ -78,11 +78,10 @@ type Machines struct {
 	Prepare   func(ctx context.Context) error
 	Log       *slog.Logger
 	Snapshots Snapshots // nil: none are taken
-	// Freeze has a virtual machine's guest write out what it has, and wait until thaw is
-	// called, which is called always and soon. Its error says why that was not possible,
-	// and the snapshot is taken all the same. Nil: no guest can.
-	Freeze func(ctx context.Context, uuid string) (thaw func() error, err error)
-	Now    func() time.Time // nil: time.Now
+	// Resters gives what has the guest of a machine that runs rest while a snapshot of it
+	// is taken. Nil: the agent in the guest, where one answers.
+	Resters func(ctx context.Context, uuid string) (Rester, error)
+	Now     func() time.Time // nil: time.Now
 	// Hypervisor is what this server runs virtual machines with. Nil: nothing.
 	Hypervisor func() Hypervisor
 
@@ -113,6 +112,7 @@ type instance struct {
 	conn    *connection   // with its QEMU; nil: there is none
 	clock   *time.Timer   // has it looked at when its schedule says; nil: none was set
 	turn    chan struct{} // to talk with the agent in its guest; nil: nobody has
+	rests   bool          // somebody sees to the guest's rest
 }
 
 // Unit is the name of a zone's unit.

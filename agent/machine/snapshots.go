@@ -199,20 +199,18 @@ func (m *Machines) take(ctx context.Context, uuid string, spec *api.InstanceSpec
 	case spec.Brand != api.BrandKVM:
 		s.Consistency = api.SnapshotAtomic
 	default:
-		s.Consistency = api.SnapshotCrash
-		if m.Freeze != nil {
-			thaw, err := m.Freeze(ctx, uuid)
-			if err == nil {
-				s.Consistency = api.SnapshotFrozen
-				defer func() {
-					if err := thaw(); err != nil {
-						m.log().Error("have a guest go on that waited for a snapshot", "uuid", uuid, "err", err)
-					}
-				}()
-			} else {
-				m.log().Info("a guest was not asked to wait for a snapshot", "uuid", uuid, "err", err)
-			}
+		var taken api.SnapshotStatus
+		var done bool
+		var err error
+		rerr := m.AtRest(ctx, uuid, func(ctx context.Context) {
+			s.Consistency, done = api.SnapshotFrozen, true
+			taken, err = m.Snapshots.TakeSnapshot(ctx, uuid, s)
+		})
+		if done {
+			return taken, err
 		}
+		m.log().Info("a guest does not wait for a snapshot", "uuid", uuid, "err", rerr)
+		s.Consistency = api.SnapshotCrash
 	}
 	return m.Snapshots.TakeSnapshot(ctx, uuid, s)
 }

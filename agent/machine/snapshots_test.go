@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -144,34 +145,93 @@ func TestSnapshots(t *testing.T) {
 	}
 }
 
+// fakeGuest is a guest whose file systems can rest.
+type fakeGuest struct {
+	story       []string
+	cold, stuck error
+}
+
+func (g *fakeGuest) Freeze(context.Context) (int, error) {
+	g.story = append(g.story, "freeze")
+	return 1, g.cold
+}
+
+func (g *fakeGuest) Thaw(ctx context.Context) error {
+	g.story = append(g.story, "thaw")
+	return errors.Join(ctx.Err(), g.stuck)
+}
+
 // TestFrozen: a guest that can waits while its machine's snapshot is taken, and goes on
-// also when that fails; of one that cannot it is said.
+// also when that fails, or is broken off; of one that cannot it is said. One that does not
+// go on, or that an agent which was killed left at rest, goes on by the next question.
 func TestFrozen(t *testing.T) {
 	s := newServer(t)
 	spec := machineOf("a")
 	s.set(Wanted{Spec: spec}, "a")
-	var can error
-	var story []string
-	s.m.Freeze = func(_ context.Context, uuid string) (func() error, error) {
-		if can != nil {
-			return nil, can
+	var none error
+	g := &fakeGuest{}
+	guests := func(context.Context, string) (Rester, error) { return g, none }
+	s.m.Resters = guests
+	told := func(want string) {
+		t.Helper()
+		if got := strings.Join(g.story, " "); got != want {
+			t.Errorf("its guest was told %q: want %q", got, want)
 		}
-		story = append(story, "freeze "+uuid)
-		return func() error { story = append(story, "thaw "+uuid); return nil }, nil
+		g.story = nil
 	}
-	s.zones.Calls()
-	all := s.snap(spec, wishes("x"))
-	if all[0].Consistency != api.SnapshotFrozen || strings.Join(story, ", ") != "freeze a, thaw a" {
-		t.Errorf("%+v, %q", all, story)
+	rests := func(want bool) {
+		t.Helper()
+		if _, err := os.Lstat(s.m.restFile("a")); (err == nil) != want {
+			t.Errorf("the note of its rest: %v, want %v", err, want)
+		}
+		if st, _ := s.set(Wanted{Spec: spec}, "a"); strings.Contains(st.Reason, "at rest") != want || st.State != api.InstanceRunning {
+			t.Errorf("%+v", st)
+		}
 	}
-	s.zones.Fails = map[string]error{"snapshot": errors.New("no")}
-	if _, err := s.m.SetSnapshots(t.Context(), "a", spec, wishes("x y")); err == nil || len(story) != 4 {
-		t.Errorf("%v, %q", err, story)
-	}
-	s.zones.Fails, can = nil, errors.New("its guest has no agent")
-	if all = s.snap(spec, wishes("x y")); all[1].Consistency != api.SnapshotCrash {
+	if all := s.snap(spec, wishes("x")); all[0].Consistency != api.SnapshotFrozen {
 		t.Errorf("%+v", all)
 	}
+	told("freeze thaw")
+	s.m.goOn(t.Context(), "a")
+	told("")
+	s.zones.Fails = map[string]error{"snapshot": errors.New("no")}
+	if _, err := s.m.SetSnapshots(t.Context(), "a", spec, wishes("x y")); err == nil {
+		t.Error("a snapshot that failed is none")
+	}
+	told("freeze thaw")
+	s.zones.Fails = nil
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := s.m.AtRest(ctx, "a", func(context.Context) { cancel(); s.m.goOn(t.Context(), "a") }); err != nil {
+		t.Error(err)
+	}
+	told("freeze thaw")
+	rests(false)
+
+	g.cold = errors.New("no file system can")
+	if all := s.snap(spec, wishes("x y")); all[1].Consistency != api.SnapshotCrash {
+		t.Errorf("%+v", all)
+	}
+	told("freeze thaw")
+	none = errors.New("there is no agent")
+	if all := s.snap(spec, wishes("x y z")); all[2].Consistency != api.SnapshotCrash {
+		t.Errorf("%+v", all)
+	}
+	told("")
+	rests(false)
+
+	none, g.cold, g.stuck = nil, nil, errors.New("it does not answer")
+	if all := s.snap(spec, wishes("x y z zz")); all[3].Consistency != api.SnapshotFrozen {
+		t.Errorf("%+v", all)
+	}
+	rests(true)
+	s.restart()
+	s.m.Resters, none = guests, errors.New("there is no agent")
+	s.m.goOn(t.Context(), "a")
+	rests(true)
+	none, g.stuck = nil, nil
+	s.m.goOn(t.Context(), "a")
+	rests(false)
+	told("freeze thaw thaw")
 }
 
 // TestSchedule: a server takes snapshots by the hour and keeps as many as it is to, also
