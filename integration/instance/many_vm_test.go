@@ -81,6 +81,11 @@ func TestVMMany(t *testing.T) {
 			t.Errorf("%s %s: want %d", got, what, many)
 		}
 	}
+	// What starts a zone is charged to the zone, too.
+	if got := o.Shell(m, "cat /sys/fs/cgroup/*.slice/nereid-zone-*.service/memory.events | awk '$1 == \"oom_kill\" {n += $2; u++} END {print u+0, n+0}'"); got != strconv.Itoa(many)+" 0" {
+		t.Errorf("units, and processes in them that were killed for memory: %s; want %d 0", got, many)
+	}
+	t.Logf("most memory that a zone's unit of 16 MiB had: %s", o.Shell(m, "sort -n /sys/fs/cgroup/*.slice/nereid-zone-*.service/memory.peak | awk '{a[NR]=$1/1048576} END {printf \"%.1f MiB, median %.1f\", a[NR], a[int((NR+1)/2)]}'"))
 	if n := o.Shell(m, "grep -c ^zones/ /proc/1/mounts || true"); strings.TrimSpace(n) != o.Shell(o.Machines()[0], "grep -c ^zones/ /proc/1/mounts || true") {
 		t.Errorf("the server has %s mounts of its pool", n)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -156,6 +157,7 @@ func serve(dir string) error {
 // whose folder is dir its NICs, and notes that the zone is set up, both once. pid is the
 // zone's nspawn.
 func Give(dir string, pid int) error {
+	small()
 	h, err := Read(dir)
 	if err != nil {
 		return fmt.Errorf("serve the zone's first process: %w", err)
@@ -179,6 +181,10 @@ func Give(dir string, pid int) error {
 	defer os.Remove(filepath.Join(dir, insideDir, firstSocket))
 	return h.give(l, func() error { return ran(dir, pid) })
 }
+
+// small keeps this process small: it is one of the zone's unit, whose memory it uses. The
+// messages of netlink alone would be megabytes before the runtime's first collection.
+func small() { debug.SetGCPercent(10) }
 
 // give gives the zone that asks at a socket its NICs, and calls up when it says that it is
 // set up.

@@ -23,6 +23,7 @@ import (
 // what the agent left, and becomes the image's init. It waits for nobody. What it cannot
 // set it says on the console, and goes on: a zone that runs can be looked into.
 func Init() error {
+	small()
 	if len(os.Args) == 2 && os.Args[1] == Again {
 		return bringUpToDate()
 	}
