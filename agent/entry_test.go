@@ -216,8 +216,8 @@ func TestKeyboard(t *testing.T) {
 	read(second.sees, "login: ")
 
 	// The machine reads no more; who types goes all the same.
-	go func() { _, _ = io.WriteString(first.types, strings.Repeat("x", 8<<20)) }()
-	read(c, "xxx")
+	go func() { _, _ = io.WriteString(first.types, strings.Repeat("y", 8<<20)) }()
+	read(c, "yyy")
 	first.leave()
 	go func() { _, _ = io.Copy(io.Discard, first.sees) }()
 	<-first.left

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,10 +141,7 @@ type goal struct {
 
 // wait follows a server until its goal is reached, and shows how far it is.
 func (a *app) wait(ctx context.Context, c *api.Client, g goal) (api.Server, error) {
-	limit := a.timeout
-	if limit == 0 {
-		limit = defaultWait
-	}
+	limit := cmp.Or(a.timeout, defaultWait)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
 	defer cancel()
 	p := a.newStatus(named(g.server))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,10 +39,7 @@ func runs(i api.Instance) instanceGoal {
 // waitInstance follows an instance until it is as it is to be, and shows what it waits
 // for.
 func (a *app) waitInstance(ctx context.Context, c *api.Client, i api.Instance, g instanceGoal) (api.Instance, error) {
-	limit := a.timeout
-	if limit == 0 {
-		limit = defaultWait
-	}
+	limit := cmp.Or(a.timeout, defaultWait)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
 	defer cancel()
 	p := a.newStatus(i.Name)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,10 +76,7 @@ func (a *app) completeSnapshots() cobra.CompletionFunc {
 
 // waitSnapshot follows a snapshot until it is in a state; empty: until there is none.
 func (a *app) waitSnapshot(ctx context.Context, c *api.Client, s api.Snapshot, want string) (api.Snapshot, error) {
-	limit := a.timeout
-	if limit == 0 {
-		limit = defaultWait
-	}
+	limit := cmp.Or(a.timeout, defaultWait)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
 	defer cancel()
 	p := a.newStatus(s.Name)

@@ -37,14 +37,14 @@ func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                  "EOF",
 		"P5\n1 1\n255\nx":                   "P6",
-		"P6\n1 1\n65535\nxxxxxx":            "and 255",
+		"P6\n1 1\n65535\nabcabc":            "and 255",
 		"P6\n1 1\n255":                      "and 255",
-		"P6\n1 -1\n255\nxxx":                "and 255",
-		"P6 # c\n1 1\n255\nxxx":             "and 255",
+		"P6\n1 -1\n255\nabc":                "and 255",
+		"P6 # c\n1 1\n255\nabc":             "and 255",
 		"P6\n0 1\n255\n":                    "0 by 1 pixels",
 		"P6\n99999999999999999999 1\n255\n": "out of range",
 		"P6\n16384 16384\n255\n":            "at most",
-		"P6\n2 2\n255\nxxxxxx":              "row 1 of 2",
+		"P6\n2 2\n255\nabcabc":              "row 1 of 2",
 	} {
 		if _, err := PNG(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v: want %q", text, err, want)
